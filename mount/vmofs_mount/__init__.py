@@ -1,0 +1,1 @@
+"""The FUSE filesystem that shows the model of vmofs.core as files."""
