@@ -35,7 +35,7 @@ class PageRange(NamedTuple):
         return cls(offset // PAGE_SIZE, page_count(offset + length))
 
     @property
-    def count(self) -> int:
+    def pages(self) -> int:
         """Number of pages, never negative."""
         return max(0, self.end - self.start)
 
@@ -47,7 +47,7 @@ class PageRange(NamedTuple):
     @property
     def length(self) -> int:
         """Length in bytes."""
-        return self.count * PAGE_SIZE
+        return self.pages * PAGE_SIZE
 
     def __bool__(self) -> bool:
         """Return whether the range has any page."""
