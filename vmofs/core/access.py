@@ -1,0 +1,118 @@
+"""Accesses: calls that may have to wait for a pager, without any I/O or thread of their own.
+
+What such a call does is written down as a generator, top to bottom, as Zircon's kernel does it in one thread. Where it
+lacks pages it yields a ``Need``; the access then waits at a page request, and when it is woken the generator looks
+again: nothing is assumed to have stayed as it was. A failure is thrown into the generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from vmofs.core.request import Command, Waiter
+from vmofs.status import Status, VmoError
+from vmofs.units import PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.source import PageSource
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Need(NamedTuple):
+    """What an access lacks. ``wanted`` is set by those who can go on as soon as that one page is there."""
+
+    source: PageSource
+    command: Command
+    range: PageRange
+    wanted: int | None = None
+
+
+Steps = Generator[Need, None, T_co]
+"""The body of an access: yields what it lacks, returns its result, raises VmoError."""
+
+
+class Access(Generic[T_co]):
+    """One call in progress. Start it; when it is not done, ``System.run_ready`` returns it once it is.
+
+    ``token`` belongs to the edge: whatever it needs to wake the caller.
+    """
+
+    def __init__(self, steps: Steps[T_co]) -> None:
+        self._steps = steps
+        self._value: list[T_co] = []
+        self._error: VmoError | None = None
+        self._waiter: Waiter | None = None
+        self.done = False
+        self.token: object = None
+
+    def start(self, now: float) -> bool:
+        """Run until the call is finished or must wait; return whether it is finished. ``now`` is in seconds."""
+        return self.step(now)
+
+    def result(self) -> T_co:
+        """Return what the finished call returns.
+
+        Raises:
+            VmoError: the call failed.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def cancel(self) -> None:
+        """End the call without a result, as when its thread is killed: its request goes to others or is withdrawn."""
+        self._steps.close()
+        self._finish()
+
+    @property
+    def waits_for(self) -> Waiter | None:
+        """The waiter by which this access is blocked; None when it is not."""
+        return self._waiter
+
+    def step(self, now: float) -> bool:
+        """Look again after a wake-up; return whether the call is finished. For ``start`` and ``run_ready`` only."""
+        waiter = self._waiter
+        try:
+            if waiter is not None and waiter.latched is not None:
+                need = self._steps.throw(_failure(waiter))
+            else:
+                need = next(self._steps)
+        except StopIteration as stop:
+            self._value.append(stop.value)
+            self._finish()
+        except VmoError as error:
+            self._error = error
+            self._finish()
+        else:
+            self._wait(need, now)
+        return self.done
+
+    def _wait(self, need: Need, now: float) -> None:
+        waiter = self._waiter
+        if waiter is not None and waiter.request is not None:
+            request = waiter.request
+            same = request.source is need.source and request.command is need.command
+            if same and need.range.start in request.range and waiter.latched is None:
+                waiter.wanted = need.wanted  # woken early: goes on waiting on the same request
+                return
+            request.source.leave(waiter)
+        self._waiter = Waiter(self, need.range, need.wanted)
+        need.source.wait(self._waiter, need.command, now)
+
+    def _finish(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and waiter.request is not None:
+            waiter.request.source.leave(waiter)
+        self.done = True
+
+
+def _failure(waiter: Waiter) -> VmoError:
+    status = waiter.latched
+    assert status is not None
+    sentences = {
+        Status.TIMED_OUT: "no pager answered for pages {} within the deadline",
+        Status.BAD_STATE: "the pager failed pages {}, or it is gone",
+    }
+    return VmoError.of(status, sentences.get(status, "the pager failed pages {}").format(waiter.range))

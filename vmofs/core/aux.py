@@ -1,0 +1,176 @@
+"""Aux VMOs: ordinary anonymous memory in which page data is staged before it moves into a pager VMO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import xxhash
+
+from vmofs.core import content
+from vmofs.core.content import Bytes
+from vmofs.core.frames import FrameRun
+from vmofs.core.ranges import RangeSet
+from vmofs.core.runs import Run, RunMap
+from vmofs.core.states import PageState
+from vmofs.core.system import System
+from vmofs.status import BadStateError, IoDataIntegrityError, NotSupportedError, OutOfRangeError, UnavailableError
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, page_count
+
+
+class AuxKind(Enum):
+    """How the memory came to be. Pages of the last two cannot be taken."""
+
+    PLAIN = "plain"
+    CONTIGUOUS = "contiguous"
+    PHYSICAL = "physical"
+
+
+@dataclass(frozen=True, slots=True)
+class AuxStatistics:
+    """Sizes of one aux VMO."""
+
+    size_bytes: int
+    committed_pages: int
+
+
+class AuxVmo:
+    """Anonymous memory: absent pages read as zeros and occupy nothing. Never waits for anybody.
+
+    ``size_bytes`` is exact; the VMO is that, rounded up to pages. Zircon: zx_vmo_create.
+    """
+
+    def __init__(
+        self, system: System, size_bytes: int = 0, kind: AuxKind = AuxKind.PLAIN, *, resizable: bool = True
+    ) -> None:
+        self._system = system
+        self._frames = system.frames
+        self._runs = RunMap()
+        self._size_bytes = size_bytes
+        self.kind = kind
+        self.resizable = resizable
+        self.pinned = RangeSet()
+        system.register(self, self._runs)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size in bytes, not rounded."""
+        return self._size_bytes
+
+    @property
+    def size_pages(self) -> int:
+        """The size of the VMO in pages."""
+        return page_count(self._size_bytes)
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages that occupy memory."""
+        return self._runs.committed_pages
+
+    def read_nowait(self, offset: int, length: int) -> Bytes:
+        """Return the bytes ``[offset, offset+length)``, fewer at the end. Valid until the next call on any object."""
+        end = min(offset + length, self._size_bytes)
+        if end <= offset:
+            return b""
+        data = content.read_present(self._frames, self._runs, offset, end, gaps_are_zero=True)
+        assert data is not None
+        return data
+
+    def write_nowait(self, offset: int, data: Bytes) -> int:
+        """Write bytes, growing the file if they end beyond it; return their number.
+
+        Raises:
+            OutOfRangeError: they would end beyond the largest VMO.
+            UnavailableError: they end beyond an aux that is not resizable.
+            NoMemoryError: the memory limit is reached; nothing changed.
+        """
+        end = offset + len(data)
+        if end > self._size_bytes:
+            self._check_size(end)
+        pages = PageRange.of_bytes(offset, len(data))
+        content.commit_zero(self._frames, self._runs, pages, PageState.CLEAN)
+        content.write_committed(self._frames, self._runs, offset, data)
+        self._size_bytes = max(self._size_bytes, end)
+        return len(data)
+
+    def set_size(self, size_bytes: int) -> None:
+        """Cut or extend; what is beyond the end is gone, what is new reads as zeros.
+
+        Raises:
+            UnavailableError: not resizable.
+            OutOfRangeError: larger than the largest VMO.
+            BadStateError: pinned pages would be cut off.
+        """
+        self._check_size(size_bytes)
+        cut = PageRange(page_count(size_bytes), self.size_pages)
+        if self.pinned.over(cut):
+            raise BadStateError(f"pinned pages lie beyond the new size {size_bytes}")
+        content.free_runs(self._frames, self._runs.take(cut))
+        tail = -size_bytes % PAGE_SIZE
+        if size_bytes < self._size_bytes and tail and self._runs.at(size_bytes // PAGE_SIZE):
+            content.write_committed(self._frames, self._runs, size_bytes, content.zeros(tail))
+        self._size_bytes = size_bytes
+
+    def _check_size(self, size_bytes: int) -> None:
+        if not self.resizable:
+            raise UnavailableError(f"the size {self._size_bytes} of this aux is fixed, {size_bytes} was asked for")
+        if size_bytes > MAX_VMO_BYTES:
+            raise OutOfRangeError(f"size {size_bytes} is above the largest VMO, {MAX_VMO_BYTES}")
+
+    def check_can_give(self, offset: int, length: int, xxh3: int | None = None) -> None:
+        """Check everything that would keep ``take`` from taking a page-aligned range of bytes.
+
+        Raises:
+            NotSupportedError: contiguous or physical memory.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            BadStateError: a page is pinned.
+            IoDataIntegrityError: the bytes do not have the XXH3-64 sum ``xxh3``.
+
+        Zircon: zx_pager_supply_pages, step 6.
+        """
+        if self.kind is not AuxKind.PLAIN:
+            raise NotSupportedError(f"pages of {self.kind.value} memory cannot be taken")
+        size = self.size_pages * PAGE_SIZE
+        if offset + length > UINT64_MAX or offset + length > size:
+            raise OutOfRangeError(f"aux range {offset}+{length} does not lie inside the aux VMO of {size} bytes")
+        pinned = self.pinned.over(PageRange.of_bytes(offset, length))
+        if pinned:
+            raise BadStateError(f"aux pages {pinned[0]} are pinned")
+        if xxh3 is not None:
+            self._check_sum(offset, length, xxh3)
+
+    def _check_sum(self, offset: int, length: int, xxh3: int) -> None:
+        digest = xxhash.xxh3_64()
+        step = 256 * PAGE_SIZE
+        for start in range(offset, offset + length, step):
+            stop = min(start + step, offset + length)
+            data = content.read_present(self._frames, self._runs, start, stop, gaps_are_zero=True)
+            assert data is not None
+            digest.update(data)
+        if digest.intdigest() != xxh3:
+            raise IoDataIntegrityError(
+                f"xxh3 of aux range {offset}+{length} is {digest.hexdigest()}, not {xxh3:016x}; nothing was moved"
+            )
+
+    def take(self, offset: int, length: int) -> list[Run]:
+        """Remove the pages of a range and return them as runs; from now on it reads as zeros. Frames change hands."""
+        return self._runs.take(PageRange.of_bytes(offset, length))
+
+    def close(self) -> None:
+        """Free everything: the last handle is gone."""
+        content.free_runs(self._frames, self._runs.take(PageRange(0, self.size_pages)))
+        self._system.unregister(self)
+
+    def frames(self) -> list[FrameRun]:
+        """Return the frames that the pages hold."""
+        return self._runs.frames()
+
+    def statistics(self) -> AuxStatistics:
+        """Return the present sizes."""
+        return AuxStatistics(self._size_bytes, self._runs.committed_pages)
+
+    def check(self) -> None:
+        """Assert that every page lies inside and is plain committed memory."""
+        self._runs.check()
+        assert self._runs.committed_pages == self._runs.pages_in(PageState.CLEAN)
+        assert not self._runs.whole_over(PageRange(self.size_pages, MAX_VMO_BYTES // PAGE_SIZE))

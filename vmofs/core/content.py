@@ -1,0 +1,90 @@
+"""The bytes behind runs of pages: reading them, writing into them, giving pages a frame."""
+
+from __future__ import annotations
+
+from vmofs.core.frames import Frames
+from vmofs.core.runs import NO_FRAME, Run, RunMap
+from vmofs.core.states import PageState
+from vmofs.units import PAGE_SIZE, PageRange
+
+Bytes = bytes | memoryview
+
+_ZEROS = memoryview(bytes(256 * PAGE_SIZE))
+
+
+def zeros(length: int) -> Bytes:
+    """Return ``length`` zero bytes, without allocating where that can be avoided."""
+    return _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
+
+
+def run_bytes(frames: Frames, run: Run, offset: int, end: int) -> Bytes:
+    """Return the bytes ``[offset, end)`` of an object, all of them in ``run``, without a copy if it has frames."""
+    held = run.frames
+    if held is None:
+        return zeros(end - offset)
+    base = run.start * PAGE_SIZE
+    return frames.view(held)[offset - base : end - base]
+
+
+def read_present(frames: Frames, runs: RunMap, offset: int, end: int, *, gaps_are_zero: bool) -> Bytes | None:
+    """Return the bytes ``[offset, end)``, or None if a page is absent and gaps are not zero. No copy for one run."""
+    run = runs.at(offset // PAGE_SIZE)
+    if run is not None and end <= run.end * PAGE_SIZE:
+        return run_bytes(frames, run, offset, end)
+    pages = PageRange.of_bytes(offset, end - offset)
+    pieces: list[Bytes] = []
+    position = offset
+    for run in runs.whole_over(pages):
+        start = run.start * PAGE_SIZE
+        if start > position:
+            if not gaps_are_zero:
+                return None
+            pieces.append(zeros(start - position))
+            position = start
+        stop = min(end, run.end * PAGE_SIZE)
+        pieces.append(run_bytes(frames, run, position, stop))
+        position = stop
+    if position < end:
+        if not gaps_are_zero:
+            return None
+        pieces.append(zeros(end - position))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def write_committed(frames: Frames, runs: RunMap, offset: int, data: Bytes) -> None:
+    """Overwrite bytes of pages that all have frames, in place."""
+    end = offset + len(data)
+    for run in runs.over(PageRange.of_bytes(offset, len(data))):
+        held = run.frames
+        assert held is not None, run
+        base = run.start * PAGE_SIZE
+        start, stop = max(offset, base), min(end, run.end * PAGE_SIZE)
+        frames.view(held)[start - base : stop - base] = data[start - offset : stop - offset]
+
+
+def commit_zero(frames: Frames, runs: RunMap, pages: PageRange, state: PageState) -> None:
+    """Put zeroed frames in state ``state`` where ``pages`` has no frames; whatever was there instead is dropped.
+
+    Raises:
+        NoMemoryError: nothing changed.
+    """
+    bare = [run.range for run in runs.over(pages) if run.frame == NO_FRAME] + runs.gaps(pages)
+    fresh = frames.allocate(sum(part.pages for part in bare))
+    for part in bare:
+        runs.take(part)
+        position = part.start
+        while position < part.end:
+            run = fresh.pop()
+            use = min(run.pages, part.end - position)
+            runs.put(Run(position, position + use, state, run.frame))
+            if use < run.pages:
+                fresh.append(run._replace(frame=run.frame + use, pages=run.pages - use))
+            position += use
+
+
+def free_runs(frames: Frames, runs: list[Run]) -> None:
+    """Give the frames of runs back that were taken out of an object."""
+    for run in runs:
+        held = run.frames
+        if held is not None:
+            frames.free(held)

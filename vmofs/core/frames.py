@@ -1,0 +1,166 @@
+"""The memory that holds pages: one sparse anonymous mapping, cut into page frames.
+
+Pages move between objects as frame numbers, so supplying copies nothing. A frame that is free occupies no memory
+(MADV_DONTNEED gives it back to the kernel at once), and a frame that is allocated reads as zeros until written.
+So the daemon's resident memory is the number of used frames, exactly.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vmofs.core.ranges import RangeSet
+from vmofs.status import NoMemoryError
+from vmofs.units import PAGE_SIZE, PageRange
+
+# Address space, not memory: nothing is accounted before a page is touched (MAP_NORESERVE). Halved until the kernel
+# grants it, for machines with RLIMIT_AS or strict overcommit.
+_RESERVE_BYTES = 2**40
+_SMALLEST_RESERVE_BYTES = 2**26
+# <linux/mman.h> on every architecture that Python's mmap module does not name it for.
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+_NEAREST_FITS = 8  # free ranges looked at for one that holds a whole allocation
+
+
+class FrameRun(NamedTuple):
+    """Frames ``[frame, frame+pages)``: consecutive in memory."""
+
+    frame: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class FramesStatistics:
+    """Counts of page frames. ``held``: freed, but still lent to somebody who reads them."""
+
+    used: int
+    peak: int
+    held: int
+    limit: int | None
+
+
+class Frames:
+    """An allocator of page frames.
+
+    ``limit_pages`` bounds the frames in use, those lent out included; None means no bound but the machine's.
+    """
+
+    def __init__(self, limit_pages: int | None = None) -> None:
+        self._memory = _reserve()
+        self._view = memoryview(self._memory)
+        self._free = RangeSet()  # below _top
+        self._top = 0
+        self._used = 0
+        self._peak = 0
+        self._limit_pages = limit_pages
+        self._loans: dict[int, None] = {}  # serial numbers of the open loans, oldest first
+        self._serial = 0
+        self._held: deque[tuple[int, FrameRun]] = deque()  # (serial at the time of freeing, frames)
+
+    def allocate(self, pages: int) -> list[FrameRun]:
+        """Return frames for ``pages`` pages, all zero, in as few runs as the free memory allows.
+
+        Raises:
+            NoMemoryError: the limit would be passed; nothing was allocated.
+        """
+        if self._limit_pages is not None and self._used + pages > self._limit_pages:
+            raise NoMemoryError(f"{pages} pages wanted, {self._used} of at most {self._limit_pages} pages are in use")
+        if self._top + pages - self._free.pages > len(self._memory) // PAGE_SIZE:
+            raise NoMemoryError(f"{pages} pages wanted, the reserved address space is used up")
+        self._used += pages
+        self._peak = max(self._peak, self._used)
+        taken = []
+        while pages:
+            run = self._take(pages)
+            taken.append(run)
+            pages -= run.pages
+        return taken
+
+    def _take(self, pages: int) -> FrameRun:
+        """Return one run of at most ``pages`` frames, from the lowest free range that fits if one is near."""
+        found: PageRange | None = None
+        for _, free in zip(range(_NEAREST_FITS), self._free, strict=False):
+            if found is None or free.pages >= pages:
+                found = free
+            if found.pages >= pages:
+                break
+        if found is None:
+            found = PageRange(self._top, self._top + pages)
+            self._top = found.end
+        else:
+            found = PageRange(found.start, min(found.end, found.start + pages))
+            self._free.discard(found)
+        return FrameRun(found.start, found.pages)
+
+    def free(self, run: FrameRun) -> None:
+        """Give frames back. While somebody borrows frames, their content stays as it is until he returns them."""
+        if self._loans:
+            self._held.append((self._serial, run))
+        else:
+            self._release(run)
+
+    def _release(self, run: FrameRun) -> None:
+        self._memory.madvise(mmap.MADV_DONTNEED, run.frame * PAGE_SIZE, run.pages * PAGE_SIZE)
+        self._free.add(PageRange(run.frame, run.frame + run.pages))
+        self._used -= run.pages
+
+    def view(self, run: FrameRun) -> memoryview:
+        """Return the bytes of the frames, writable, without a copy. Valid until they are freed; see ``lend``."""
+        return self._view[run.frame * PAGE_SIZE : (run.frame + run.pages) * PAGE_SIZE]
+
+    def lend(self) -> int:
+        """Open a loan: frames freed from now on keep their content until the loan is returned.
+
+        For another thread that reads a view while this one may free the frames under it.
+        """
+        self._serial += 1
+        self._loans[self._serial] = None
+        return self._serial
+
+    def give_back(self, loan: int) -> None:
+        """End a loan, and release what no older loan can still be reading."""
+        del self._loans[loan]
+        oldest = next(iter(self._loans), self._serial + 1)
+        while self._held and self._held[0][0] < oldest:
+            self._release(self._held.popleft()[1])
+
+    def statistics(self) -> FramesStatistics:
+        """Return the present counts."""
+        held = sum(run.pages for _, run in self._held)
+        return FramesStatistics(self._used, self._peak, held, self._limit_pages)
+
+    def check(self, owned: list[FrameRun]) -> None:
+        """Assert that the frames of ``owned`` (all that objects hold), held and free ones make up the memory."""
+        everything = RangeSet()
+        for run in (*owned, *(run for _, run in self._held)):
+            pages = PageRange(run.frame, run.frame + run.pages)
+            assert not everything.over(pages), f"frames {pages} have two owners"
+            everything.add(pages)
+        assert everything.pages == self._used, (everything.pages, self._used)
+        assert everything.pages + self._free.pages == self._top
+        assert not any(everything.over(free) for free in self._free)
+        self._free.check()
+
+
+def _reserve() -> mmap.mmap:
+    """Map address space for frames: as much as is granted, at least ``_SMALLEST_RESERVE_BYTES``."""
+    size = _RESERVE_BYTES
+    while True:
+        try:
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        except OSError:
+            size //= 2
+            if size < _SMALLEST_RESERVE_BYTES:
+                raise
+        else:
+            break
+    # A huge page would make one supplied page cost 2 MiB; a core dump should not walk a terabyte.
+    for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_DONTDUMP):
+        try:
+            memory.madvise(advice)
+        except OSError:  # pragma: no cover - kernels built without transparent huge pages
+            continue
+    return memory

@@ -1,0 +1,249 @@
+"""Pagers: the calls by which a pager makes VMOs, answers their page requests and writes their pages back.
+
+Each call checks in Zircon's order; the first check that fails decides the error. What can be checked before handles
+are looked up stands in functions of its own, so that the edge can keep to the order too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from vmofs.core import content
+from vmofs.core.aux import AuxVmo
+from vmofs.core.port import Port
+from vmofs.core.request import Command, PageRequest
+from vmofs.core.source import PageSource, SourceState
+from vmofs.core.system import System
+from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.status import BadStateError, InvalidArgsError, NotSupportedError, OutOfRangeError, Status
+from vmofs.units import MAX_VMO_BYTES, UINT64_MAX, Key, PageRange, is_page_aligned
+
+
+class PagerOp(IntEnum):
+    """Operations of ``op_range``. The values are Zircon's ZX_PAGER_OP_* numbers."""
+
+    FAIL = 1
+    DIRTY = 2
+    WRITEBACK_BEGIN = 3
+    WRITEBACK_END = 4
+
+
+FAIL_CODES = frozenset(
+    {Status.IO, Status.IO_DATA_INTEGRITY, Status.BAD_STATE, Status.NO_SPACE, Status.BUFFER_TOO_SMALL}
+)
+"""What a pager may fail a range with."""
+
+Vmo = PagerVmo | AuxVmo
+"""What a name in a command may stand for, where a VMO is asked for."""
+
+
+def check_page_aligned(**arguments: int) -> None:
+    """Check that every argument is a whole number of pages.
+
+    Raises:
+        InvalidArgsError: one is not; the sentence says which.
+    """
+    for name, value in arguments.items():
+        if not is_page_aligned(value):
+            raise InvalidArgsError(f"{name} {value} is not page aligned")
+
+
+@dataclass(frozen=True, slots=True)
+class PagerStatistics:
+    """Counters of one pager; ``*_total`` only grow, requests of closed VMOs included."""
+
+    vmos: int
+    requests_outstanding: int
+    read_requests_total: int
+    dirty_requests_total: int
+    supply_calls_total: int
+    pages_supplied_total: int
+    pages_redundant_total: int
+    fail_calls_total: int
+
+
+class Pager:
+    """Makes pager VMOs and answers for them. Zircon: zx_pager_create."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._vmos: dict[PagerVmo, None] = {}
+        self._closed = False
+        self._totals: dict[str, int] = dict.fromkeys(
+            ("supply_calls", "pages_supplied", "pages_redundant", "fail_calls", "read_requests", "dirty_requests"), 0
+        )
+
+    def create_vmo(self, port: Port, key: Key, size: int, options: VmoOptions = VmoOptions()) -> PagerVmo:  # noqa: B008
+        """Make a VMO of ``size`` bytes whose requests go to ``port``. All its pages are absent.
+
+        Raises:
+            BadStateError: the pager was closed.
+            InvalidArgsError: RESIZABLE and UNBOUNDED together.
+            OutOfRangeError: the size is above the largest VMO.
+
+        Zircon: zx_pager_create_vmo.
+        """
+        if self._closed:
+            raise BadStateError("the pager is closed")
+        if options.resizable and options.unbounded:
+            raise InvalidArgsError("a VMO cannot be both resizable and unbounded")
+        if size > MAX_VMO_BYTES:
+            raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
+        vmo = PagerVmo(self._system, PageSource(self._system, port, key), size, options)
+        self._vmos[vmo] = None
+        return vmo
+
+    def close_vmo(self, vmo: PagerVmo) -> None:
+        """Free a VMO: its last reference is gone. COMPLETE is sent."""
+        vmo.close()
+        if vmo in self._vmos:
+            del self._vmos[vmo]
+            self._count_requests(vmo)
+
+    def _count_requests(self, vmo: PagerVmo) -> None:
+        counts = vmo.source.statistics()
+        self._totals["read_requests"] += counts.read_requests_total
+        self._totals["dirty_requests"] += counts.dirty_requests_total
+
+    def check_vmo(self, vmo: Vmo) -> PagerVmo:
+        """Check that the VMO was made by this pager, and return it.
+
+        Raises:
+            InvalidArgsError: it was not.
+        """
+        if not isinstance(vmo, PagerVmo) or vmo not in self._vmos:
+            raise InvalidArgsError("the VMO was not made by this pager")
+        return vmo
+
+    def supply_pages(
+        self, vmo: Vmo, offset: int, length: int, aux: Vmo, aux_offset: int, xxh3: int | None = None
+    ) -> list[PageRange]:
+        """Move pages from ``aux`` into the gaps of ``vmo``; return the newly filled runs. All arguments in bytes.
+
+        After an error the aux range is untouched if the error is about the aux, and empty if it is about the VMO
+        (range, detached); nothing of the VMO has changed.
+
+        Raises:
+            InvalidArgsError: an argument is not page aligned, or the VMO is not of this pager.
+            NotSupportedError: the aux is contiguous, physical or a pager VMO.
+            OutOfRangeError: a range overflows or does not lie inside its VMO.
+            BadStateError: the VMO is detached, or the aux range is pinned.
+            IoDataIntegrityError: ``xxh3`` is given and is not the XXH3-64 sum of the bytes.
+
+        Zircon: zx_pager_supply_pages.
+        """
+        check_page_aligned(offset=offset, length=length, aux_offset=aux_offset)
+        target = self.check_vmo(vmo)
+        if isinstance(aux, PagerVmo):
+            aux.check_inside(aux_offset, length)
+            raise NotSupportedError("the aux is itself a pager VMO")
+        aux.check_can_give(aux_offset, length, xxh3)
+        self._totals["supply_calls"] += 1
+        taken = aux.take(aux_offset, length)
+        try:
+            pages = _check_target(target, offset, length)
+        except (OutOfRangeError, BadStateError):
+            content.free_runs(self._system.frames, taken)
+            raise
+        shift = pages.start - PageRange.of_bytes(aux_offset, length).start
+        filled = target.insert(pages, [run.moved(shift) for run in taken])
+        count = sum(part.pages for part in filled)
+        self._totals["pages_supplied"] += count
+        self._totals["pages_redundant"] += pages.pages - count
+        return filled
+
+    def op_range(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> None:
+        """Answer or announce something about a page-aligned range of bytes. ``op`` None stands for an unknown one.
+
+        FAIL: requests outstanding for the range fail with the status number ``data``; no page changes state, and it is
+        no error if nobody waits.
+
+        Raises:
+            InvalidArgsError: not page aligned, not of this pager, or FAIL with a code that is not allowed.
+            NotSupportedError: the operation is unknown.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            BadStateError: the VMO is detached.
+
+        Zircon: zx_pager_op_range.
+        """
+        check_page_aligned(offset=offset, length=length)
+        target = self.check_vmo(vmo)
+        if op is PagerOp.FAIL:
+            self._fail(target, offset, length, data)
+        else:
+            raise NotSupportedError(f"unknown operation {op}")
+
+    def _fail(self, vmo: PagerVmo, offset: int, length: int, data: int) -> None:
+        if data not in FAIL_CODES:
+            allowed = ", ".join(f"{code.zx_name} ({code.value})" for code in sorted(FAIL_CODES, reverse=True))
+            raise InvalidArgsError(f"a range cannot fail with {data}, only with {allowed}")
+        vmo.check_inside(offset, length)
+        _check_attached(vmo)
+        self._totals["fail_calls"] += 1
+        pages = PageRange.of_bytes(offset, length)
+        for command in (Command.READ, Command.DIRTY):
+            vmo.source.resolve(command, pages, Status(data))
+
+    def detach_vmo(self, vmo: Vmo) -> list[PageRange]:
+        """End the bond with a VMO: waiters get BAD_STATE, clean pages go (returned), dirty ones stay; COMPLETE is sent.
+
+        Raises:
+            InvalidArgsError: the VMO was not made by this pager.
+
+        Zircon: zx_pager_detach_vmo.
+        """
+        return self.check_vmo(vmo).detach()
+
+    def close(self) -> None:
+        """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""
+        self._closed = True
+        for vmo in self._vmos:
+            self._count_requests(vmo)
+            vmo.pager_closed()
+        self._vmos.clear()
+
+    @property
+    def vmos(self) -> list[PagerVmo]:
+        """The VMOs of this pager that still exist."""
+        return list(self._vmos)
+
+    def pending(self) -> list[PageRequest]:
+        """Return the requests that are not answered, oldest first."""
+        sources = {vmo.source for vmo in self._vmos}
+        return [request for request in self._system.requests if request.source in sources]
+
+    def statistics(self) -> PagerStatistics:
+        """Return the present counts."""
+        sources = [vmo.source.statistics() for vmo in self._vmos]
+        totals = self._totals
+        return PagerStatistics(
+            vmos=len(sources),
+            requests_outstanding=sum(source.outstanding for source in sources),
+            read_requests_total=totals["read_requests"] + sum(source.read_requests_total for source in sources),
+            dirty_requests_total=totals["dirty_requests"] + sum(source.dirty_requests_total for source in sources),
+            supply_calls_total=totals["supply_calls"],
+            pages_supplied_total=totals["pages_supplied"],
+            pages_redundant_total=totals["pages_redundant"],
+            fail_calls_total=totals["fail_calls"],
+        )
+
+    def check(self) -> None:
+        """Assert that a closed pager has no VMO left."""
+        assert not (self._closed and self._vmos)
+
+
+def _check_target(vmo: PagerVmo, offset: int, length: int) -> PageRange:
+    """Check the destination of a supply in Zircon's order (step 7)."""
+    if offset + length > UINT64_MAX:
+        raise OutOfRangeError(f"range {offset}+{length} overflows")
+    if length == 0:  # nothing more is looked at, not even the end of the VMO
+        return PageRange.of_bytes(offset, 0)
+    vmo.check_inside(offset, length)
+    _check_attached(vmo)
+    return PageRange.of_bytes(offset, length)
+
+
+def _check_attached(vmo: PagerVmo) -> None:
+    if vmo.source.state is not SourceState.ATTACHED:
+        raise BadStateError(f"the VMO with key {vmo.source.key} is {vmo.source.state.value}")

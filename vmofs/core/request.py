@@ -1,0 +1,76 @@
+"""Page requests and those who wait for them: plain records; ``source`` holds the rules."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from vmofs.status import Status
+from vmofs.units import Key, PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.access import Access
+    from vmofs.core.source import PageSource
+
+
+class Command(Enum):
+    """What a packet says. The values are Zircon's ZX_PAGER_VMO_* numbers."""
+
+    READ = 0
+    COMPLETE = 1
+    DIRTY = 2
+
+
+class Packet(NamedTuple):
+    """One packet of a port, as dequeued. Offset and length are bytes, page aligned; both 0 for COMPLETE."""
+
+    command: Command
+    key: Key
+    offset: int
+    length: int
+    source: PageSource
+
+
+class Waiter:
+    """One blocked access at one page request.
+
+    ``range`` is what it asked for, ``wanted`` the page it needs next (None: it needs the whole range before it can go
+    on), ``latched`` the failure that it will meet when it wakes.
+    """
+
+    __slots__ = ("access", "latched", "range", "request", "wanted")
+
+    def __init__(self, access: Access[object], pages: PageRange, wanted: int | None) -> None:
+        self.access = access
+        self.range = pages
+        self.wanted = wanted
+        self.latched: Status | None = None
+        self.request: PageRequest | None = None
+
+
+class PageRequest:
+    """A range of pages that was asked for and must be answered: supplied, failed, or made pointless.
+
+    ``pending_count`` is a number, not a set: pages resolved twice count twice, and the waiter asks again for what it
+    then finds missing (zircon-pager 3.5). ``raised_at`` is in seconds of the edge's clock.
+    """
+
+    __slots__ = ("command", "deliveries", "overlaps", "pending_count", "primary", "raised_at", "range", "source")
+
+    def __init__(self, source: PageSource, command: Command, pages: PageRange, raised_at: float) -> None:
+        self.source = source
+        self.command = command
+        self.range = pages
+        self.pending_count = pages.pages
+        self.raised_at = raised_at
+        self.primary: Waiter | None = None
+        self.overlaps: dict[Waiter, None] = {}
+        self.deliveries = 0
+
+    def waiters(self) -> list[Waiter]:
+        """Return all who wait here, the primary first."""
+        return [*([self.primary] if self.primary else []), *self.overlaps]
+
+    def packet(self) -> Packet:
+        """Return the packet that asks for this request."""
+        return Packet(self.command, self.source.key, self.range.offset, self.range.length, self.source)

@@ -1,0 +1,243 @@
+"""The page source of a pager VMO: its outstanding page requests, and the packets that wait for a place in the port.
+
+Zircon: zircon-pager 3.3 (overlap), 3.4 (delivery), 3.5 (wake-ups), 3.6 (failures), 3.8 (cancellation). Requests of one
+command never overlap; READ and DIRTY do not interact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from sortedcontainers import SortedDict
+
+from vmofs.core.request import Command, PageRequest, Waiter
+from vmofs.status import BadStateError, Status
+from vmofs.units import Key, PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.port import Port
+    from vmofs.core.system import System
+
+
+class SourceState(Enum):
+    """Whether a pager answers."""
+
+    ATTACHED = "attached"
+    DETACHED = "detached"
+    PAGER_CLOSED = "pager closed"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatistics:
+    """Counts of requests and packets. ``*_total`` only grow."""
+
+    outstanding: int
+    waiters: int
+    queued_packets: int
+    read_requests_total: int
+    dirty_requests_total: int
+
+
+class PageSource:
+    """Keeps page requests from being lost: each one stays outstanding until answered, cancelled or failed."""
+
+    def __init__(self, system: System, port: Port, key: Key) -> None:
+        self._system = system
+        self.port = port
+        self.key = key
+        self.owner: object = None  # the edge's: what the packet lines name
+        self.state = SourceState.ATTACHED
+        self._outstanding: dict[Command, SortedDict[int, PageRequest]] = {
+            Command.READ: SortedDict(),
+            Command.DIRTY: SortedDict(),
+        }
+        self._packets: dict[PageRequest, None] = {}  # not dequeued, oldest first; the first is the one in the port
+        self._totals = dict.fromkeys(self._outstanding, 0)
+
+    # Waiting
+
+    def check_attached(self) -> None:
+        """Refuse to ask a pager that is gone.
+
+        Raises:
+            BadStateError: detached, or the pager was closed.
+        """
+        if self.state is not SourceState.ATTACHED:
+            raise BadStateError(f"the page is absent and the VMO with key {self.key} is {self.state.value}")
+
+    def wait(self, waiter: Waiter, command: Command, now: float) -> None:
+        """Let a waiter wait for its range: silently behind a request that covers its start, else by a new request."""
+        requests = self._outstanding[command]
+        start, end = waiter.range
+        request = self._covering(command, start)
+        if request is not None:
+            waiter.range = PageRange(start, min(end, request.range.end))
+            request.overlaps[waiter] = None
+        else:
+            waiter.range = PageRange(start, next(requests.irange(start, end), end))
+            request = PageRequest(self, command, waiter.range, now)
+            request.primary = waiter
+            requests[start] = request
+            self._totals[command] += 1
+            self._system.requests[request] = None
+            self._send(request)
+        waiter.request = request
+
+    def _covering(self, command: Command, page: int) -> PageRequest | None:
+        requests = self._outstanding[command]
+        for start in requests.irange(maximum=page, reverse=True):
+            request: PageRequest = requests[start]
+            return request if page in request.range else None
+        return None
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let a waiter go. If it was the primary, the first who waits behind it inherits; else the request ends."""
+        request, waiter.request = waiter.request, None
+        assert request is not None
+        if request.primary is not waiter:
+            del request.overlaps[waiter]
+        elif request.overlaps:
+            request.primary = next(iter(request.overlaps))
+            del request.overlaps[request.primary]
+        else:
+            request.primary = None
+            self._remove(request)
+
+    # Answers
+
+    def resolve(self, command: Command, pages: PageRange, failure: Status | None = None) -> None:
+        """Count pages as resolved (or failed) in every request of the command that they meet; wake whom that helps."""
+        for request in self._meeting(command, pages):
+            cut = request.range & pages
+            if failure is not None:
+                _latch(request, pages, failure)
+            if cut.pages >= request.pending_count:
+                self._complete(request)
+                continue
+            request.pending_count -= cut.pages
+            if request.primary is not None and request.primary.wanted == cut.start:
+                self._wake(request.primary)
+                for waiter in request.overlaps:
+                    if waiter.wanted is not None and waiter.wanted < cut.end:
+                        self._wake(waiter)
+
+    def _meeting(self, command: Command, pages: PageRange) -> list[PageRequest]:
+        if not pages:
+            return []
+        requests = self._outstanding[command]
+        first = self._covering(command, pages.start)
+        starts = requests.irange(first.range.start if first else pages.start, pages.end, inclusive=(True, False))
+        return [requests[start] for start in starts]
+
+    def fail_request(self, request: PageRequest, status: Status) -> None:
+        """End one request: all who wait for it get ``status``."""
+        for waiter in request.waiters():
+            waiter.latched = status
+        self._complete(request)
+
+    def fail_all(self, status: Status) -> None:
+        """End every request with ``status``."""
+        for requests in self._outstanding.values():
+            for request in list(requests.values()):
+                self.fail_request(request, status)
+
+    def _complete(self, request: PageRequest) -> None:
+        self._remove(request)
+        for waiter in request.waiters():
+            waiter.request = None
+            self._wake(waiter)
+
+    def _wake(self, waiter: Waiter) -> None:
+        self._system.woken[waiter.access] = None
+
+    def _remove(self, request: PageRequest) -> None:
+        del self._outstanding[request.command][request.range.start]
+        del self._system.requests[request]
+        self._withdraw(request)
+        self.port.forget(request)
+
+    # Packets
+
+    def send_complete(self) -> None:
+        """Queue the packet that says that no other will follow."""
+        self._send(PageRequest(self, Command.COMPLETE, PageRange(0, 0), 0.0))
+
+    def withdraw_all(self) -> None:
+        """Take back every packet that was not dequeued, COMPLETE included."""
+        self._packets.clear()
+        self.port.withdraw(self)
+
+    def _send(self, request: PageRequest) -> None:
+        self._packets[request] = None
+        if len(self._packets) == 1:
+            self.port.put(self)
+
+    def _withdraw(self, request: PageRequest) -> None:
+        if request not in self._packets:
+            return
+        in_port = next(iter(self._packets)) is request
+        del self._packets[request]
+        if in_port:
+            self.port.withdraw(self)
+            if self._packets:
+                self.port.put(self)
+
+    def pop_packet(self) -> PageRequest:
+        """Return the request whose packet is in the port, and put the next one there. For ``Port.dequeue``."""
+        request = next(iter(self._packets))
+        del self._packets[request]
+        if self._packets:
+            self.port.put(self)
+        return request
+
+    def push_back(self, requests: list[PageRequest]) -> None:
+        """Put delivered requests back before all others. For ``Port.requeue_delivered``."""
+        self._packets = dict.fromkeys([*requests, *self._packets])
+
+    def has_packet(self) -> bool:
+        """Return whether a packet waits to be dequeued."""
+        return bool(self._packets)
+
+    def is_outstanding(self, request: PageRequest) -> bool:
+        """Return whether the request is not answered yet."""
+        return self._outstanding[request.command].get(request.range.start) is request
+
+    def is_queued(self, request: PageRequest) -> bool:
+        """Return whether the request's packet was not dequeued yet."""
+        return request in self._packets
+
+    def statistics(self) -> SourceStatistics:
+        """Return the present counts."""
+        requests = [request for by_start in self._outstanding.values() for request in by_start.values()]
+        return SourceStatistics(
+            outstanding=len(requests),
+            waiters=sum(len(request.waiters()) for request in requests),
+            queued_packets=len(self._packets),
+            read_requests_total=self._totals[Command.READ],
+            dirty_requests_total=self._totals[Command.DIRTY],
+        )
+
+    def check(self) -> None:
+        """Assert that requests do not overlap, each has a waiter, and none exists once nobody can answer."""
+        for command, requests in self._outstanding.items():
+            last = 0
+            for start, request in requests.items():
+                assert request.command is command
+                assert start == request.range.start >= last, request.range
+                last = request.range.end
+                assert request.primary is not None
+                assert 0 < request.pending_count <= request.range.pages
+                assert all(waiter.request is request for waiter in request.waiters())
+                assert request in self._system.requests
+                assert (request in self._packets) != (request in self.port.delivered()), request.range
+            assert self.state is SourceState.ATTACHED or not requests
+
+
+def _latch(request: PageRequest, failed: PageRange, status: Status) -> None:
+    """Mark those who will get the error: the failed range begins at their first or their wanted page (3.6)."""
+    for waiter in request.waiters():
+        cut = waiter.range & failed
+        if cut and cut.start in {waiter.range.start, waiter.wanted}:
+            waiter.latched = status

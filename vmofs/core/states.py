@@ -1,0 +1,170 @@
+"""The states of a page of a pager VMO and what each event makes of them: one table.
+
+Zircon: zircon-pager contract 1.4 (states) and 4.10 (decision tables). A pair that is not in the table cannot happen:
+the call refuses it before it gets here (OP_DIRTY over a gap is NOT_FOUND), or a request must be answered first (a
+write to a gap is READ, then DIRTY under TRAP_DIRTY, then the write).
+
+What only *may* happen depends on more than the state of one page and is decided where the ranges are known: BEGIN
+reaches a zero interval only if it covers the interval's start, END only the part that is awaiting clean.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class PageState(Enum):
+    """The state of one page."""
+
+    GAP = "gap"
+    """Absent: reading it must ask the pager."""
+    CLEAN = "clean"
+    """Supplied, not written since."""
+    MARKER = "marker"
+    """A clean zero page: supplied from an uncommitted aux page; occupies nothing."""
+    DIRTY = "dirty"
+    """Written, or declared dirty by the pager."""
+    AWAITING = "awaiting clean"
+    """Dirty, and the pager has begun to write it back."""
+    ZERO = "dirty zero"
+    """Part of a dirty zero interval: reads zeros, reported as dirty, occupies nothing."""
+    ZERO_AWAITING = "dirty zero, awaiting clean"
+    """Part of a zero interval that the pager has begun to write back. Stored as a length of the interval."""
+    UNTRACKED = "untracked zero"
+    """Beyond the stream size: reads zeros, not reported."""
+
+
+class PageEvent(Enum):
+    """Something that happens to a page."""
+
+    SUPPLY_PAGE = "supply page"
+    SUPPLY_ZERO = "supply zero"
+    WRITE = "write"
+    OP_DIRTY = "DIRTY"
+    BEGIN = "WRITEBACK_BEGIN"
+    BEGIN_ZERO = "WRITEBACK_BEGIN is_zero"
+    END = "WRITEBACK_END"
+    ZERO = "ZERO"
+    COMMIT = "COMMIT"
+    EVICT = "evict"
+    DETACH = "detach"
+
+
+class IllegalTransitionError(AssertionError):
+    """The core tried what the table does not have: a defect of vmofs, never of a caller."""
+
+
+def _table() -> dict[tuple[PageState, PageEvent], PageState]:
+    s, e = PageState, PageEvent
+    rows: dict[PageState, dict[PageEvent, PageState]] = {
+        s.GAP: {
+            e.SUPPLY_PAGE: s.CLEAN,
+            e.SUPPLY_ZERO: s.MARKER,
+            e.BEGIN: s.GAP,
+            e.BEGIN_ZERO: s.GAP,
+            e.END: s.GAP,
+            e.ZERO: s.ZERO,
+            e.EVICT: s.GAP,
+            e.DETACH: s.GAP,
+        },
+        s.CLEAN: {
+            e.WRITE: s.DIRTY,
+            e.OP_DIRTY: s.DIRTY,
+            e.BEGIN: s.CLEAN,
+            e.BEGIN_ZERO: s.CLEAN,
+            e.END: s.CLEAN,
+            e.ZERO: s.ZERO,
+            e.COMMIT: s.CLEAN,
+            e.EVICT: s.GAP,
+            e.DETACH: s.GAP,
+        },
+        s.MARKER: {
+            e.WRITE: s.DIRTY,
+            e.OP_DIRTY: s.DIRTY,
+            e.BEGIN: s.MARKER,
+            e.BEGIN_ZERO: s.MARKER,
+            e.END: s.MARKER,
+            e.ZERO: s.MARKER,
+            e.COMMIT: s.CLEAN,
+            e.EVICT: s.MARKER,
+            e.DETACH: s.GAP,
+        },
+        s.DIRTY: {
+            e.WRITE: s.DIRTY,
+            e.OP_DIRTY: s.DIRTY,
+            e.BEGIN: s.AWAITING,
+            e.BEGIN_ZERO: s.DIRTY,
+            e.END: s.DIRTY,
+            e.ZERO: s.ZERO,
+            e.COMMIT: s.DIRTY,
+            e.EVICT: s.DIRTY,
+            e.DETACH: s.DIRTY,
+        },
+        s.AWAITING: {
+            e.WRITE: s.DIRTY,
+            e.OP_DIRTY: s.DIRTY,
+            e.BEGIN: s.AWAITING,
+            e.BEGIN_ZERO: s.AWAITING,
+            e.END: s.CLEAN,
+            e.ZERO: s.ZERO,
+            e.COMMIT: s.AWAITING,
+            e.EVICT: s.AWAITING,
+            e.DETACH: s.AWAITING,
+        },
+        s.ZERO: {
+            e.WRITE: s.DIRTY,
+            e.OP_DIRTY: s.DIRTY,
+            e.BEGIN: s.ZERO_AWAITING,
+            e.BEGIN_ZERO: s.ZERO_AWAITING,
+            e.END: s.ZERO,
+            e.ZERO: s.ZERO,
+            e.COMMIT: s.DIRTY,
+            e.EVICT: s.ZERO,
+            e.DETACH: s.ZERO,
+        },
+        s.ZERO_AWAITING: {
+            e.WRITE: s.DIRTY,
+            e.OP_DIRTY: s.DIRTY,
+            e.BEGIN: s.ZERO_AWAITING,
+            e.BEGIN_ZERO: s.ZERO_AWAITING,
+            e.END: s.GAP,
+            e.ZERO: s.ZERO_AWAITING,
+            e.COMMIT: s.DIRTY,
+            e.EVICT: s.ZERO_AWAITING,
+            e.DETACH: s.ZERO_AWAITING,
+        },
+        s.UNTRACKED: {
+            e.WRITE: s.DIRTY,
+            e.OP_DIRTY: s.DIRTY,
+            e.BEGIN: s.UNTRACKED,
+            e.BEGIN_ZERO: s.UNTRACKED,
+            e.END: s.UNTRACKED,
+            e.ZERO: s.UNTRACKED,
+            e.COMMIT: s.DIRTY,
+            e.EVICT: s.UNTRACKED,
+            e.DETACH: s.UNTRACKED,
+        },
+    }
+    for state, row in rows.items():
+        if state is not s.GAP:  # whatever is there is kept: supply never overwrites
+            row |= {e.SUPPLY_PAGE: state, e.SUPPLY_ZERO: state}
+    return {(state, event): new for state, row in rows.items() for event, new in row.items()}
+
+
+TRANSITIONS = _table()
+"""(state, event) -> state."""
+
+COMMITTED = frozenset({PageState.CLEAN, PageState.DIRTY, PageState.AWAITING})
+"""States in which a page has a frame; counted in ``committed_pages``."""
+
+
+def after(state: PageState, event: PageEvent) -> PageState:
+    """Return the state that ``event`` leads to.
+
+    Raises:
+        IllegalTransitionError: the table has no such pair.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise IllegalTransitionError(f"{event.value} over a page that is {state.value}") from None

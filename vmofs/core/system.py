@@ -1,0 +1,80 @@
+"""The root of the model: everything that shares one memory, and the events that the edge must act on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmofs.core.access import Access
+from vmofs.core.frames import Frames, FramesStatistics
+from vmofs.core.request import PageRequest
+from vmofs.core.runs import RunMap
+from vmofs.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class SystemStatistics:
+    """Counts over all objects."""
+
+    frames: FramesStatistics
+    objects: int
+    requests_outstanding: int
+    waiters: int
+
+
+class System:
+    """Memory, outstanding requests, and what happened since the edge last looked.
+
+    After any call that may have woken somebody the edge calls ``run_ready`` and ``take_ports``.
+    """
+
+    def __init__(self, limit_pages: int | None = None) -> None:
+        self.frames = Frames(limit_pages)
+        self.requests: dict[PageRequest, None] = {}  # all outstanding ones, oldest first
+        self.woken: dict[Access[object], None] = {}
+        self.ports_ready: dict[object, None] = {}  # ports that got a packet
+        self._objects: dict[object, RunMap] = {}  # owner -> its pages
+
+    def register(self, owner: object, runs: RunMap) -> None:
+        """Count an object whose pages are ``runs``."""
+        self._objects[owner] = runs
+
+    def unregister(self, owner: object) -> None:
+        """Stop counting an object."""
+        del self._objects[owner]
+
+    def run_ready(self, now: float) -> list[Access[object]]:
+        """Let every woken access look again; return those that finished. ``now`` is in seconds."""
+        finished = []
+        while self.woken:
+            access = next(iter(self.woken))
+            del self.woken[access]
+            if not access.done and access.step(now):
+                finished.append(access)
+        return finished
+
+    def take_ports(self) -> list[object]:
+        """Return the ports that got a packet since the last call."""
+        ports, self.ports_ready = list(self.ports_ready), {}
+        return ports
+
+    def expire(self, raised_before: float, requests: list[PageRequest] | None = None) -> list[PageRequest]:
+        """Fail the requests raised before a time with TIMED_OUT (all, or those of ``requests``); return them."""
+        candidates = self.requests if requests is None else requests
+        expired = [request for request in candidates if request.raised_at < raised_before]
+        for request in expired:
+            request.source.fail_request(request, Status.TIMED_OUT)
+        return expired
+
+    def statistics(self) -> SystemStatistics:
+        """Return the present counts."""
+        waiters = sum(len(request.waiters()) for request in self.requests)
+        return SystemStatistics(self.frames.statistics(), len(self._objects), len(self.requests), waiters)
+
+    def check(self) -> None:
+        """Assert that every frame has one owner and that every object's own invariants hold."""
+        owned = [run for runs in self._objects.values() for run in runs.frames()]
+        self.frames.check(owned)
+        for owner in self._objects:
+            owner.check()  # type: ignore[attr-defined]
+        for request in self.requests:
+            assert request.source.is_outstanding(request)
