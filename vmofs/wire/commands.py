@@ -269,7 +269,7 @@ def command_kind(command: Command) -> CommandKind:
 
 
 def _op_range(*, op: str, data: int | None, **values: Any) -> OpRange:  # noqa: ANN401 - of the form
-    known = PagerOp.__members__.get(fold(op).upper())
+    known = _PAGER_OPS.get(fold(op))
     if known is PagerOp.FAIL and data is None:
         raise InvalidArgsError(f"FAIL needs a status; usage: {_OP_RANGE_USAGE[0]}")
     return OpRange(op=known, data=data or 0, op_text="" if known else op, **values)
@@ -306,6 +306,7 @@ _OP_RANGE_USAGE = (
     "WRITEBACK_BEGIN VMO OFFSET LENGTH [is_zero]",
     "WRITEBACK_END VMO OFFSET LENGTH",
 )
+_PAGER_OPS = {op.name.lower(): op for op in PagerOp}
 _CHILD_FORM = "KIND PARENT CHILD OFFSET SIZE [no_write] [resizable]"
 _VMO_OP_FORM = "OP VMO OFFSET LENGTH"
 
