@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vmofs.core.access import Access
 from vmofs.core.frames import Frames, FramesStatistics
+from vmofs.core.port import Port
 from vmofs.core.request import PageRequest
 from vmofs.core.runs import RunMap
 from vmofs.status import Status
@@ -31,7 +32,7 @@ class System:
         self.frames = Frames(limit_pages)
         self.requests: dict[PageRequest, None] = {}  # all outstanding ones, oldest first
         self.woken: dict[Access[object], None] = {}
-        self.ports_ready: dict[object, None] = {}  # ports that got a packet
+        self.ports_ready: dict[Port, None] = {}  # ports that got a packet
         self._objects: dict[object, RunMap] = {}  # owner -> its pages
 
     def register(self, owner: object, runs: RunMap) -> None:
@@ -52,7 +53,7 @@ class System:
                 finished.append(access)
         return finished
 
-    def take_ports(self) -> list[object]:
+    def take_ports(self) -> list[Port]:
         """Return the ports that got a packet since the last call."""
         ports, self.ports_ready = list(self.ports_ready), {}
         return ports

@@ -1,0 +1,55 @@
+"""Where the model meets the event loop: runs accesses, wakes who waited, keeps the ports moving, ends what is too old.
+
+Everything here runs in the trio thread. Between two awaits nothing else runs, so the model needs no locks; after an
+await everything must be looked up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from vmofs.core.access import Access
+from vmofs.core.port import Port
+from vmofs.core.system import System
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Drives one ``System``. ``kick`` is called for each port that got a packet."""
+
+    def __init__(self, system: System, kick: Callable[[Port], None]) -> None:
+        self.system = system
+        self._kick = kick
+
+    async def run(self, access: Access[T]) -> T:
+        """Carry out a call that may have to wait for a pager, and return its result.
+
+        Raises:
+            VmoError: the call failed.
+        """
+        if access.start(trio.current_time()):
+            self.settle()
+            return access.result()
+        finished = trio.Event()
+        access.token = finished
+        self.settle()
+        try:
+            await finished.wait()
+        finally:
+            if not access.done:  # the task is being cancelled
+                access.cancel()
+                self.settle()
+        return access.result()
+
+    def settle(self) -> None:
+        """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
+        for access in self.system.run_ready(trio.current_time()):
+            finished = access.token
+            if isinstance(finished, trio.Event):
+                finished.set()
+        for port in self.system.take_ports():
+            self._kick(port)
