@@ -36,7 +36,7 @@ class CloseWatch:
 
     def closed(self) -> set[int]:
         """Return the watches whose files were closed by somebody since the last call."""
-        numbers = set()
+        numbers: set[int] = set()
         while True:
             try:
                 events = os.read(self._fd, 4096)

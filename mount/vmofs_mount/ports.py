@@ -1,0 +1,307 @@
+"""Ports as FIFOs: page requests become lines in kernel pipes, and requests whose reader is gone go to the next one.
+
+A FIFO in the mount is an ordinary kernel pipe: reading it never comes to vmofs. vmofs opens the FIFO for writing only
+while somebody reads it, since whatever it holds open keeps the mount busy. Every open of the FIFO looks its name up
+first (entry_timeout 0); from then on vmofs tries to open it for writing, without blocking, until a reader is there.
+
+While a FIFO is attached two things are watched. Its descriptor reports EPOLLERR when the last reader is gone, and
+inotify reports every reader that closes. In both cases requests that were handed out and not answered are delivered
+again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import struct
+import termios
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from vmofs.core.port import Port
+from vmofs.core.request import Command, Packet
+from vmofs.core.source import PageSource
+from vmofs.wire.packets import PacketCommand, format_packet
+from vmofs_mount.inotify import CloseWatch
+
+_ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
+"""Seconds between attempts after a lookup: a reader that has looked the name up opens it at once, unless stopped."""
+
+_POLL_SECONDS = 1.0
+"""How often an unattached FIFO is tried while requests wait: for readers stopped between lookup and open."""
+
+_ATTACHERS = trio.CapacityLimiter(16)
+
+attaching_threads: set[int] = set()
+"""Thread ids that are opening a FIFO through the mount: their lookups are no readers."""
+
+
+@dataclass(frozen=True, slots=True)
+class FifoStatistics:
+    """``delivered``: requests handed out by this FIFO and not answered."""
+
+    attached: bool
+    delivered: int
+    lines_total: int
+    handovers_total: int
+
+
+class Fifo:
+    """One FIFO of a pager: a lane by which the packets of ``ports`` are delivered."""
+
+    def __init__(
+        self,
+        ports: tuple[Port, ...],
+        path: Callable[[], str],
+        name_of: Callable[[PageSource], str],
+        closes: ClosedReaders,
+        kick: Callable[[Port], None],
+    ) -> None:
+        self.ports = ports
+        self._path = path
+        self._name_of = name_of
+        self._closes = closes
+        self._kick = kick
+        self._fd: int | None = None
+        self._wanted = trio.Event()
+        self._blocked = trio.Event()
+        self._serving = trio.CancelScope()
+        self._lines_total = 0
+        self._handovers_total = 0
+        self._bytes_written = 0
+        self._completes: deque[tuple[int, PageSource]] = deque(maxlen=65536)  # (end in the stream, source)
+
+    @property
+    def attached(self) -> bool:
+        """Whether somebody reads."""
+        return self._fd is not None
+
+    @property
+    def load(self) -> int:
+        """How many requests this FIFO handed out that are not answered."""
+        return sum(lane is self for port in self.ports for lane in port.delivered().values())
+
+    def looked_up(self) -> None:
+        """Note that somebody looked the name up and may open it; called before he learns that it exists."""
+        if self._fd is not None and self._reader_is_gone(self._fd):
+            self._hand_over()
+        self._wanted.set()
+
+    def probe(self) -> None:
+        """Look whether somebody reads: a request waits."""
+        self._wanted.set()
+
+    def send(self, port: Port) -> bool:
+        """Write the oldest packet of a port into the pipe; return False if the pipe is full or its reader gone."""
+        packet = port.peek()
+        if packet is None or self._fd is None:
+            return False
+        line = self._line(packet)
+        try:
+            os.write(self._fd, line)
+        except BlockingIOError:
+            self._blocked.set()
+            return False
+        except BrokenPipeError:
+            return False  # run() is about to learn it too
+        port.dequeue(self)
+        self._lines_total += 1
+        self._bytes_written += len(line)
+        if packet.command is Command.COMPLETE:
+            self._completes.append((self._bytes_written, packet.source))
+        return True
+
+    def _line(self, packet: Packet) -> bytes:
+        command = PacketCommand(packet.command.name)
+        return format_packet(command, packet.key, packet.offset, packet.length, self._name_of(packet.source))
+
+    async def run(self) -> None:
+        """Attach when somebody reads, deliver, hand over when he is gone; until cancelled."""
+        try:
+            while True:
+                timeout = _POLL_SECONDS if any(self.ports) else float("inf")
+                with trio.move_on_after(timeout):
+                    await self._wanted.wait()
+                self._wanted = trio.Event()
+                if await self._attach():
+                    await self._serve()
+        finally:
+            self._hand_over()
+
+    async def _attach(self) -> bool:
+        for delay in _ATTACH_DELAYS:
+            await trio.sleep(delay)
+            attempt = _Attempt(self._path())
+            try:
+                self._fd = await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=_ATTACHERS)
+            except trio.Cancelled:
+                attempt.abandon()
+                raise
+            if self._fd is not None:
+                return True
+        return False
+
+    async def _serve(self) -> None:
+        fd = self._fd
+        assert fd is not None
+        gone = select.epoll()
+        self._closes.add(fd, self)
+        try:
+            gone.register(fd, 0)  # an empty mask still reports EPOLLERR: the last reader is gone
+            async with trio.open_nursery() as nursery:
+                self._serving = nursery.cancel_scope
+                nursery.start_soon(self._resume_when_writable, fd)
+                self._deliver()
+                await trio.lowlevel.wait_readable(gone.fileno())
+                nursery.cancel_scope.cancel()
+        finally:
+            gone.close()
+            self._hand_over()
+
+    async def _resume_when_writable(self, fd: int) -> None:
+        while True:
+            await self._blocked.wait()
+            self._blocked = trio.Event()
+            try:
+                await trio.lowlevel.wait_writable(fd)
+            except trio.ClosedResourceError:
+                return  # handed over meanwhile
+            self._deliver()
+
+    def _deliver(self) -> None:
+        for port in self.ports:
+            self._kick(port)
+
+    def reader_closed(self) -> None:
+        """Deliver again what was handed out and not answered: one of the readers is gone."""
+        self._requeue()
+        self._deliver()
+
+    def _reader_is_gone(self, fd: int) -> bool:
+        poll = select.poll()
+        poll.register(fd, 0)
+        return bool(poll.poll(0))
+
+    def _requeue(self) -> None:
+        count = sum(port.requeue_delivered(self) for port in self.ports)
+        if count:
+            self._handovers_total += 1
+
+    def _hand_over(self) -> None:
+        """Let go of the pipe, and put everything that its readers did not answer back in the ports."""
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return
+        unread = _unread_bytes(fd)
+        for end, source in self._completes:
+            if end > self._bytes_written - unread:
+                source.send_complete()
+        self._completes.clear()
+        self._closes.discard(fd)
+        self._serving.cancel()
+        trio.lowlevel.notify_closing(fd)
+        os.close(fd)
+        self._requeue()
+        self._deliver()  # to the other FIFOs of this pager
+
+    def statistics(self) -> FifoStatistics:
+        """Return the present counts."""
+        return FifoStatistics(self.attached, self.load, self._lines_total, self._handovers_total)
+
+
+class ClosedReaders:
+    """Tells FIFOs when one of their readers closes; one inotify instance for all of them."""
+
+    def __init__(self) -> None:
+        self._watch = CloseWatch()
+        self._fifos: dict[int, Fifo] = {}  # watch number -> FIFO
+        self._numbers: dict[int, int] = {}  # descriptor -> watch number
+
+    def add(self, fd: int, fifo: Fifo) -> None:
+        """Watch the FIFO that ``fd`` has open."""
+        number = self._watch.watch(fd)
+        self._fifos[number], self._numbers[fd] = fifo, number
+
+    def discard(self, fd: int) -> None:
+        """Watch it no longer."""
+        number = self._numbers.pop(fd, None)
+        if number is not None:
+            del self._fifos[number]
+            self._watch.forget(number)
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._watch.fileno())
+                for number in self._watch.closed():
+                    if number in self._fifos:
+                        self._fifos[number].reader_closed()
+        finally:
+            self._watch.close()
+
+
+class PagerPorts:
+    """The FIFOs of one pager. Those of any name share the packets of the default port."""
+
+    def __init__(self, default: Port) -> None:
+        self.default = default
+        self.fifos: dict[str, Fifo] = {}
+
+    def kick(self, port: Port) -> None:
+        """Deliver the packets of a port by the FIFOs that have a reader, the least loaded first."""
+        lanes = [fifo for fifo in self.fifos.values() if port in fifo.ports]
+        open_lanes = [fifo for fifo in lanes if fifo.attached]
+        while port and open_lanes:
+            lane = min(open_lanes, key=lambda fifo: fifo.load) if len(open_lanes) > 1 else open_lanes[0]
+            if not lane.send(port):
+                open_lanes.remove(lane)
+        if port:
+            for fifo in lanes:
+                if not fifo.attached:
+                    fifo.probe()
+
+
+class _Attempt:
+    """One attempt to open a FIFO for writing through the mount, in a worker thread, which may be abandoned."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._fd: int | None = None
+
+    def open(self) -> int | None:
+        """Return the descriptor; None if nobody reads the FIFO, or it is gone."""
+        thread = threading.get_native_id()
+        attaching_threads.add(thread)
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        finally:
+            attaching_threads.discard(thread)
+        with self._lock:
+            if self._abandoned:
+                os.close(fd)
+            else:
+                self._fd = fd
+        return fd
+
+    def abandon(self) -> None:
+        """Close what was or will be opened: nobody takes it."""
+        with self._lock:
+            self._abandoned = True
+            if self._fd is not None:
+                os.close(self._fd)
+
+
+def _unread_bytes(fd: int) -> int:
+    answer = fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0")
+    (count,) = struct.unpack("i", answer)
+    return int(count)
