@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmofs.core.request import Command, Packet, PageRequest
+from vmofs.units import Key
 
 if TYPE_CHECKING:
     from vmofs.core.source import PageSource
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PortStatistics:
-    """``queued``: VMOs with a packet in the port; ``delivered``: dequeued requests that are not answered."""
+    """``queued``: packets in the port; ``delivered``: dequeued requests that are not answered."""
 
     queued: int
     delivered: int
@@ -31,16 +32,18 @@ class Port:
     def __init__(self, system: System) -> None:
         self._system = system
         self._sources: dict[PageSource, None] = {}  # those with a packet in the port, oldest packet first
+        self._returned: dict[PageRequest, None] = {}  # delivered once, to be delivered again before all else
         self._delivered: dict[PageRequest, object] = {}  # -> lane, in the order of delivery
         self._packets_total = 0
+        self._closed = False
 
     def __bool__(self) -> bool:
         """Return whether a packet is queued."""
-        return bool(self._sources)
+        return bool(self._returned or self._sources)
 
     def put(self, source: PageSource) -> None:
-        """Queue the next packet of a source that has none in the port."""
-        if source not in self._sources:
+        """Queue the next packet of a source that has none in the port. In a closed port it vanishes."""
+        if source not in self._sources and not self._closed:
             self._sources[source] = None
             self._system.ports_ready[self] = None
 
@@ -48,49 +51,90 @@ class Port:
         """Take back the packet of a source."""
         self._sources.pop(source, None)
 
+    def peek(self) -> Packet | None:
+        """Return the oldest packet without dequeuing it, None if there is none."""
+        for request in self._returned:
+            return request.packet()
+        for source in self._sources:
+            return source.head_packet().packet()
+        return None
+
     def dequeue(self, lane: object = None) -> Packet | None:
         """Return the oldest packet, None if there is none. Its request then counts as delivered to ``lane``."""
-        if not self._sources:
+        if not self:
             return None
-        source = next(iter(self._sources))
-        del self._sources[source]
-        request = source.pop_packet()
+        if self._returned:
+            request = next(iter(self._returned))
+            del self._returned[request]
+        else:
+            source = next(iter(self._sources))
+            del self._sources[source]
+            request = source.pop_packet()
         request.deliveries += 1
         if request.command is not Command.COMPLETE:
             self._delivered[request] = lane
         self._packets_total += 1
         return request.packet()
 
+    def is_queued(self, request: PageRequest) -> bool:
+        """Return whether the request is queued to be delivered again."""
+        return request in self._returned
+
     def delivered(self) -> dict[PageRequest, object]:
         """Return the delivered, unanswered requests with their lanes, in the order of delivery."""
         return self._delivered
 
     def forget(self, request: PageRequest) -> None:
-        """Drop an answered request from the delivered ones."""
+        """Drop an answered request: it is not delivered again."""
         self._delivered.pop(request, None)
+        self._returned.pop(request, None)
 
     def requeue_delivered(self, lane: object = None) -> int:
         """Put what ``lane`` was given and did not answer back to the front of the queue; return how many requests.
 
-        For a worker that is gone: the next one that dequeues gets them all, in the order of the first delivery.
+        For a worker that is gone: the next one that dequeues gets them all, in the order of the first delivery. They
+        were dequeued before, so each VMO may have one more packet in the port.
         """
         given = [request for request, to in self._delivered.items() if to == lane]
-        by_source: dict[PageSource, list[PageRequest]] = {}
         for request in given:
             del self._delivered[request]
-            by_source.setdefault(request.source, []).append(request)
-        for source, requests in by_source.items():
-            source.push_back(requests)
-        self._sources = dict.fromkeys([*by_source, *self._sources])
+        self._returned = dict.fromkeys([*given, *self._returned])
         if given:
             self._system.ports_ready[self] = None
         return len(given)
 
+    def cancel_key(self, key: Key) -> bool:
+        """Drop the queued packets of a key; return whether there were any. Their requests stay outstanding.
+
+        What else the VMO asks for is delivered as before. Zircon: zx_port_cancel_key.
+        """
+        returned = [request for request in self._returned if request.source.key == key]
+        for request in returned:
+            del self._returned[request]
+        sources = [source for source in self._sources if source.key == key]
+        for source in sources:
+            del self._sources[source]
+            source.pop_packet()
+        return bool(returned or sources)
+
+    def close(self) -> None:
+        """Close the port: queued packets and those to come vanish. Requests stay outstanding and can be answered."""
+        self._closed = True
+        self._sources.clear()
+        self._returned.clear()
+        self._delivered.clear()
+
     def statistics(self) -> PortStatistics:
         """Return the present counts."""
-        return PortStatistics(len(self._sources), len(self._delivered), self._packets_total)
+        return PortStatistics(len(self._returned) + len(self._sources), len(self._delivered), self._packets_total)
+
+    def check_source(self, source: PageSource) -> None:
+        """Assert that a source has its place in the port exactly if it has a packet."""
+        assert (source in self._sources) == (source.has_packet() and not self._closed)
 
     def check(self) -> None:
         """Assert that every queued source has a packet and every delivered request is outstanding."""
         assert all(source.has_packet() for source in self._sources)
-        assert all(request.source.is_outstanding(request) for request in self._delivered)
+        assert all(request.source.is_outstanding(request) for request in (*self._delivered, *self._returned))
+        assert not self._delivered.keys() & self._returned.keys()
+        assert not (self._closed and (self._sources or self._returned or self._delivered))

@@ -184,17 +184,17 @@ class PageSource:
             if self._packets:
                 self.port.put(self)
 
+    def head_packet(self) -> PageRequest:
+        """Return the request whose packet is in the port."""
+        return next(iter(self._packets))
+
     def pop_packet(self) -> PageRequest:
         """Return the request whose packet is in the port, and put the next one there. For ``Port.dequeue``."""
-        request = next(iter(self._packets))
+        request = self.head_packet()
         del self._packets[request]
         if self._packets:
             self.port.put(self)
         return request
-
-    def push_back(self, requests: list[PageRequest]) -> None:
-        """Put delivered requests back before all others. For ``Port.requeue_delivered``."""
-        self._packets = dict.fromkeys([*requests, *self._packets])
 
     def has_packet(self) -> bool:
         """Return whether a packet waits to be dequeued."""
@@ -206,7 +206,7 @@ class PageSource:
 
     def is_queued(self, request: PageRequest) -> bool:
         """Return whether the request's packet was not dequeued yet."""
-        return request in self._packets
+        return request in self._packets or self.port.is_queued(request)
 
     def statistics(self) -> SourceStatistics:
         """Return the present counts."""
@@ -231,8 +231,9 @@ class PageSource:
                 assert 0 < request.pending_count <= request.range.pages
                 assert all(waiter.request is request for waiter in request.waiters())
                 assert request in self._system.requests
-                assert (request in self._packets) != (request in self.port.delivered()), request.range
+                assert not (self.is_queued(request) and request in self.port.delivered()), request.range
             assert self.state is SourceState.ATTACHED or not requests
+        self.port.check_source(self)
 
 
 def _latch(request: PageRequest, failed: PageRange, status: Status) -> None:

@@ -84,6 +84,10 @@ class PagerVmo:
         """Pages that occupy memory."""
         return self._runs.committed_pages
 
+    def committed(self, pages: PageRange) -> list[PageRange]:
+        """Return the runs of committed pages in a range, each of which is read without a copy."""
+        return [run.range for run in self._runs.over(pages) if run.state in COMMITTED]
+
     def state_at(self, page: int) -> PageState:
         """Return the state of one page."""
         return writeback.page_state(self._runs.at(page), page)
