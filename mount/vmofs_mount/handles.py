@@ -1,0 +1,184 @@
+"""Open files: what ``open`` returned, until ``release``."""
+
+from __future__ import annotations
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vmofs_mount.caller import Caller
+from vmofs_mount.nodes import AuxFile, Node, TextFile
+
+if TYPE_CHECKING:
+    from vmofs_mount.tree import Tree
+
+Data = bytes | bytearray | memoryview
+"""What a read returns: it is copied before anything else runs."""
+
+
+class Handle(ABC):
+    """One open file. ``node`` is what was opened, ``flags`` and ``caller`` are those of the open.
+
+    ``direct_io``: the kernel keeps no pages and believes no size, every read and write comes here.
+    ``nonseekable``: a stream.
+    """
+
+    direct_io: bool = False
+    nonseekable: ClassVar[bool] = False
+
+    def __init__(self, node: Node, flags: int, caller: Caller) -> None:
+        self.node = node
+        self.flags = flags
+        self.caller = caller
+
+    @abstractmethod
+    async def read(self, offset: int, size: int) -> Data:
+        """Return the bytes ``[offset, offset+size)``, fewer only at the end."""
+
+    @abstractmethod
+    async def write(self, offset: int, data: bytes) -> int:
+        """Write the bytes and return how many were taken."""
+
+    def release(self) -> None:  # noqa: B027 - most have nothing to do
+        """The last descriptor was closed."""
+
+
+Opener = Callable[[Any, int, Caller], Handle]
+"""Opens a node: the node, the open flags, who opens. Raises OSError or VmoError to refuse."""
+
+
+class AuxHandle(Handle):
+    """An open aux file."""
+
+    def __init__(self, node: AuxFile, flags: int, caller: Caller, tree: Tree) -> None:
+        super().__init__(node, flags, caller)
+        self._aux = node.aux
+        self._tree = tree
+        # A file opened for writing only cannot be mapped, so its data need not go through the page cache: one copy
+        # and one GETXATTR (security.capability) less per write, and no staged page stands in memory twice.
+        self.direct_io = flags & os.O_ACCMODE == os.O_WRONLY
+        if flags & os.O_TRUNC:
+            self._aux.set_size(0)
+            self._modified()
+
+    async def read(self, offset: int, size: int) -> Data:
+        """Read; holes are zeros."""
+        return self._aux.read_nowait(offset, size)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Write, growing the file."""
+        written = self._aux.write_nowait(offset, data)
+        self._modified()
+        return written
+
+    def _modified(self) -> None:
+        if self.caller.uid != 0:  # as CAP_FSETID: what root writes keeps its set-user-ID bit
+            self.node.drop_privileges()
+        self._tree.modified(self.node)
+
+
+class TextHandle(Handle):
+    """An open text file: the text is made at the first read and at each read from the beginning."""
+
+    def __init__(self, node: TextFile, flags: int, caller: Caller) -> None:
+        super().__init__(node, flags, caller)
+        self._file = node
+        self._text: bytes | None = None
+        self.direct_io = not node.constant
+
+    async def read(self, offset: int, size: int) -> Data:
+        """Return a part of the text."""
+        if offset == 0 or self._text is None:
+            self._text = self._file.produce().encode()
+        return self._text[offset : offset + size]
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Hand the text of one write on, wherever it is written to."""
+        del offset
+        if self._file.accept is None:
+            raise OSError(errno.EPERM, f"{self._file.path} takes no text")
+        self._file.accept(data)
+        return len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class HandlesStatistics:
+    """Numbers of files."""
+
+    open_files: int
+    opened: int
+
+
+class Handles:
+    """All open files, by number; a number is never used twice. Directories need none: the kernel keeps their
+    inode.
+    """
+
+    def __init__(self, tree: Tree, openers: Mapping[type[Node], Opener]) -> None:
+        self._tree = tree
+        self._openers = openers
+        self._handles: dict[int, Handle] = {}
+        self._opened = 0
+
+    def open(self, node: Node, flags: int, caller: Caller) -> int:
+        """Open a node and return the number of the open file.
+
+        Raises:
+            OSError: what the opener of this kind of node raises; EPERM, there is none; ESTALE.
+            VmoError: what the opener raises.
+        """
+        opener = self._openers.get(type(node))
+        if opener is None:
+            raise OSError(errno.EPERM, f"{node.path} cannot be opened")
+        self._tree.open(node)
+        try:
+            handle = opener(node, flags, caller)
+        except BaseException:
+            self._tree.close(node)
+            raise
+        self._opened += 1
+        self._handles[self._opened] = handle
+        return self._opened
+
+    def get(self, number: int) -> Handle:
+        """Return an open file.
+
+        Raises:
+            OSError: EBADF.
+        """
+        try:
+            return self._handles[number]
+        except KeyError:
+            raise OSError(errno.EBADF, f"no open file {number}") from None
+
+    def close(self, number: int) -> None:
+        """Close an open file; its node may be released by that.
+
+        Raises:
+            OSError: EBADF.
+        """
+        handle = self.get(number)
+        del self._handles[number]
+        try:
+            handle.release()
+        finally:
+            self._tree.close(handle.node)
+
+    def of_node(self, node: Node) -> list[Handle]:
+        """Return the open files of a node."""
+        return [handle for handle in self._handles.values() if handle.node is node]
+
+    def statistics(self) -> HandlesStatistics:
+        """Return the present counts."""
+        return HandlesStatistics(open_files=len(self._handles), opened=self._opened)
+
+    def check(self) -> None:
+        """Assert that the nodes count the same open files."""
+        counts = Counter(handle.node for handle in self._handles.values())
+        for node, count in counts.items():
+            assert node.open_count == count
+        assert self._tree.statistics().open_files == len(self._handles)

@@ -1,0 +1,128 @@
+"""What a mount consists of: the tree with its first names, and who does what for each kind of node."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vmofs import __version__
+from vmofs.core.aux import AuxVmo
+from vmofs_mount.handles import AuxHandle, Opener, TextHandle
+from vmofs_mount.nodes import AuxFile, Directory, Node, TextFile, VmoFile
+from vmofs_mount.realms import AuxRealm, ControlRealm, FileRealm, Realm
+from vmofs_mount.tree import Tree
+
+if TYPE_CHECKING:
+    from vmofs.core.system import System
+    from vmofs_mount.caller import Caller
+
+VERSION_TEXT = f"vmofs {__version__} interface 1\n"
+
+README_TEXT = """\
+This is a vmofs mount.
+
+vmo/      pager-backed files; a read of what is not there yet asks the file's pager and waits
+aux/      ordinary files in which a pager stages data
+control/  mkdir control/NAME makes a pager; read a command file to learn how it is used
+"""
+
+
+class Memory(NamedTuple):
+    """For ``df``."""
+
+    total_pages: int
+    free_pages: int
+
+
+def machine_memory() -> Memory:
+    """Return the memory of the machine."""
+    return Memory(os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES"))
+
+
+async def refuse_resize(node: VmoFile, size_bytes: int) -> None:
+    """Refuse to resize a VMO. Zircon: ZX_ERR_UNAVAILABLE."""
+    raise OSError(errno.EPERM, f"{node.path} cannot be resized to {size_bytes} bytes")
+
+
+def ignore(*_arguments: object) -> None:
+    """Do nothing."""
+
+
+@dataclass
+class Seams:
+    """What the parts of the mount plug in. Every entry has a working default.
+
+    Attributes:
+        openers: how a kind of node is opened.
+        releasers: what is done when the last reference to a kind of node is gone.
+        computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
+        vmo_set_size: resizes a VMO (truncate, ftruncate), may wait.
+        on_lookup: told of every name that the kernel looks up (a FIFO is about to be opened).
+        open_pager: fills the directory of a new pager.
+        close_pager: told before a pager's directory goes.
+        memory: for ``statfs``.
+    """
+
+    openers: dict[type[Node], Opener] = field(default_factory=dict)
+    releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
+    computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
+    vmo_set_size: Callable[[VmoFile, int], Awaitable[None]] = refuse_resize
+    on_lookup: Callable[[Node], None] = ignore
+    open_pager: Callable[[Directory, Caller], None] = ignore
+    close_pager: Callable[[Directory], None] = ignore
+    memory: Callable[[], Memory] = machine_memory
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of a mount that others need to find."""
+
+    tree: Tree
+    seams: Seams
+    vmo: Directory
+    aux: Directory
+    control: Directory
+
+
+def build_layout(system: System, *, uid: int, gid: int, open_to_all: bool) -> Layout:
+    """Make the tree of a new mount, which belongs to the given user.
+
+    ``open_to_all``: every user may make files and pagers, and remove only their own, as in ``/tmp``.
+    """
+    seams = Seams()
+    root = Directory(0o755, uid, gid, realm=None)  # type: ignore[arg-type] # a realm needs the tree first
+    tree = Tree(root, on_last_reference=lambda node: seams.releasers.get(type(node), ignore)(node))
+    root.realm = Realm(tree)
+    permissions = 0o1777 if open_to_all else 0o755
+    vmo = Directory(permissions, uid, gid, FileRealm(tree))
+    aux = Directory(permissions, uid, gid, AuxRealm(tree, lambda: AuxVmo(system)))
+    control_realm = ControlRealm(
+        tree,
+        open_pager=lambda directory, caller: seams.open_pager(directory, caller),  # noqa: PLW0108 - late binding
+        close_pager=lambda directory: seams.close_pager(directory),  # noqa: PLW0108
+    )
+    control = Directory(permissions, uid, gid, control_realm)
+    layout = Layout(tree, seams, vmo, aux, control)
+    _add_first_names(layout, uid, gid)
+    seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(node, flags, caller, tree)
+    seams.openers[TextFile] = TextHandle
+    seams.releasers[AuxFile] = lambda node: node.aux.close()
+    seams.computed_xattrs[Directory] = lambda node: _daemon_xattrs() if node is root else {}
+    return layout
+
+
+def _add_first_names(layout: Layout, uid: int, gid: int) -> None:
+    root = layout.tree.root
+    readme = TextFile(0o444, uid, gid, lambda: README_TEXT, constant=True)
+    for name, node in ((b"README", readme), (b"vmo", layout.vmo), (b"aux", layout.aux), (b"control", layout.control)):
+        layout.tree.add(root, name, node)
+    version = TextFile(0o444, uid, gid, lambda: VERSION_TEXT, constant=True)
+    layout.tree.add(layout.control, b"version", version)
+
+
+def _daemon_xattrs() -> dict[bytes, bytes]:
+    """Return what ``vmofs umount`` must know of the daemon, as attributes of the mount point."""
+    return {b"pid": str(os.getpid()).encode(), b"version": __version__.encode()}

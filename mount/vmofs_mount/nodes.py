@@ -1,0 +1,259 @@
+"""The inodes: what a name in the mount stands for, and what ``stat`` says about it.
+
+A node has at most one name (there are no hard links). It keeps its parent and name after it was unlinked, so that
+``path`` still says what it was called. Nothing here knows FUSE, waiting, or who may do what.
+"""
+
+from __future__ import annotations
+
+import stat
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sortedcontainers import SortedKeyList
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vmofs.core.aux import AuxVmo
+    from vmofs_mount.realms import Realm
+
+FIRST_COOKIE = 3
+"""Directory positions 1 and 2 are those of ``.`` and ``..``."""
+
+
+class Node:
+    """What all inodes have. ``mode`` holds the type and the permission bits, as ``st_mode`` does.
+
+    Slots, because a mount may have 100,000 of them.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "atime_ns",
+        "cookie",
+        "ctime_ns",
+        "gid",
+        "ino",
+        "lookup_count",
+        "mode",
+        "mtime_ns",
+        "name",
+        "nlink",
+        "open_count",
+        "parent",
+        "uid",
+        "xattrs",
+    )
+
+    TYPE: ClassVar[int] = stat.S_IFREG
+
+    def __init__(self, permissions: int, uid: int, gid: int) -> None:
+        self.ino = 0  # given by the tree
+        self.mode = self.TYPE | stat.S_IMODE(permissions)
+        self.uid = uid
+        self.gid = gid
+        self.atime_ns = self.mtime_ns = self.ctime_ns = 0
+        self.nlink = 0
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.parent: Directory | None = None
+        self.name = b""
+        self.cookie = 0  # the position in the listing of the parent
+        self.lookup_count = 0  # how often the kernel was told of this inode, less what it forgot
+        self.open_count = 0
+
+    @property
+    def path(self) -> str:
+        """The path relative to the mount point, ``vmo/disk.img``; the last one it had when it is unlinked."""
+        names = []
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return b"/".join(reversed(names)).decode()
+
+    @property
+    def size_bytes(self) -> int:
+        """``st_size``."""
+        return 0
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages of memory behind the file: an eighth of ``st_blocks``."""
+        return 0
+
+    def drop_privileges(self) -> None:
+        """Clear set-user-ID, and set-group-ID where it is not mere locking: the file was changed by another."""
+        self.mode &= ~stat.S_ISUID
+        if self.mode & stat.S_IXGRP:
+            self.mode &= ~stat.S_ISGID
+
+
+class Directory(Node):
+    """Names in the order in which they were made, each with a position that lasts as long as the name does.
+
+    A name that is replaced by rename keeps its position, so that a listing under way neither skips nor repeats it.
+    """
+
+    __slots__ = ("_by_cookie", "_next_cookie", "children", "realm")
+
+    TYPE = stat.S_IFDIR
+
+    def __init__(self, permissions: int, uid: int, gid: int, realm: Realm) -> None:
+        super().__init__(permissions, uid, gid)
+        self.realm = realm
+        self.children: dict[bytes, Node] = {}
+        self._by_cookie = SortedKeyList(key=attrgetter("cookie"))
+        self._next_cookie = FIRST_COOKIE
+
+    def attach(self, name: bytes, node: Node) -> Node | None:
+        """Give the name to a node that has none; return the node that had it before, if any."""
+        replaced = self.children.get(name)
+        if replaced is None:
+            node.cookie = self._next_cookie
+            self._next_cookie += 1
+        else:
+            self._by_cookie.remove(replaced)
+            node.cookie = replaced.cookie
+            self._count_subdirectory(replaced, -1)
+        node.parent, node.name = self, name
+        self.children[name] = node
+        self._by_cookie.add(node)
+        self._count_subdirectory(node, 1)
+        return replaced
+
+    def detach(self, node: Node) -> None:
+        """Take the name of a child away. The node remembers it."""
+        del self.children[node.name]
+        self._by_cookie.remove(node)
+        self._count_subdirectory(node, -1)
+
+    def after(self, cookie: int) -> Iterator[Node]:
+        """Return the children behind a position, in order; the directory may change before the next call."""
+        iterator: Iterator[Node] = self._by_cookie.irange_key(min_key=cookie, inclusive=(False, True))
+        return iterator
+
+    def is_inside(self, ancestor: Node) -> bool:
+        """Return whether this directory is ``ancestor`` or lies below it."""
+        node: Node | None = self
+        while node is not None and node is not ancestor:
+            node = node.parent
+        return node is not None
+
+    def descendants(self) -> Iterator[Node]:
+        """Yield everything below, parents first. Not recursive: a path may have 2,000 components."""
+        directories = [self]
+        while directories:
+            for child in directories.pop().children.values():
+                yield child
+                if isinstance(child, Directory):
+                    directories.append(child)
+
+    def check(self) -> None:
+        """Assert that both orders hold the same children and that ``nlink`` counts the subdirectories."""
+        assert list(self.children.values()) == list(self._by_cookie)
+        for name, child in self.children.items():
+            assert child.parent is self
+            assert child.name == name
+            assert FIRST_COOKIE <= child.cookie < self._next_cookie
+        subdirectories = sum(isinstance(child, Directory) for child in self.children.values())
+        assert self.nlink in {0, subdirectories + 2}
+
+    def _count_subdirectory(self, node: Node, step: int) -> None:
+        if isinstance(node, Directory) and self.nlink:
+            self.nlink += step
+
+
+class VmoFile(Node):
+    """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
+
+    __slots__ = ("vmo",)
+
+    def __init__(self, permissions: int, uid: int, gid: int, vmo: Any) -> None:  # noqa: ANN401 - VMOs and children
+        super().__init__(permissions, uid, gid)
+        self.vmo = vmo
+
+    @property
+    def size_bytes(self) -> int:
+        """The stream size."""
+        size: int = self.vmo.stream_size
+        return size
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages that were supplied or written."""
+        pages: int = self.vmo.committed_pages
+        return pages
+
+
+class AuxFile(Node):
+    """An aux VMO: an ordinary file."""
+
+    __slots__ = ("aux",)
+
+    def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
+        super().__init__(permissions, uid, gid)
+        self.aux = aux
+
+    @property
+    def size_bytes(self) -> int:
+        """The exact size."""
+        return self.aux.size_bytes
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages that hold data; holes and supplied pages hold none."""
+        return self.aux.committed_pages
+
+
+class Fifo(Node):
+    """A named pipe. The kernel carries it; opens and data never come here. Built-in ones cannot be unlinked."""
+
+    __slots__ = ("builtin",)
+
+    TYPE = stat.S_IFIFO
+
+    def __init__(self, permissions: int, uid: int, gid: int, *, builtin: bool = False) -> None:
+        super().__init__(permissions, uid, gid)
+        self.builtin = builtin
+
+
+class CommandFile(Node):
+    """A command file of the mount, or of one pager: each line written to it is a call."""
+
+    __slots__ = ("kind", "pager")
+
+    def __init__(self, permissions: int, uid: int, gid: int, kind: str, pager: Any = None) -> None:  # noqa: ANN401
+        super().__init__(permissions, uid, gid)
+        self.kind = kind
+        self.pager = pager
+
+
+class TextFile(Node):
+    """Text that is made when the file is opened and read, such as ``stats``.
+
+    ``produce`` returns the text; ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never
+    changes, so it has a size and the kernel may cache it; others have the size 0, as in ``/proc``.
+    """
+
+    __slots__ = ("accept", "constant", "produce")
+
+    def __init__(
+        self,
+        permissions: int,
+        uid: int,
+        gid: int,
+        produce: Callable[[], str],
+        accept: Callable[[bytes], None] | None = None,
+        *,
+        constant: bool = False,
+    ) -> None:
+        super().__init__(permissions, uid, gid)
+        self.produce = produce
+        self.accept = accept
+        self.constant = constant
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of a constant text."""
+        return len(self.produce().encode()) if self.constant else 0
