@@ -167,11 +167,13 @@ class Directory(Node):
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
 
-    __slots__ = ("vmo",)
+    __slots__ = ("maybe_cached", "pager", "vmo")
 
-    def __init__(self, permissions: int, uid: int, gid: int, vmo: Any) -> None:  # noqa: ANN401 - VMOs and children
+    def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
         super().__init__(permissions, uid, gid)
         self.vmo = vmo
+        self.pager = pager  # the core's pager that made it
+        self.maybe_cached = False  # whether the kernel may have pages of it
 
     @property
     def size_bytes(self) -> int:
@@ -189,11 +191,12 @@ class VmoFile(Node):
 class AuxFile(Node):
     """An aux VMO: an ordinary file."""
 
-    __slots__ = ("aux",)
+    __slots__ = ("aux", "maybe_cached")
 
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
         self.aux = aux
+        self.maybe_cached = False  # whether the kernel may have pages of it
 
     @property
     def size_bytes(self) -> int:

@@ -87,7 +87,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Look a name up."""
         node = self._tree.lookup(self._tree.directory(parent_inode), name)
-        self._layout.seams.on_lookup(node)
+        self._layout.seams.on_lookup(node, ctx.pid)
         return self._told(node)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:

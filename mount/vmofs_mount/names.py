@@ -1,0 +1,102 @@
+"""From the names in a command to the objects that they stand for, by the rights of whoever opened the command file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from vmofs.status import AccessDeniedError, BadHandleError, InvalidArgsError, WrongTypeError
+from vmofs.wire.names import quote
+from vmofs_mount.access import examine
+from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
+from vmofs_mount.tree import Tree
+
+if TYPE_CHECKING:
+    from vmofs_mount.control import CommandHandle
+
+_RIGHTS = {os.R_OK: "read", os.W_OK: "write", os.R_OK | os.W_OK: "read and write", os.W_OK | os.X_OK: "make files in"}
+
+_THREADS = trio.CapacityLimiter(16)
+
+
+class Names:
+    """Turns names into nodes. A node that a name was once turned into is kept with the open command file."""
+
+    def __init__(self, tree: Tree, mountpoint: str) -> None:
+        self._tree = tree
+        self._mountpoint = mountpoint
+
+    async def file(self, handle: CommandHandle, path: str, mode: int) -> VmoFile | AuxFile:
+        """Return the VMO or aux file of that name, which the caller may use as ``mode`` (os.R_OK | os.W_OK) says.
+
+        Raises:
+            BadHandleError: the name does not exist.
+            WrongTypeError: it is no VMO.
+            AccessDeniedError: the caller lacks a permission.
+        """
+        node = await self._node(handle, path, mode)
+        assert isinstance(node, VmoFile | AuxFile)
+        return node
+
+    async def _node(self, handle: CommandHandle, path: str, mode: int) -> Node:
+        kept = handle.names.get((path, mode))
+        if kept is not None:
+            if kept is self._find(path) or (kept.open_count and not kept.nlink and self._find(path) is None):
+                return kept  # a handle holds whatever becomes of the mode; and of the name, while the file lives
+            del handle.names[path, mode]
+        node = await self._examine(handle, path, mode)
+        if not isinstance(node, VmoFile | AuxFile):
+            raise WrongTypeError(f"{quote(path)} is no VMO")
+        handle.names[path, mode] = node
+        return node
+
+    async def _examine(self, handle: CommandHandle, path: str, mode: int) -> Node:
+        if handle.identity.uid == 0 == os.geteuid():  # the kernel grants root everything, but not what is not there
+            return self._resolve(path)
+        found = await trio.to_thread.run_sync(
+            examine, f"{self._mountpoint}/{path}", mode, handle.identity, limiter=_THREADS, abandon_on_cancel=True
+        )
+        if found.ino == 0:
+            if found.errno == errno.EACCES:
+                raise AccessDeniedError(f"no permission to search a directory of {quote(path)}")
+            raise _missing(path)
+        node = self._tree.get(found.ino)
+        if found.errno and isinstance(node, VmoFile | AuxFile | Directory):
+            raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(path)}")
+        return node
+
+    def _resolve(self, path: str) -> Node:
+        node = self._find(path)
+        if node is None:
+            raise _missing(path)
+        return node
+
+    def _find(self, path: str) -> Node | None:
+        try:
+            return self._tree.resolve(path)
+        except OSError:
+            return None
+
+    async def new_name(self, handle: CommandHandle, path: str, top: str) -> tuple[Directory, bytes]:
+        """Return the directory and the name for a file to be made at ``path``, which must lie below ``top``.
+
+        Raises:
+            InvalidArgsError: it lies elsewhere.
+            BadHandleError: the directory does not exist.
+            WrongTypeError: it is no directory.
+            AccessDeniedError: the caller may not make files there.
+        """
+        parent_path, _, name = path.rpartition("/")
+        if path.split("/", maxsplit=1)[0] != top or not parent_path:
+            raise InvalidArgsError(f"{quote(path)} does not lie below {top}/")
+        parent = await self._examine(handle, parent_path, os.W_OK | os.X_OK)
+        if not isinstance(parent, Directory):
+            raise WrongTypeError(f"{quote(parent_path)} is no directory")
+        return parent, name.encode()
+
+
+def _missing(path: str) -> BadHandleError:
+    return BadHandleError(f"{quote(path)} does not exist")

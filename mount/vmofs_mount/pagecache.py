@@ -1,0 +1,178 @@
+"""The kernel's page cache of VMO files: supplied pages are put there, pages that changed or went are dropped from it.
+
+Both may block for as long as a READ of one of the pages is unanswered, so they happen in worker threads and nobody
+waits for a store. What is to be done is kept as ranges for each file: drops first, then stores of what is present by
+then. So however late the threads are, the cache ends up with what the VMO has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from vmofs.core.frames import Frames
+from vmofs.core.ranges import RangeSet
+from vmofs.units import PAGE_SIZE, PageRange
+from vmofs_mount.kernel import Kernel
+from vmofs_mount.nodes import AuxFile, VmoFile
+
+CachedFile = VmoFile | AuxFile
+
+_STORE_PAGES = 256  # 1 MiB: notify_store reaches its full speed from 128 KiB on
+_ATTRIBUTES_SECONDS = 0.1
+"""How long a changed ``st_blocks`` may stay unseen by fstat. A stat by name always sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageCacheStatistics:
+    """Pages still to be stored and dropped; ``*_total`` only grow."""
+
+    files_busy: int
+    stored_pages_total: int
+    dropped_ranges_total: int
+
+
+class _Backlog:
+    __slots__ = ("done", "reads", "running", "to_drop", "to_store")
+
+    def __init__(self) -> None:
+        self.to_store = RangeSet()
+        self.to_drop = RangeSet()
+        self.reads: dict[int, PageRange] = {}  # those that wait for a pager, by their number
+        self.running = False
+        self.done = trio.Event()
+
+
+class PageCache:
+    """Keeps the kernel's cache of all data files in step. Tasks run in ``spawn``'s nursery."""
+
+    def __init__(self, kernel: Kernel, frames: Frames, spawn: Callable[..., None]) -> None:
+        self._kernel = kernel
+        self._frames = frames
+        self._spawn = spawn
+        self._backlogs: dict[CachedFile, _Backlog] = {}
+        # Apart from each other: stores may all be stuck behind pages that a slow pager owes, drops must still go on.
+        self._storers = trio.CapacityLimiter(8)
+        self._droppers = trio.CapacityLimiter(32)
+        self._changed: dict[CachedFile, None] = {}
+        self._read_number = 0
+        self._stored_pages_total = 0
+        self._dropped_ranges_total = 0
+
+    def begin_read(self, file: VmoFile, pages: PageRange) -> int:
+        """Note that a READ waits for a pager: its pages are locked until its answer brings them. Returns a number."""
+        self._read_number += 1
+        self._backlog(file).reads[self._read_number] = pages
+        return self._read_number
+
+    def end_read(self, file: VmoFile, number: int) -> None:
+        """Note that the READ is about to be answered."""
+        backlog = self._backlogs[file]
+        del backlog.reads[number]
+        self._forget_if_idle(file, backlog)
+
+    def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
+        """Store newly supplied pages if the file is open, except those that a waiting READ brings."""
+        self.attributes_changed(file)
+        if not file.open_count:
+            return
+        backlog = self._backlog(file)
+        for pages in filled:
+            backlog.to_store.add(pages)
+        for pages in backlog.reads.values():
+            backlog.to_store.discard(pages)
+        if backlog.to_store:
+            self._start(file, backlog)
+        self._forget_if_idle(file, backlog)
+
+    def drop(self, file: CachedFile, stale: list[PageRange]) -> None:
+        """Drop pages whose content changed or went. Returns at once; see ``wait_dropped``."""
+        self.attributes_changed(file)
+        if not stale or not file.maybe_cached:
+            return
+        backlog = self._backlog(file)
+        for pages in stale:
+            backlog.to_drop.add(pages)
+        self._start(file, backlog)
+
+    async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
+        """Wait until nothing is left to be dropped or stored, at most ``seconds``."""
+        backlog = self._backlogs.get(file)
+        if backlog is not None and backlog.running:
+            with trio.move_on_after(seconds):
+                await backlog.done.wait()
+
+    def attributes_changed(self, file: CachedFile) -> None:
+        """Let the kernel know soon that attributes changed."""
+        if not self._changed:
+            self._spawn(self._announce)
+        self._changed[file] = None
+
+    async def _announce(self) -> None:
+        await trio.sleep(_ATTRIBUTES_SECONDS)
+        changed, self._changed = self._changed, {}
+        for file in changed:
+            if file.lookup_count:
+                self._kernel.drop_attributes(file.ino)
+
+    def _backlog(self, file: CachedFile) -> _Backlog:
+        return self._backlogs.setdefault(file, _Backlog())
+
+    def _forget_if_idle(self, file: CachedFile, backlog: _Backlog) -> None:
+        if not (backlog.running or backlog.reads):
+            self._backlogs.pop(file, None)
+
+    def _start(self, file: CachedFile, backlog: _Backlog) -> None:
+        if not backlog.running:
+            backlog.running = True
+            backlog.done = trio.Event()
+            self._spawn(self._work, file, backlog)
+
+    async def _work(self, file: CachedFile, backlog: _Backlog) -> None:
+        try:
+            while backlog.to_drop or backlog.to_store:
+                if backlog.to_drop:
+                    await self._drop_first(file, backlog)
+                elif isinstance(file, VmoFile):
+                    await self._store_first(file, backlog)
+        finally:
+            backlog.running = False
+            backlog.done.set()
+            self._forget_if_idle(file, backlog)
+
+    async def _drop_first(self, file: CachedFile, backlog: _Backlog) -> None:
+        pages = next(iter(backlog.to_drop))
+        backlog.to_drop.discard(pages)
+        self._dropped_ranges_total += 1
+        await trio.to_thread.run_sync(
+            self._kernel.drop, file.ino, pages.offset, pages.length, limiter=self._droppers, abandon_on_cancel=True
+        )
+
+    async def _store_first(self, file: VmoFile, backlog: _Backlog) -> None:
+        pages = next(iter(backlog.to_store))
+        pages = PageRange(pages.start, min(pages.end, pages.start + _STORE_PAGES))
+        backlog.to_store.discard(pages)
+        for part in file.vmo.committed(pages):
+            end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
+            data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
+            if data is None or not file.open_count:
+                continue
+            self._stored_pages_total += part.pages
+            loan = self._frames.lend()
+            try:
+                await trio.to_thread.run_sync(
+                    self._kernel.store, file.ino, part.offset, data, limiter=self._storers, abandon_on_cancel=True
+                )
+            finally:
+                self._frames.give_back(loan)
+
+    def statistics(self) -> PageCacheStatistics:
+        """Return the present counts."""
+        busy = sum(backlog.running for backlog in self._backlogs.values())
+        return PageCacheStatistics(busy, self._stored_pages_total, self._dropped_ranges_total)
+
+    def check(self) -> None:
+        """Assert that every remembered file has something to do or is being read."""
+        assert all(backlog.running or backlog.reads for backlog in self._backlogs.values())

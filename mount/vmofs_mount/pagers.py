@@ -1,0 +1,230 @@
+"""Pagers as directories: a core pager, its command files, and its FIFOs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import trio
+
+from vmofs.core.pager import Pager
+from vmofs.core.port import Port
+from vmofs.core.source import PageSource
+from vmofs.status import InvalidArgsError
+from vmofs.units import Key
+from vmofs.wire.commands import CommandKind
+from vmofs.wire.metrics import format_metrics
+from vmofs.wire.names import escape, quote
+from vmofs_mount.nodes import CommandFile, Directory, Fifo, TextFile, VmoFile
+from vmofs_mount.ports import ClosedReaders, PagerPorts
+from vmofs_mount.ports import Fifo as FifoLane
+
+if TYPE_CHECKING:
+    from vmofs_mount.caller import Caller
+    from vmofs_mount.engine import Engine
+    from vmofs_mount.tree import Tree
+
+PAGER_COMMANDS = (
+    CommandKind.CREATE_VMO,
+    CommandKind.SUPPLY_PAGES,
+    CommandKind.DETACH_VMO,
+    CommandKind.OP_RANGE,
+)
+DEFAULT_PORT = "requests"
+
+
+class PagerDirectory:
+    """One pager: what ``mkdir control/NAME`` made."""
+
+    def __init__(self, directory: Directory, engine: Engine, deadline: float) -> None:
+        self.directory = directory
+        self.pager = Pager(engine.system)
+        self.ports = PagerPorts(Port(engine.system))
+        self.deadline = deadline
+        self.scopes: dict[Fifo, trio.CancelScope] = {}
+        self._engine = engine
+
+    @property
+    def name(self) -> str:
+        """The name of the directory."""
+        return self.directory.name.decode()
+
+    def pending_text(self) -> str:
+        """Return the unanswered requests, oldest first: the request line, its age, deliveries, and by which FIFO."""
+        now = trio.current_time()
+        lines = []
+        for request in self.pager.pending():
+            packet = request.packet()
+            lane = packet.source.port.delivered().get(request)
+            by = next((name for name, fifo in self.ports.fifos.items() if fifo is lane), None)
+            state = f"delivered={escape(by)}" if by is not None else "queued"
+            lines.append(
+                f"{packet.command.name} {packet.key} {packet.offset} {packet.length} {escape(vmo_name(packet.source))} "
+                f"age={now - request.raised_at:.3f} deliveries={request.deliveries} {state}\n"
+            )
+        return "".join(lines)
+
+    def stats_text(self) -> str:
+        """Return the counters of the pager and of its FIFOs."""
+        values = asdict(self.pager.statistics())
+        lanes = [fifo.statistics() for fifo in self.ports.fifos.values()]
+        values["fifos_attached"] = sum(lane.attached for lane in lanes)
+        values["requests_delivered"] = sum(lane.delivered for lane in lanes)
+        values["request_lines_total"] = sum(lane.lines_total for lane in lanes)
+        values["handovers_total"] = sum(lane.handovers_total for lane in lanes)
+        return format_metrics("vmofs_pager", values, {"pager": self.name})
+
+    def deadline_text(self) -> str:
+        """Return the deadline in seconds."""
+        return f"{self.deadline:g}\n"
+
+    def set_deadline(self, data: bytes) -> None:
+        """Set the deadline to a number of seconds, 0 for never."""
+        text = data.decode("ascii", "replace").strip()
+        if not text:
+            return  # the shell's ``: >``
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < float("inf"):
+            raise InvalidArgsError(f"deadline {quote(text)} is not a number of seconds")
+        self.deadline = seconds
+
+    def port(self, name: str | None) -> Port:
+        """Return the port of a FIFO of this pager; None stands for the default one.
+
+        Raises:
+            InvalidArgsError: there is no such FIFO.
+        """
+        if name is None or name == DEFAULT_PORT:
+            return self.ports.default
+        if name not in self.ports.fifos:
+            raise InvalidArgsError(f"there is no FIFO {quote(name)} in control/{self.name}")
+        return self.ports.fifos[name].ports[0]
+
+
+class Pagers:
+    """All pagers of a mount."""
+
+    def __init__(
+        self, tree: Tree, engine: Engine, mountpoint: str, nursery: trio.Nursery, deadline: Callable[[], float]
+    ) -> None:
+        self._tree = tree
+        self._engine = engine
+        self._mountpoint = mountpoint
+        self._nursery = nursery
+        self._deadline = deadline
+        self._closed_readers = ClosedReaders()
+        self._by_directory: dict[Directory, PagerDirectory] = {}
+        self._by_port: dict[Port, PagerPorts] = {}
+        self._lanes: dict[Fifo, FifoLane] = {}
+        self._keys = itertools.count(1)
+        nursery.start_soon(self._closed_readers.run)
+
+    def __iter__(self) -> Iterator[PagerDirectory]:
+        """Yield the pagers."""
+        return iter(self._by_directory.values())
+
+    def new_key(self) -> Key:
+        """Return a key that no VMO of the mount was given by default before."""
+        return Key(next(self._keys))
+
+    def open(self, directory: Directory, caller: Caller) -> None:
+        """Make a pager out of a new directory, with files that belong to the caller."""
+        pager = PagerDirectory(directory, self._engine, self._deadline())
+        self._by_directory[directory] = pager
+        uid, gid = caller.uid, directory.gid
+        requests = Fifo(0o600, uid, gid, builtin=True)
+        self._tree.add(directory, DEFAULT_PORT.encode(), requests)
+        self._add_fifo(pager, requests, pager.ports.default)
+        for kind in PAGER_COMMANDS:
+            self._tree.add(directory, kind.value.encode(), CommandFile(0o600, uid, gid, kind, pager))
+        texts = {
+            b"pending": TextFile(0o400, uid, gid, pager.pending_text),
+            b"stats": TextFile(0o400, uid, gid, pager.stats_text),
+            b"deadline": TextFile(0o600, uid, gid, pager.deadline_text, pager.set_deadline),
+        }
+        for name, file in texts.items():
+            self._tree.add(directory, name, file)
+
+    def add_fifo(self, directory: Directory, fifo: Fifo) -> None:
+        """Make another port out of a FIFO that was made in a pager's directory."""
+        pager = self._by_directory[directory]
+        self._add_fifo(pager, fifo, Port(self._engine.system), pager.ports.default)
+
+    def _add_fifo(self, pager: PagerDirectory, fifo: Fifo, *ports: Port) -> None:
+        lane = FifoLane(
+            ports, lambda: f"{self._mountpoint}/{fifo.path}", vmo_name, self._closed_readers, pager.ports.kick
+        )
+        for port in ports:
+            self._by_port[port] = pager.ports
+        pager.ports.fifos[fifo.name.decode()] = lane
+        self._lanes[fifo] = lane
+        scope = pager.scopes[fifo] = trio.CancelScope()
+        self._nursery.start_soon(_run_in, scope, lane)
+
+    def remove_fifo(self, fifo: Fifo) -> None:
+        """End a FIFO that lost its name: its readers see the end of the stream. Its VMOs' requests wait."""
+        lane = self._lanes.pop(fifo, None)
+        for pager in self._by_directory.values():
+            if fifo in pager.scopes:
+                pager.scopes.pop(fifo).cancel()
+                pager.ports.fifos = {name: known for name, known in pager.ports.fifos.items() if known is not lane}
+
+    def close(self, directory: Directory) -> None:
+        """Close a pager: its waiters get BAD_STATE, what is present stays readable."""
+        pager = self._by_directory.pop(directory)
+        for scope in pager.scopes.values():
+            scope.cancel()
+        for lane in pager.ports.fifos.values():
+            for port in lane.ports:
+                self._by_port.pop(port, None)
+        self._lanes = {fifo: lane for fifo, lane in self._lanes.items() if fifo not in pager.scopes}
+        pager.pager.close()
+        self._engine.settle()
+
+    def close_all(self) -> None:
+        """Close every pager: the mount is going down."""
+        for directory in list(self._by_directory):
+            self.close(directory)
+
+    def kick(self, port: Port) -> None:
+        """Deliver the packets of a port."""
+        ports = self._by_port.get(port)
+        if ports is not None:
+            ports.kick(port)
+
+    def looked_up(self, fifo: Fifo) -> None:
+        """Note that somebody may be about to open a FIFO."""
+        lane = self._lanes.get(fifo)
+        if lane is not None:
+            lane.looked_up()
+
+    def expire(self) -> None:
+        """Fail the requests that are older than their pager's deadline."""
+        now = trio.current_time()
+        for pager in self._by_directory.values():
+            if pager.deadline:
+                self._engine.system.expire(now - pager.deadline, pager.pager.pending())
+        self._engine.settle()
+
+    def check(self) -> None:
+        """Assert that every FIFO has its lane."""
+        for pager in self._by_directory.values():
+            pager.pager.check()
+            assert set(pager.scopes) <= set(self._lanes)
+
+
+def vmo_name(source: PageSource) -> str:
+    """Return the name of the VMO that a page source belongs to, the last one it had if it was unlinked."""
+    file = source.owner
+    assert isinstance(file, VmoFile)
+    return file.path
+
+
+async def _run_in(scope: trio.CancelScope, lane: FifoLane) -> None:
+    with scope:
+        await lane.run()

@@ -1,0 +1,175 @@
+"""The running mount: puts the parts together behind the layout's seams, and ends all waits when it goes down."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import trio
+
+from vmofs.status import UnavailableError
+from vmofs.wire.commands import Command
+from vmofs.wire.metrics import format_metrics
+from vmofs_mount.commands import Commands
+from vmofs_mount.control import CommandHandle
+from vmofs_mount.engine import Engine
+from vmofs_mount.eventlog import EventLog
+from vmofs_mount.names import Names
+from vmofs_mount.nodes import CommandFile, Fifo, Node, TextFile, VmoFile
+from vmofs_mount.pagecache import PageCache
+from vmofs_mount.pagers import Pagers
+from vmofs_mount.ports import attaching_threads
+from vmofs_mount.vmo_handle import OpenVmos, VmoHandle
+
+if TYPE_CHECKING:
+    from vmofs.core.system import System
+    from vmofs_mount.caller import Caller
+    from vmofs_mount.kernel import Kernel
+    from vmofs_mount.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.25
+"""How often requests are looked at for their age."""
+
+
+class Service:
+    """The parts of one mount at work. Must be made inside the event loop; tasks run in ``nursery``."""
+
+    def __init__(
+        self,
+        system: System,
+        layout: Layout,
+        kernel: Kernel,
+        nursery: trio.Nursery,
+        *,
+        mountpoint: str,
+        warn: float,
+        deadline: float,
+    ) -> None:
+        self.system = system
+        self.log = EventLog()
+        self._layout = layout
+        self._warn = warn
+        self.engine = Engine(system, self._kick)
+        self.cache = PageCache(kernel, system.frames, nursery.start_soon)
+        self.opened = OpenVmos(self.engine, self.cache)
+        self.pagers = Pagers(layout.tree, self.engine, mountpoint, nursery, lambda: deadline)
+        names = Names(layout.tree, mountpoint)
+        self._commands = Commands(layout.tree, self.engine, names, self.pagers, self.cache, self.opened)
+        self._plug_in()
+        nursery.start_soon(self._tick)
+
+    def _plug_in(self) -> None:
+        seams = self._layout.seams
+        seams.openers[VmoFile] = self._open_vmo
+        seams.openers[CommandFile] = self._open_command
+        seams.releasers[VmoFile] = self._release_vmo
+        seams.releasers[Fifo] = self.pagers.remove_fifo
+        seams.computed_xattrs[VmoFile] = _vmo_xattrs
+        seams.on_lookup = self._looked_up
+        seams.open_pager = self.pagers.open
+        seams.close_pager = self.pagers.close
+        seams.add_fifo = self.pagers.add_fifo
+        tree, control = self._layout.tree, self._layout.control
+        for name, file in {
+            b"stats": TextFile(0o444, control.uid, control.gid, self._stats_text),
+            b"log": TextFile(0o400, control.uid, control.gid, self.log.text),
+        }.items():
+            tree.add(control, name, file)
+
+    def _kick(self, port: object) -> None:
+        self.pagers.kick(port)  # type: ignore[arg-type]
+
+    def _open_vmo(self, file: VmoFile, flags: int, caller: Caller) -> VmoHandle:
+        return VmoHandle(file, flags, caller, self.opened)
+
+    def _open_command(self, file: CommandFile, flags: int, caller: Caller) -> CommandHandle:
+        return CommandHandle(file, flags, caller, self._execute, self._log_command)
+
+    async def _execute(self, command: Command, handle: CommandHandle) -> str:
+        return await self._commands.execute(command, handle)
+
+    def _log_command(self, handle: CommandHandle, line: str, result: str) -> None:
+        self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {line.strip()} -> {result}")
+
+    def _release_vmo(self, file: VmoFile) -> None:
+        if file.vmo is not None:
+            file.pager.close_vmo(file.vmo)
+            self.engine.settle()
+
+    def _looked_up(self, node: Node, pid: int) -> None:
+        if isinstance(node, Fifo) and pid not in attaching_threads:
+            self.pagers.looked_up(node)
+
+    async def _tick(self) -> None:
+        warned: set[object] = set()
+        while True:
+            await trio.sleep(_TICK_SECONDS)
+            self.pagers.expire()
+            warned &= self.system.requests.keys()
+            for request in self.system.requests:
+                if trio.current_time() - request.raised_at < self._warn:
+                    break  # the others are younger
+                if request not in warned:
+                    warned.add(request)
+                    packet = request.packet()
+                    self.log.add("slow", f"{packet.command.name} {packet.key} {packet.offset} {packet.length}")
+
+    def _stats_text(self) -> str:
+        system = self.system.statistics()
+        frames = asdict(system.frames)
+        values = {
+            "frames_used": frames["used"],
+            "frames_peak": frames["peak"],
+            "frames_held": frames["held"],
+            "objects": system.objects,
+            "requests_outstanding": system.requests_outstanding,
+            "waiters": system.waiters,
+            "nodes": self._layout.tree.node_count,
+            "pagers": sum(1 for _ in self.pagers),
+            "log_lines_total": self.log.lines_total,
+            **{f"pagecache_{name}": value for name, value in asdict(self.cache.statistics()).items()},
+        }
+        return format_metrics("vmofs", values)
+
+    def shut_down(self) -> None:
+        """End all waits with an error: the mount is going down."""
+        self.pagers.close_all()
+        self.engine.settle()
+
+    def check(self) -> None:
+        """Assert the invariants of all parts."""
+        self.system.check()
+        self._layout.tree.check()
+        self.cache.check()
+        self.opened.check()
+        self.pagers.check()
+
+
+async def refuse_resize(file: VmoFile, size_bytes: int) -> None:
+    """Refuse to resize a VMO that was made with a fixed size.
+
+    Raises:
+        UnavailableError: always.
+    """
+    raise UnavailableError(f"{file.path} has a fixed size, {size_bytes} was asked for")
+
+
+def _vmo_xattrs(file: VmoFile) -> dict[bytes, bytes]:
+    vmo = file.vmo
+    counts = vmo.statistics()
+    options = [name for name in ("resizable", "trap_dirty", "unbounded") if getattr(vmo.options, name)]
+    values = {
+        b"key": vmo.source.key,
+        b"options": ",".join(options),
+        b"state": vmo.source.state.value,
+        b"size_pages": counts.size_pages,
+        b"clean_pages": counts.clean,
+        b"marker_pages": counts.marker,
+        b"dirty_pages": counts.dirty,
+        b"awaiting_clean_pages": counts.awaiting_clean,
+        b"dirty_zero_pages": counts.dirty_zero,
+    }
+    return {name: str(value).encode() for name, value in values.items()}

@@ -1,0 +1,111 @@
+"""Open VMO files: reads that may wait for a pager, and writes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import trio
+
+from vmofs.core.content import Bytes
+from vmofs.status import OutOfRangeError, VmoError
+from vmofs.units import PageRange
+from vmofs_mount.caller import Caller
+from vmofs_mount.engine import Engine
+from vmofs_mount.failures import Failures
+from vmofs_mount.handles import Handle
+from vmofs_mount.nodes import VmoFile
+from vmofs_mount.pagecache import PageCache
+
+
+class OpenVmos:
+    """What the open files of all VMOs share: the numbers of those that are open, and the recent failures, by VMO."""
+
+    def __init__(self, engine: Engine, cache: PageCache) -> None:
+        self.engine = engine
+        self.cache = cache
+        self._numbers = itertools.count(1)
+        self._open: dict[VmoFile, dict[int, None]] = {}
+        self._failures: dict[VmoFile, Failures] = {}
+
+    def add(self, file: VmoFile) -> int:
+        """Count an open file and return its number."""
+        number = next(self._numbers)
+        self._open.setdefault(file, {})[number] = None
+        return number
+
+    def remove(self, file: VmoFile, number: int) -> None:
+        """Count it no longer."""
+        numbers = self._open[file]
+        del numbers[number]
+        if not numbers:
+            del self._open[file]
+            self._failures.pop(file, None)
+
+    def failed(self, file: VmoFile, number: int, pages: PageRange, error: VmoError) -> None:
+        """Remember a failed read for the kernel's retries."""
+        failures = self._failures.setdefault(file, Failures())
+        failures.remember(number, list(self._open[file]), pages, error, trio.current_time())
+
+    def recall(self, file: VmoFile, number: int, pages: PageRange) -> VmoError | None:
+        """Return the error of the read that this one is a retry of, if it is one."""
+        failures = self._failures.get(file)
+        return None if failures is None else failures.recall(number, pages, trio.current_time())
+
+    def supplied(self, file: VmoFile, filled: Iterable[PageRange]) -> None:
+        """Forget failures of pages that are there now."""
+        failures = self._failures.get(file)
+        if failures is not None:
+            for pages in filled:
+                failures.forget(pages)
+
+    def check(self) -> None:
+        """Assert that failures are remembered of open files only."""
+        assert self._failures.keys() <= self._open.keys()
+        assert all(self._open.values())
+
+
+class VmoHandle(Handle):
+    """An open VMO file."""
+
+    def __init__(self, file: VmoFile, flags: int, caller: Caller, opened: OpenVmos) -> None:
+        super().__init__(file, flags, caller)
+        self._file = file
+        self._opened = opened
+        self._number = opened.add(file)
+
+    async def read(self, offset: int, size: int) -> Bytes:
+        """Read up to the end of the content; ask the pager for what is absent, and wait."""
+        vmo = self._file.vmo
+        length = min(size, vmo.stream_size - offset)
+        if length <= 0:
+            return b""
+        data: Bytes | None = vmo.read_nowait(offset, length)
+        return data if data is not None else await self._wait(offset, length)
+
+    async def _wait(self, offset: int, length: int) -> Bytes:
+        file, opened = self._file, self._opened
+        pages = PageRange.of_bytes(offset, length)
+        error = opened.recall(file, self._number, pages)
+        if error is not None:
+            raise error
+        number = opened.cache.begin_read(file, pages)
+        try:
+            data: bytes = await opened.engine.run(file.vmo.read(offset, length))
+        except OutOfRangeError:
+            return b""  # cut off while we waited
+        except VmoError as failure:
+            opened.failed(file, self._number, pages, failure)
+            raise
+        finally:
+            opened.cache.end_read(file, number)
+        return data
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Write; absent pages are read from the pager first."""
+        written: int = await self._opened.engine.run(self._file.vmo.write(offset, data))
+        return written
+
+    def release(self) -> None:
+        """Count the file as open no longer."""
+        self._opened.remove(self._file, self._number)
