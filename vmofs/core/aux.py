@@ -84,6 +84,8 @@ class AuxVmo:
             UnavailableError: they end beyond an aux that is not resizable.
             NoMemoryError: the memory limit is reached; nothing changed.
         """
+        if not data:
+            return 0  # as in Unix, writing nothing beyond the end does not extend
         end = offset + len(data)
         if end > self._size_bytes:
             self._check_size(end)
@@ -130,6 +132,8 @@ class AuxVmo:
         """
         if self.kind is not AuxKind.PLAIN:
             raise NotSupportedError(f"pages of {self.kind.value} memory cannot be taken")
+        if length == 0:
+            return  # not even the end of the aux is looked at
         size = self.size_pages * PAGE_SIZE
         if offset + length > UINT64_MAX or offset + length > size:
             raise OutOfRangeError(f"aux range {offset}+{length} does not lie inside the aux VMO of {size} bytes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from weakref import WeakSet
 
 from vmofs.core import content
 from vmofs.core.aux import AuxVmo
@@ -69,6 +70,8 @@ class Pager:
     def __init__(self, system: System) -> None:
         self._system = system
         self._vmos: dict[PagerVmo, None] = {}
+        # Those of closed VMOs too, for as long as a port still holds a packet of them.
+        self._sources: WeakSet[PageSource] = WeakSet()
         self._closed = False
         self._totals: dict[str, int] = dict.fromkeys(
             ("supply_calls", "pages_supplied", "pages_redundant", "fail_calls", "read_requests", "dirty_requests"), 0
@@ -92,6 +95,7 @@ class Pager:
             raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
         vmo = PagerVmo(self._system, PageSource(self._system, port, key), size, options)
         self._vmos[vmo] = None
+        self._sources.add(vmo.source)
         return vmo
 
     def close_vmo(self, vmo: PagerVmo) -> None:
@@ -136,8 +140,8 @@ class Pager:
         check_page_aligned(offset=offset, length=length, aux_offset=aux_offset)
         target = self.check_vmo(vmo)
         if isinstance(aux, PagerVmo):
-            aux.check_inside(aux_offset, length)
-            raise NotSupportedError("the aux is itself a pager VMO")
+            _check_pager_aux(aux, aux_offset, length)
+            return []
         aux.check_can_give(aux_offset, length, xxh3)
         self._totals["supply_calls"] += 1
         taken = aux.take(aux_offset, length)
@@ -195,6 +199,19 @@ class Pager:
         """
         return self.check_vmo(vmo).detach()
 
+    def evict(self, vmo: Vmo, offset: int, length: int) -> list[PageRange]:
+        """Drop the clean, unpinned pages of a range of bytes (rounded outward to pages); return what was dropped.
+
+        What the kernel does under memory pressure. Markers, dirty pages and zero intervals stay.
+
+        Raises:
+            InvalidArgsError: the VMO was not made by this pager.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+        """
+        target = self.check_vmo(vmo)
+        target.check_inside(offset, length)
+        return target.evict(PageRange.of_bytes(offset, length))
+
     def close(self) -> None:
         """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""
         self._closed = True
@@ -202,6 +219,8 @@ class Pager:
             self._count_requests(vmo)
             vmo.pager_closed()
         self._vmos.clear()
+        for source in self._sources:  # a COMPLETE of a VMO that was closed before, too
+            source.withdraw_all()
 
     @property
     def vmos(self) -> list[PagerVmo]:
@@ -231,6 +250,13 @@ class Pager:
     def check(self) -> None:
         """Assert that a closed pager has no VMO left."""
         assert not (self._closed and self._vmos)
+
+
+def _check_pager_aux(aux: PagerVmo, offset: int, length: int) -> None:
+    """Refuse to take pages from a pager VMO, in Zircon's order (step 6); taking none is allowed."""
+    if length:
+        aux.check_inside(offset, length)
+        raise NotSupportedError("the aux is itself a pager VMO")
 
 
 def _check_target(vmo: PagerVmo, offset: int, length: int) -> PageRange:

@@ -61,7 +61,7 @@ class System:
     def expire(self, raised_before: float, requests: list[PageRequest] | None = None) -> list[PageRequest]:
         """Fail the requests raised before a time with TIMED_OUT (all, or those of ``requests``); return them."""
         candidates = self.requests if requests is None else requests
-        expired = [request for request in candidates if request.raised_at < raised_before]
+        expired = [request for request in candidates if request in self.requests and request.raised_at < raised_before]
         for request in expired:
             request.source.fail_request(request, Status.TIMED_OUT)
         return expired

@@ -241,7 +241,7 @@ class PagerVmo:
 
     def detach(self) -> list[PageRange]:
         """End the bond with the pager: waiters get BAD_STATE, clean pages and markers go; return what went."""
-        dropped = self.drop_clean()
+        dropped = self._drop(PageRange(0, self._size_pages), PageEvent.DETACH)
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.DETACHED
             self.source.fail_all(Status.BAD_STATE)
@@ -255,16 +255,19 @@ class PagerVmo:
             self.source.fail_all(Status.BAD_STATE)
         self.source.withdraw_all()
 
-    def drop_clean(self) -> list[PageRange]:
-        """Drop clean pages and markers that are not pinned; return what was dropped."""
-        dropped = []
-        whole = PageRange(0, self._size_pages)
-        for run in self._runs.whole_over(whole):
-            if after(run.state, PageEvent.DETACH) is PageState.GAP:
+    def evict(self, pages: PageRange) -> list[PageRange]:
+        """Drop the clean pages of a range that are not pinned; return what was dropped. The next access asks again."""
+        return self._drop(pages, PageEvent.EVICT)
+
+    def _drop(self, pages: PageRange, event: PageEvent) -> list[PageRange]:
+        """Drop what an event turns into gaps and is not pinned; return what was dropped."""
+        dropped = RangeSet()
+        for run in self._runs.over(pages):
+            if after(run.state, event) is PageState.GAP:
                 for part in self.pinned.missing(run.range):
                     content.free_runs(self._frames, self._runs.take(part))
-                    dropped.append(part)
-        return dropped
+                    dropped.add(part)
+        return list(dropped)
 
     def close(self) -> None:
         """Free everything: the last reference is gone. COMPLETE is sent unless it was."""
