@@ -1,5 +1,4 @@
-"""POSIX access control lists, as far as they are the filesystem's job: storing, inheriting, and agreeing with the
-mode.
+"""POSIX access control lists, as far as they are the filesystem's job: to store, to inherit, to agree with the mode.
 
 The kernel checks access by them; it reads them from the extended attributes ``system.posix_acl_access`` and
 ``system.posix_acl_default`` (``linux/posix_acl_xattr.h``: a little-endian u32 version 2, then entries of u16 tag, u16

@@ -61,6 +61,7 @@ class AuxHandle(Handle):
         # A file opened for writing only cannot be mapped, so its data need not go through the page cache: one copy
         # and one GETXATTR (security.capability) less per write, and no staged page stands in memory twice.
         self.direct_io = flags & os.O_ACCMODE == os.O_WRONLY
+        node.maybe_cached |= not self.direct_io
         if flags & os.O_TRUNC:
             self._aux.set_size(0)
             self._modified()
@@ -114,8 +115,9 @@ class HandlesStatistics:
 
 
 class Handles:
-    """All open files, by number; a number is never used twice. Directories need none: the kernel keeps their
-    inode.
+    """All open files, by number; a number is never used twice.
+
+    Directories need none: the kernel keeps the inode of an open directory.
     """
 
     def __init__(self, tree: Tree, openers: Mapping[type[Node], Opener]) -> None:

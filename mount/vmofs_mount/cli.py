@@ -1,0 +1,87 @@
+"""The command ``vmofs``: mount and unmount. What takes time to import is imported when it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmofs import __version__
+from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
+from vmofs_mount.options import OptionError, parse_options
+from vmofs_mount.unmounting import UnmountError, remove_stale_mounts, unmount
+
+_OPTIONS_HELP = """\
+options: allow_other, no_allow_other (others may use the mount; default: only if root mounts),
+deadline=SECONDS, warn=SECONDS (0 = never), memory=BYTES (limit for pages, suffixes K M G),
+log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid, exec, ro, noatime"""
+
+
+class _CommandError(Exception):
+    """The command cannot be carried out; the message is one sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command and return the exit code: 0 done, 1 failed, 2 wrong usage."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.function(parsed)
+    except (_CommandError, OptionError, UnmountError) as error:
+        sys.stderr.write(f"vmofs: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vmofs", description="Files whose pages any program supplies on demand.")
+    parser.add_argument("--version", action="version", version=f"vmofs {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    mount = commands.add_parser("mount", help="mount a vmofs at a directory", epilog=_OPTIONS_HELP)
+    mount.formatter_class = argparse.RawDescriptionHelpFormatter
+    mount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr")
+    mount.add_argument("-o", dest="options", action="append", default=[], metavar="OPT[,OPT...]", help="see below")
+    mount.set_defaults(function=_mount)
+    umount = commands.add_parser("umount", help="unmount a vmofs and wait for its daemon to end")
+    umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    umount.set_defaults(function=_umount)
+    return parser
+
+
+def _mount(parsed: argparse.Namespace) -> None:
+    options = parse_options(parsed.options)
+    mountpoint = os.path.realpath(parsed.mountpoint)
+    _check_mountpoint(mountpoint)
+    from vmofs_mount import daemon  # noqa: PLC0415 - trio and pyfuse3 take 0.2 s
+    from vmofs_mount.session import MountError  # noqa: PLC0415
+
+    try:
+        if parsed.foreground:
+            daemon.run_in_foreground(mountpoint, options)
+            return
+    except MountError as error:
+        raise _CommandError(str(error)) from error
+    failure = daemon.run_detached(mountpoint, options)
+    if failure:
+        raise _CommandError(failure)
+
+
+def _check_mountpoint(mountpoint: str) -> None:
+    remove_stale_mounts(mountpoint)
+    mount = mount_at(mountpoint)
+    if mount is not None and mount.filesystem == FILESYSTEM_TYPE:
+        raise _CommandError(f"a vmofs is mounted at {mountpoint} already")
+    if not Path(mountpoint).exists():
+        raise _CommandError(f"{mountpoint} does not exist")
+    if not Path(mountpoint).is_dir():
+        raise _CommandError(f"{mountpoint} is no directory")
+
+
+def _umount(parsed: argparse.Namespace) -> None:
+    unmount(os.path.realpath(parsed.mountpoint))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The process behind a mount: puts the parts together, runs them, and detaches from the terminal if asked to."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from vmofs.core.system import System
+from vmofs.units import page_count
+from vmofs_mount.layout import build_layout
+from vmofs_mount.service import Service
+from vmofs_mount.session import MountError, Session, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmofs_mount.options import MountOptions
+
+_log = logging.getLogger(__name__)
+_READY = b"ready"
+_SYSLOG = Path("/dev/log")
+
+
+def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Mount and serve until the end.
+
+    Raises:
+        MountError: the mount could not be made, or does not answer.
+    """
+    limit = options.memory_limit_bytes
+    system = System(None if limit is None else page_count(limit))
+    layout = build_layout(system, uid=os.geteuid(), gid=os.getegid(), open_to_all=options.allow_other)
+
+    service: list[Service] = []
+
+    async def start(session: Session) -> None:
+        service.append(Service(system, layout, session, warn=options.warn, deadline=options.deadline))
+
+    async def main() -> None:
+        await serve(
+            layout,
+            mountpoint,
+            options,
+            on_ready=on_ready,
+            start=start,
+            shutdown=lambda: service[0].shut_down(),
+        )
+        service[0].check()
+
+    trio.run(main)
+
+
+def run_in_foreground(mountpoint: str, options: MountOptions) -> None:
+    """Mount and serve, logging to stderr if no file is given.
+
+    Raises:
+        MountError: see ``run``.
+    """
+    handler = _file_handler(options)
+    if handler is None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    _log_to(handler)
+    run(mountpoint, options)
+
+
+def run_detached(mountpoint: str, options: MountOptions) -> str | None:
+    """Mount and serve in a process of its own; return when the mount answers.
+
+    Returns:
+        None, or a sentence that says why there is no mount.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _be_daemon(mountpoint, options, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as news:
+        said = news.read()
+    if said == _READY:
+        return None
+    os.waitpid(pid, 0)
+    return said.decode(errors="replace") or "the daemon ended before the mount answered"
+
+
+def _be_daemon(mountpoint: str, options: MountOptions, writer: int) -> None:
+    """Run in the child until the end of the process."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        _log_to(_file_handler(options) or _syslog_handler())
+        run(mountpoint, options, on_ready=lambda: _report_ready(writer))
+        code = 0
+    except MountError as error:
+        os.write(writer, str(error).encode())
+    except BaseException:  # noqa: BLE001 - a forked child must not return to the caller's code
+        _log.exception("the daemon of %s failed", mountpoint)
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _report_ready(writer: int) -> None:
+    """Let go of the terminal, then let the parent return; until here libfuse may want to say something."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+    os.write(writer, _READY)
+    os.close(writer)
+
+
+def _log_to(handler: logging.Handler) -> None:
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+def _file_handler(options: MountOptions) -> logging.Handler | None:
+    if options.log_path is None:
+        return None
+    try:
+        handler = logging.FileHandler(options.log_path)
+    except OSError as error:
+        raise MountError(f"the log cannot be written: {error}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def _syslog_handler() -> logging.Handler:
+    try:
+        handler = logging.handlers.SysLogHandler(address=str(_SYSLOG), facility="daemon")
+    except OSError:
+        return logging.NullHandler()  # no syslog here
+    handler.setFormatter(logging.Formatter(f"vmofs[{os.getpid()}]: %(message)s"))
+    return handler

@@ -1,0 +1,111 @@
+"""The options of a mount, as ``-o`` gives them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmofs.status import VmoError
+from vmofs.wire.numbers import parse_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_IGNORED = frozenset({"rw", "noauto", "auto", "nofail", "user", "nouser", "users", "_netdev", "defaults"})
+"""What mount(8) and fstab(5) put among the options, and which says nothing to a filesystem."""
+
+_PASSED_ON = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "ro", "noatime", "dirsync", "sync"})
+"""What the kernel's mount itself understands."""
+
+_OPPOSITES = {"dev": "nodev", "nodev": "dev", "suid": "nosuid", "nosuid": "suid", "exec": "noexec", "noexec": "exec"}
+
+
+class OptionError(ValueError):
+    """An option is unknown or has an impossible value; the message is one sentence."""
+
+
+@dataclass
+class MountOptions:
+    """The options of one mount.
+
+    Attributes:
+        allow_other: other users may use the mount; the default is yes for root.
+        deadline_seconds: after this time an unanswered request fails; 0 is never.
+        warn_seconds: after this time an unanswered request is logged; 0 is never.
+        log_path: where the daemon logs; None is syslog.
+        memory_limit_bytes: how much memory pages may occupy; None is no limit.
+        kernel: options for the kernel's mount.
+    """
+
+    allow_other: bool = field(default_factory=lambda: os.geteuid() == 0)
+    deadline_seconds: float = 300.0
+    warn_seconds: float = 20.0
+    log_path: Path | None = None
+    memory_limit_bytes: int | None = None
+    kernel: set[str] = field(default_factory=lambda: {"nodev", "nosuid"})
+
+
+def parse_options(texts: Iterable[str]) -> MountOptions:
+    """Return what comma-separated option texts say; a later option overrides an earlier one.
+
+    Raises:
+        OptionError: an option is unknown, or its value makes no sense.
+    """
+    options = MountOptions()
+    for option in (option for text in texts for option in text.split(",") if option):
+        name, equals, value = option.partition("=")
+        if name in _SETTERS:
+            if not equals or not value:
+                raise OptionError(f"option '{name}' needs a value: {name}=...")
+            _SETTERS[name](options, value)
+        elif option in {"allow_other", "no_allow_other"}:
+            options.allow_other = option == "allow_other"
+        elif option in _PASSED_ON:
+            options.kernel.discard(_OPPOSITES.get(option, ""))
+            options.kernel.add(option)
+        elif option not in _IGNORED and not option.startswith("x-"):
+            raise OptionError(f"unknown mount option '{option}'")
+    return options
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise OptionError(f"option '{name}' needs a number of seconds, not '{value}'")
+    return seconds
+
+
+def _bytes(name: str, value: str) -> int:
+    try:
+        return parse_number(value, name)
+    except VmoError:
+        raise OptionError(f"option '{name}' needs a number of bytes such as 2G, not '{value}'") from None
+
+
+def _set_deadline(options: MountOptions, value: str) -> None:
+    options.deadline_seconds = _seconds("deadline", value)
+
+
+def _set_warn(options: MountOptions, value: str) -> None:
+    options.warn_seconds = _seconds("warn", value)
+
+
+def _set_log(options: MountOptions, value: str) -> None:
+    options.log_path = Path(value).absolute()
+
+
+def _set_memory(options: MountOptions, value: str) -> None:
+    options.memory_limit_bytes = _bytes("memory", value)
+
+
+_SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
+    "deadline": _set_deadline,
+    "log": _set_log,
+    "memory": _set_memory,
+    "warn": _set_warn,
+}

@@ -1,0 +1,185 @@
+"""One mount from beginning to end: mounted, tuned, served, unmounted.
+
+Nothing may touch the mount in the trio thread: the request would wait for that very thread. What has to (the test
+whether the mount answers) goes to a worker thread, and the device number comes from /proc, not from ``stat``.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from vmofs_mount.handles import Handles
+from vmofs_mount.kernel import fuse_devices
+from vmofs_mount.mountinfo import mount_at
+from vmofs_mount.ops import Operations
+from vmofs_mount.tuning import tune
+
+if TYPE_CHECKING:
+    from vmofs_mount.layout import Layout
+    from vmofs_mount.options import MountOptions
+
+_log = logging.getLogger(__name__)
+
+MAX_TASKS = 1_000_000
+"""Handlers that may wait at the same time. At this number pyfuse3 stops reading requests, also those that would end
+the waiting; its default is 99."""
+
+_READY_SECONDS = 20.0
+_GRACE_SECONDS = 3.0
+"""How long handlers may take to answer after ``shutdown``; then they are cancelled, and their callers get an
+error."""
+
+
+class MountError(Exception):
+    """The mount could not be made, or does not answer; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the other parts of the mount need of a session.
+
+    Attributes:
+        mountpoint: absolute, without symbolic links.
+        device: the descriptor of /dev/fuse, for messages to the kernel.
+        handles: the open files.
+        nursery: for tasks that live as long as requests are served; cancelled before the end.
+    """
+
+    mountpoint: str
+    device: int
+    handles: Handles
+    nursery: trio.Nursery
+
+
+async def serve(
+    layout: Layout,
+    mountpoint: str,
+    options: MountOptions,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    start: Callable[[Session], Awaitable[None]] | None = None,
+    shutdown: Callable[[], None] = lambda: None,
+) -> None:
+    """Mount, serve until SIGTERM, SIGINT or an unmount from outside, and unmount.
+
+    Args:
+        layout: the tree to show.
+        mountpoint: an absolute path without symbolic links.
+        options: as the user gave them.
+        on_ready: called when the mount answers.
+        start: called when the mount is made and no request was read yet; it must not touch the mount.
+        shutdown: fails everything that waits; called once, when the end has come.
+
+    Raises:
+        MountError: the mount could not be made, or does not answer.
+    """
+    handles = Handles(layout.tree, layout.seams.openers)
+    device = _mount(Operations(layout, handles), mountpoint, options)
+    end = _End(device)
+    try:
+        async with trio.open_nursery() as background:
+            if start is not None:
+                await start(Session(mountpoint, device, handles, background))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end.watch_signals)
+                nursery.start_soon(end.watch_connection)
+                nursery.start_soon(end.serve_requests)
+                nursery.start_soon(end.become_ready, mountpoint, on_ready)
+                await end.wait(shutdown)
+                nursery.cancel_scope.cancel()
+            background.cancel_scope.cancel()
+    finally:
+        pyfuse3.close()
+    if end.failure:
+        raise MountError(end.failure)
+    handles.check()
+    layout.tree.check()
+
+
+def _mount(operations: Operations, mountpoint: str, options: MountOptions) -> int:
+    """Mount and return the descriptor of the device."""
+    names = {"fsname=vmofs", "subtype=vmofs", "default_permissions", *options.kernel}
+    if options.allow_other:
+        names.add("allow_other")
+    before = fuse_devices()
+    try:
+        pyfuse3.init(operations, mountpoint, names)
+    except RuntimeError as error:  # libfuse has written the reason to stderr
+        raise MountError(f"{mountpoint} cannot be mounted") from error
+    return (fuse_devices() - before).pop()
+
+
+class _End:
+    """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
+
+    def __init__(self, device: int) -> None:
+        self.failure: str | None = None
+        self._device = device
+        self._near = trio.Event()
+        self._served = trio.Event()
+
+    async def watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                _log.info("ending: %s", signal.Signals(number).name)
+                self._near.set()
+
+    async def watch_connection(self) -> None:
+        """Learn that the mount is gone while handlers still wait: the device reports EPOLLERR, whatever is asked for.
+
+        Without this a reader that was killed (the kernel does not tell us) would keep the daemon alive after umount.
+        """
+        with select.epoll() as epoll:
+            epoll.register(self._device, 0)
+            await trio.lowlevel.wait_readable(epoll.fileno())
+        self._near.set()
+
+    async def serve_requests(self) -> None:
+        try:
+            await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+        except* OSError as group:  # the connection was aborted through /sys/fs/fuse/connections
+            _log.warning("the connection to the kernel broke: %s", group.exceptions[0])
+        self._served.set()
+        self._near.set()
+
+    async def become_ready(self, mountpoint: str, on_ready: Callable[[], None]) -> None:
+        """Tune the mount and try whether it answers."""
+        try:
+            with trio.fail_after(_READY_SECONDS):
+                degraded = await trio.to_thread.run_sync(_tune_and_try, mountpoint, abandon_on_cancel=True)
+        except (OSError, trio.TooSlowError) as error:
+            self.failure = f"{mountpoint} does not answer: {error}"
+            self._near.set()
+            return
+        for sentence in degraded:
+            _log.warning("%s", sentence)
+        on_ready()
+
+    async def wait(self, shutdown: Callable[[], None]) -> None:
+        """Wait for the end to come near, then let the handlers finish."""
+        await self._near.wait()
+        shutdown()
+        pyfuse3.terminate()
+        with trio.move_on_after(_GRACE_SECONDS) as grace:
+            await self._served.wait()
+        if grace.cancelled_caught:
+            _log.warning("requests were still waiting %s s after the end began", _GRACE_SECONDS)
+
+
+def _tune_and_try(mountpoint: str) -> list[str]:
+    """In a worker thread: change the kernel's settings, then look whether the mount answers."""
+    mount = mount_at(mountpoint)
+    if mount is None:
+        raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
+    degraded = tune(mount.minor)
+    Path(mountpoint, "control", "version").stat()
+    return degraded

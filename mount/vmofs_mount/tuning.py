@@ -1,0 +1,80 @@
+"""Settings of the kernel that a mount needs, and that only files in /sys can change (fuse-facts 1 and 3).
+
+Without them vmofs works, but page requests name more than was touched, and only some dozen of them can be
+outstanding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+READ_AHEAD_KB = 4
+"""One page. Never 0: then a reader that waits in a page fault cannot be killed."""
+
+MAX_BACKGROUND = 65535
+"""Reads of waiting readers that may be outstanding; the kernel's default is 12."""
+
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
+
+# The new mount calls have these numbers on every architecture (Linux 5.2).
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+_FSCONFIG_CMD_CREATE = 6
+
+
+def tune(minor: int) -> list[str]:
+    """Change the settings of the mount with this device number; return a sentence for each that could not be."""
+    degraded = []
+    try:
+        Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb").write_text(str(READ_AHEAD_KB), encoding="ascii")
+    except OSError as error:
+        degraded.append(f"read-ahead cannot be set to one page, so requests name more than was touched: {error}")
+    try:
+        with _connections() as directory:
+            for name in ("max_background", "congestion_threshold"):
+                _write(directory, f"{minor}/{name}", str(MAX_BACKGROUND))
+    except OSError as error:
+        degraded.append(f"max_background cannot be raised, at most 12 requests can be outstanding: {error}")
+    return degraded
+
+
+@contextmanager
+def _connections() -> Iterator[int]:
+    """Open the directory of FUSE connections; where it is not mounted, mount it for nobody else to see."""
+    mounted = next(_CONNECTIONS.iterdir(), None) if _CONNECTIONS.is_dir() else None
+    fd = os.open(_CONNECTIONS, os.O_RDONLY | os.O_DIRECTORY) if mounted else _detached_fusectl()
+    try:
+        yield fd
+    finally:
+        os.close(fd)  # unmounts a detached one
+
+
+def _detached_fusectl() -> int:
+    """Return a directory of a fusectl that has no mount point. Needs root."""
+    context = _syscall("fsopen", _SYS_FSOPEN, b"fusectl", _FSOPEN_CLOEXEC)
+    try:
+        _syscall("fsconfig", _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall("fsmount", _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+def _syscall(name: str, number: int, *arguments: object) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    result: int = libc.syscall(number, *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), name)
+    return result
+
+
+def _write(directory: int, path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,103 @@
+"""Taking mounts away: live ones for ``vmofs umount``, and those that a dead daemon left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import subprocess
+
+from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
+
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_WAIT_SECONDS = 10.0
+
+
+class UnmountError(Exception):
+    """The mount cannot be taken away; the message is one sentence."""
+
+
+def unmount(path: str) -> None:
+    """Unmount a vmofs and wait until its daemon is gone.
+
+    Raises:
+        UnmountError: there is no vmofs mounted, it is busy, or the caller may not.
+    """
+    mount = mount_at(path)
+    if mount is None or mount.filesystem != FILESYSTEM_TYPE:
+        raise UnmountError(f"no vmofs is mounted at {path}")
+    if is_stale(path):
+        _unmount(path, lazy=True)
+        return
+    daemon = _daemon_of(path)
+    _unmount(path, lazy=False)
+    if daemon is not None:
+        _wait_for(daemon)
+
+
+def remove_stale_mounts(path: str) -> None:
+    """Unmount what dead daemons left at this place.
+
+    Raises:
+        UnmountError: the caller may not.
+    """
+    while mount_at(path) is not None and is_stale(path):
+        _unmount(path, lazy=True)
+
+
+def is_stale(path: str) -> bool:
+    """Return whether what is mounted here is a FUSE filesystem whose daemon is gone."""
+    try:
+        os.stat(path)  # noqa: PTH116 - Path.stat is the same
+    except OSError as error:
+        return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    return False
+
+
+def _daemon_of(path: str) -> int | None:
+    """Return a descriptor of the daemon's process, if it can be had."""
+    try:
+        return os.pidfd_open(int(os.getxattr(path, "user.vmofs.pid")))
+    except (OSError, ValueError):
+        return None
+
+
+def _wait_for(process: int) -> None:
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if not poll.poll(_WAIT_SECONDS * 1000):
+            raise UnmountError(f"unmounted, but its daemon did not end within {_WAIT_SECONDS:.0f} s")
+    finally:
+        os.close(process)
+
+
+def _unmount(path: str, *, lazy: bool) -> None:
+    if os.geteuid() == 0:
+        _unmount_as_root(path, lazy=lazy)
+    else:
+        _unmount_as_user(path, lazy=lazy)
+
+
+def _unmount_as_root(path: str, *, lazy: bool) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)) != 0:
+        code = ctypes.get_errno()
+        raise UnmountError(_busy(path) if code == errno.EBUSY else f"{path} cannot be unmounted: {os.strerror(code)}")
+
+
+def _unmount_as_user(path: str, *, lazy: bool) -> None:
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    except FileNotFoundError:
+        raise UnmountError("fusermount3 is not installed, and only root can unmount without it") from None
+    if done.returncode != 0:
+        busy = "busy" in done.stderr.lower()
+        raise UnmountError(_busy(path) if busy else f"{path} cannot be unmounted: {done.stderr.strip()}")
+
+
+def _busy(path: str) -> str:
+    return f"{path} is busy: some program has a file open there, or its working directory"
