@@ -39,7 +39,7 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
     service: list[Service] = []
 
     async def start(session: Session) -> None:
-        service.append(Service(system, layout, session, warn=options.warn, deadline=options.deadline))
+        service.append(Service(system, layout, session, warn=options.warn_seconds, deadline=options.deadline_seconds))
 
     async def main() -> None:
         await serve(
@@ -48,7 +48,7 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
             options,
             on_ready=on_ready,
             start=start,
-            shutdown=lambda: service[0].shut_down(),
+            shutdown=lambda: service[0].shut_down(),  # noqa: PLW0108 - made by start
         )
         service[0].check()
 
@@ -95,6 +95,7 @@ def _be_daemon(mountpoint: str, options: MountOptions, writer: int) -> None:
     try:
         os.setsid()
         os.chdir("/")
+        logging.raiseExceptions = False  # a full disk under the log must not end the mount, nor write to a terminal
         _log_to(_file_handler(options) or _syslog_handler())
         run(mountpoint, options, on_ready=lambda: _report_ready(writer))
         code = 0
@@ -135,9 +136,8 @@ def _file_handler(options: MountOptions) -> logging.Handler | None:
 
 
 def _syslog_handler() -> logging.Handler:
-    try:
-        handler = logging.handlers.SysLogHandler(address=str(_SYSLOG), facility="daemon")
-    except OSError:
-        return logging.NullHandler()  # no syslog here
+    if not _SYSLOG.exists():
+        return logging.NullHandler()
+    handler = logging.handlers.SysLogHandler(address=str(_SYSLOG), facility="daemon")
     handler.setFormatter(logging.Formatter(f"vmofs[{os.getpid()}]: %(message)s"))
     return handler

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vmofs import __version__
 from vmofs.core.aux import AuxVmo
 from vmofs_mount.handles import AuxHandle, Opener, TextHandle
-from vmofs_mount.nodes import AuxFile, Directory, Node, TextFile, VmoFile
+from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.realms import AuxRealm, ControlRealm, FileRealm, Realm
 from vmofs_mount.tree import Tree
 
@@ -60,7 +60,8 @@ class Seams:
         releasers: what is done when the last reference to a kind of node is gone.
         computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
         vmo_set_size: resizes a VMO (truncate, ftruncate), may wait.
-        on_lookup: told of every name that the kernel looks up (a FIFO is about to be opened).
+        on_lookup: told of every name that the kernel looks up, and by which thread (a FIFO is about to be opened).
+        add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
         close_pager: told before a pager's directory goes.
         memory: for ``statfs``.
@@ -70,7 +71,8 @@ class Seams:
     releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
     vmo_set_size: Callable[[VmoFile, int], Awaitable[None]] = refuse_resize
-    on_lookup: Callable[[Node], None] = ignore
+    on_lookup: Callable[[Node, int], None] = ignore
+    add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
     close_pager: Callable[[Directory], None] = ignore
     memory: Callable[[], Memory] = machine_memory
@@ -103,6 +105,7 @@ def build_layout(system: System, *, uid: int, gid: int, open_to_all: bool) -> La
         tree,
         open_pager=lambda directory, caller: seams.open_pager(directory, caller),  # noqa: PLW0108 - late binding
         close_pager=lambda directory: seams.close_pager(directory),  # noqa: PLW0108
+        add_fifo=lambda directory, fifo: seams.add_fifo(directory, fifo),  # noqa: PLW0108
     )
     control = Directory(permissions, uid, gid, control_realm)
     layout = Layout(tree, seams, vmo, aux, control)

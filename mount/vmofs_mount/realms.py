@@ -105,13 +105,18 @@ class AuxRealm(FileRealm):
 
 
 class PagerRealm(Realm):
-    """A pager's directory: FIFOs may be added, and removed again; all else belongs to the pager."""
+    """A pager's directory: FIFOs may be added (``add_fifo`` is told), and removed; all else belongs to the pager."""
+
+    def __init__(self, tree: Tree, add_fifo: Callable[[Directory, Fifo], None]) -> None:
+        super().__init__(tree)
+        self._add_fifo = add_fifo
 
     def mkfifo(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
         """Make another port."""
         fifo = Fifo(mode, caller.uid, caller.gid)
         adopt(parent, fifo)
         self.tree.add(parent, name, fifo)
+        self._add_fifo(parent, fifo)
         return fifo
 
     def unlink(self, parent: Directory, name: bytes) -> None:
@@ -134,11 +139,12 @@ class ControlRealm(Realm):
         tree: Tree,
         open_pager: Callable[[Directory, Caller], None],
         close_pager: Callable[[Directory], None],
+        add_fifo: Callable[[Directory, Fifo], None],
     ) -> None:
         super().__init__(tree)
         self._open_pager = open_pager
         self._close_pager = close_pager
-        self._pager_realm = PagerRealm(tree)
+        self._pager_realm = PagerRealm(tree, add_fifo)
 
     def mkdir(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Directory:
         """Make a pager. Zircon: zx_pager_create."""

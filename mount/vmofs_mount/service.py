@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vmofs.status import UnavailableError
 from vmofs.wire.commands import Command
 from vmofs.wire.metrics import format_metrics
 from vmofs_mount.commands import Commands
 from vmofs_mount.control import CommandHandle
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
+from vmofs_mount.kernel import Kernel
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import CommandFile, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.pagecache import PageCache
@@ -25,8 +25,8 @@ from vmofs_mount.vmo_handle import OpenVmos, VmoHandle
 if TYPE_CHECKING:
     from vmofs.core.system import System
     from vmofs_mount.caller import Caller
-    from vmofs_mount.kernel import Kernel
     from vmofs_mount.layout import Layout
+    from vmofs_mount.session import Session
 
 _log = logging.getLogger(__name__)
 
@@ -35,16 +35,14 @@ _TICK_SECONDS = 0.25
 
 
 class Service:
-    """The parts of one mount at work. Must be made inside the event loop; tasks run in ``nursery``."""
+    """The parts of one mount at work. Must be made inside the event loop; tasks run in the session's nursery."""
 
     def __init__(
         self,
         system: System,
         layout: Layout,
-        kernel: Kernel,
-        nursery: trio.Nursery,
+        session: Session,
         *,
-        mountpoint: str,
         warn: float,
         deadline: float,
     ) -> None:
@@ -53,10 +51,11 @@ class Service:
         self._layout = layout
         self._warn = warn
         self.engine = Engine(system, self._kick)
-        self.cache = PageCache(kernel, system.frames, nursery.start_soon)
+        nursery = session.nursery
+        self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
         self.opened = OpenVmos(self.engine, self.cache)
-        self.pagers = Pagers(layout.tree, self.engine, mountpoint, nursery, lambda: deadline)
-        names = Names(layout.tree, mountpoint)
+        self.pagers = Pagers(layout.tree, self.engine, session.mountpoint, nursery, lambda: deadline)
+        names = Names(layout.tree, session.mountpoint)
         self._commands = Commands(layout.tree, self.engine, names, self.pagers, self.cache, self.opened)
         self._plug_in()
         nursery.start_soon(self._tick)
@@ -83,6 +82,7 @@ class Service:
         self.pagers.kick(port)  # type: ignore[arg-type]
 
     def _open_vmo(self, file: VmoFile, flags: int, caller: Caller) -> VmoHandle:
+        file.maybe_cached = True
         return VmoHandle(file, flags, caller, self.opened)
 
     def _open_command(self, file: CommandFile, flags: int, caller: Caller) -> CommandHandle:
@@ -146,15 +146,6 @@ class Service:
         self.cache.check()
         self.opened.check()
         self.pagers.check()
-
-
-async def refuse_resize(file: VmoFile, size_bytes: int) -> None:
-    """Refuse to resize a VMO that was made with a fixed size.
-
-    Raises:
-        UnavailableError: always.
-    """
-    raise UnavailableError(f"{file.path} has a fixed size, {size_bytes} was asked for")
 
 
 def _vmo_xattrs(file: VmoFile) -> dict[bytes, bytes]:
