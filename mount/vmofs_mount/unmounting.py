@@ -48,9 +48,12 @@ def remove_stale_mounts(path: str) -> None:
 
 
 def is_stale(path: str) -> bool:
-    """Return whether what is mounted here is a FUSE filesystem whose daemon is gone."""
+    """Return whether what is mounted here is a FUSE filesystem whose daemon is gone.
+
+    ``stat`` would not tell for as long as the kernel remembers the attributes; ``statvfs`` always asks.
+    """
     try:
-        os.stat(path)  # noqa: PTH116 - Path.stat is the same
+        os.statvfs(path)
     except OSError as error:
         return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
     return False
