@@ -197,7 +197,7 @@ def test_the_statistics_count_filled_and_redundant_pages(world: World) -> None:
     assert (counts.vmos, counts.supply_calls_total, counts.fail_calls_total) == (1, 2, 1)
     assert (counts.pages_supplied_total, counts.pages_redundant_total) == (4, 2)
     pages = vmo.statistics()
-    assert (pages.size_pages, pages.clean, pages.marker, pages.runs) == (8, 4, 0, len(vmo._runs))
+    assert (pages.size_pages, pages.clean, pages.marker, pages.runs) == (8, 4, 0, len(vmo.runs))
 
 
 def test_a_vmo_is_rounded_up_and_keeps_the_exact_size(world: World) -> None:

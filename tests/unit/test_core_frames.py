@@ -1,0 +1,141 @@
+"""Page frames: who owns which, and what they read as."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+
+from vmofs.core import frames as frames_module
+from vmofs.core.frames import FrameRun, Frames
+from vmofs.status import NoMemoryError
+from vmofs.units import PAGE_SIZE
+
+
+@pytest.fixture
+def frames() -> Frames:
+    return Frames()
+
+
+def test_fresh_frames_are_zero_also_when_they_were_used_before(frames: Frames) -> None:
+    (run,) = frames.allocate(2)
+    frames.view(run)[:] = b"x" * 2 * PAGE_SIZE
+    frames.free(run)
+    (again,) = frames.allocate(2)
+    assert again == run
+    assert not any(frames.view(again))
+    frames.check([again])
+
+
+def test_frames_of_one_allocation_are_consecutive_where_memory_allows(frames: Frames) -> None:
+    runs = [frames.allocate(2)[0] for _ in range(4)]
+    frames.free(runs[0])
+    frames.free(runs[2])
+    assert frames.allocate(5) == [runs[0], runs[2], FrameRun(8, 1)]
+    frames.check([FrameRun(0, 9)])
+
+
+def test_a_near_free_range_that_fits_is_preferred_to_a_smaller_one(frames: Frames) -> None:
+    (run,) = frames.allocate(12)
+    for start, pages in ((0, 1), (2, 3), (6, 6)):
+        frames.free(FrameRun(run.frame + start, pages))
+    assert frames.allocate(3) == [FrameRun(2, 3)]
+    assert frames.allocate(4) == [FrameRun(6, 4)]
+    assert frames.allocate(1) == [FrameRun(0, 1)]
+
+
+def test_far_free_ranges_are_not_looked_at(frames: Frames) -> None:
+    (run,) = frames.allocate(40)
+    for start in range(0, 20, 2):
+        frames.free(FrameRun(run.frame + start, 1))
+    frames.free(FrameRun(30, 2))
+    assert frames.allocate(2) == [FrameRun(0, 1), FrameRun(2, 1)]
+
+
+def test_allocating_nothing_gives_nothing(frames: Frames) -> None:
+    assert frames.allocate(0) == []
+    frames.check([])
+
+
+def test_the_limit_counts_frames_in_use() -> None:
+    frames = Frames(limit_pages=3)
+    (run,) = frames.allocate(2)
+    with pytest.raises(NoMemoryError, match="2 of at most 3"):
+        frames.allocate(2)
+    frames.free(run)
+    frames.allocate(3)
+    statistics = frames.statistics()
+    assert (statistics.used, statistics.peak, statistics.held, statistics.limit) == (3, 3, 0, 3)
+
+
+def test_the_reserved_address_space_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames_module, "_RESERVE_BYTES", 4 * PAGE_SIZE)
+    frames = Frames()
+    (run,) = frames.allocate(4)
+    with pytest.raises(NoMemoryError, match="address space"):
+        frames.allocate(1)
+    frames.free(run._replace(pages=1))
+    assert frames.allocate(1) == [FrameRun(0, 1)]
+
+
+def test_less_address_space_is_reserved_where_the_kernel_grants_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    map_memory = mmap.mmap
+
+    def grudging(fileno: int, size: int, *, flags: int) -> mmap.mmap:
+        asked.append(size)
+        if size > 2**26:
+            raise OSError("no")
+        return map_memory(fileno, size, flags=flags)
+
+    monkeypatch.setattr(frames_module, "_RESERVE_BYTES", 2**28)
+    monkeypatch.setattr(mmap, "mmap", grudging)
+    Frames()
+    assert asked == [2**28, 2**27, 2**26]
+    monkeypatch.setattr(frames_module, "_SMALLEST_RESERVE_BYTES", 2**27)
+    with pytest.raises(OSError, match="no"):
+        Frames()
+
+
+def test_lent_frames_keep_their_content_until_given_back(frames: Frames) -> None:
+    (run,) = frames.allocate(1)
+    frames.view(run)[:3] = b"abc"
+    loan = frames.lend()
+    frames.free(run)
+    assert bytes(frames.view(run)[:3]) == b"abc"
+    assert frames.allocate(1) == [FrameRun(1, 1)]
+    assert (frames.statistics().held, frames.statistics().used) == (1, 2)
+    frames.check([FrameRun(1, 1)])
+    frames.give_back(loan)
+    assert frames.statistics().held == 0
+    assert frames.allocate(1) == [run]
+
+
+def test_a_later_loan_does_not_hold_what_was_freed_before_it(frames: Frames) -> None:
+    one, two = frames.allocate(1)[0], frames.allocate(1)[0]
+    first = frames.lend()
+    frames.free(one)
+    second = frames.lend()
+    frames.free(two)
+    frames.give_back(first)
+    assert frames.statistics().held == 1
+    frames.give_back(second)
+    assert frames.statistics().held == 0
+
+
+def test_an_older_loan_holds_what_a_younger_one_has_given_back(frames: Frames) -> None:
+    (run,) = frames.allocate(1)
+    first, second = frames.lend(), frames.lend()
+    frames.free(run)
+    frames.give_back(second)
+    assert frames.statistics().held == 1
+    frames.give_back(first)
+    assert frames.statistics().held == 0
+
+
+def test_check_finds_two_owners_and_lost_frames(frames: Frames) -> None:
+    (run,) = frames.allocate(2)
+    with pytest.raises(AssertionError, match="two owners"):
+        frames.check([run, run])
+    with pytest.raises(AssertionError):
+        frames.check([])
