@@ -56,41 +56,31 @@ class PagerVmo:
     """
 
     def __init__(self, system: System, source: PageSource, stream_size: int, options: VmoOptions) -> None:
-        self._system = system
-        self._frames = system.frames
-        self._runs = RunMap()
+        self.system = system
+        self.frames = system.frames
+        self.runs = RunMap()
         self.source = source
         self.options = options
         self.pinned = RangeSet()
         self.modified = False
-        self._stream_size = stream_size
-        self._size_pages = MAX_VMO_PAGES if options.unbounded else page_count(stream_size)
+        self.stream_size = stream_size
+        self.size_pages = MAX_VMO_PAGES if options.unbounded else page_count(stream_size)
         if options.unbounded:
-            self._put_zero(PageRange(page_count(stream_size), self._size_pages), PageState.UNTRACKED)
-        system.register(self, self._runs)
-
-    @property
-    def stream_size(self) -> int:
-        """The exact size of the content in bytes: ``st_size``."""
-        return self._stream_size
-
-    @property
-    def size_pages(self) -> int:
-        """The size of the VMO in pages."""
-        return self._size_pages
+            self.put_zero(PageRange(page_count(stream_size), self.size_pages), PageState.UNTRACKED)
+        system.register(self, self.runs)
 
     @property
     def committed_pages(self) -> int:
         """Pages that occupy memory."""
-        return self._runs.committed_pages
+        return self.runs.committed_pages
 
     def committed(self, pages: PageRange) -> list[PageRange]:
         """Return the runs of committed pages in a range, each of which is read without a copy."""
-        return [run.range for run in self._runs.over(pages) if run.state in COMMITTED]
+        return [run.range for run in self.runs.over(pages) if run.state in COMMITTED]
 
     def state_at(self, page: int) -> PageState:
         """Return the state of one page."""
-        return writeback.page_state(self._runs.at(page), page)
+        return writeback.page_state(self.runs.at(page), page)
 
     def check_inside(self, offset: int, length: int) -> None:
         """Check that a byte range lies inside the VMO.
@@ -98,7 +88,7 @@ class PagerVmo:
         Raises:
             OutOfRangeError: it overflows 64 bits, or ends beyond the size.
         """
-        size = self._size_pages * PAGE_SIZE
+        size = self.size_pages * PAGE_SIZE
         if offset + length > min(UINT64_MAX, size):
             raise OutOfRangeError(f"range {offset}+{length} does not lie inside the VMO of {size} bytes")
 
@@ -113,7 +103,7 @@ class PagerVmo:
         self.check_inside(offset, length)
         if length == 0:
             return b""
-        return content.read_present(self._frames, self._runs, offset, offset + length, gaps_are_zero=False)
+        return content.read_present(self.frames, self.runs, offset, offset + length, gaps_are_zero=False)
 
     def read(self, offset: int, length: int) -> Access[bytes]:
         """Read bytes, asking the pager for what is absent. Zircon: zx_vmo_read.
@@ -128,22 +118,22 @@ class PagerVmo:
         pieces, position, end = [], offset, offset + length
         while position < end:
             page = position // PAGE_SIZE
-            run = self._runs.at(page)
+            run = self.runs.at(page)
             if run is None:
-                yield self._need_read(PageRange(page, page_count(end)), wanted=page)
+                yield self.need_read(PageRange(page, page_count(end)), wanted=page)
                 self.check_inside(offset, length)
                 continue
             stop = min(end, run.end * PAGE_SIZE)
             # Copied now, not at the end: a page that is evicted meanwhile does not have to be asked for again.
-            pieces.append(bytes(content.run_bytes(self._frames, run, position, stop)))
+            pieces.append(bytes(content.run_bytes(self.frames, run, position, stop)))
             position = stop
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _need_read(self, pages: PageRange, wanted: int | None = None) -> Need:
+    def need_read(self, pages: PageRange, wanted: int | None = None) -> Need:
         """Return the need for the gap at the start of ``pages``, as far as it goes."""
         self.source.check_attached()
         return Need(
-            self.source, Command.READ, PageRange(pages.start, self._runs.next_start(pages.start, pages.end)), wanted
+            self.source, Command.READ, PageRange(pages.start, self.runs.next_start(pages.start, pages.end)), wanted
         )
 
     # Writing
@@ -165,31 +155,31 @@ class PagerVmo:
             batch_end = min(end, batch.end * PAGE_SIZE)
             while position < batch_end:
                 pages = PageRange(position // PAGE_SIZE, batch.end)
-                need = self._need_to_write(pages)
+                need = self.need_to_write(pages)
                 if need is not None:
                     yield need
                     self.check_inside(offset, len(data))
                     continue
-                dirty = writeback.first_run_in(self._runs, pages, frozenset({PageState.DIRTY}))
+                dirty = writeback.first_run_in(self.runs, pages, frozenset({PageState.DIRTY}))
                 stop = min(batch_end, dirty.end * PAGE_SIZE)
-                content.write_committed(self._frames, self._runs, position, data[position - offset : stop - offset])
+                content.write_committed(self.frames, self.runs, position, data[position - offset : stop - offset])
                 self.modified = True
                 position = stop
         return len(data)
 
-    def _need_to_write(self, pages: PageRange) -> Need | None:
+    def need_to_write(self, pages: PageRange) -> Need | None:
         """Make the first page of ``pages`` dirty, and those that go with it; or return what must be asked first."""
         state = self.state_at(pages.start)
         if state is PageState.GAP:
-            return self._need_read(pages)
+            return self.need_read(pages)
         if state is PageState.DIRTY:
             return None
         if self.options.trap_dirty:
             self.source.check_attached()
             present = _PRESENT - {PageState.DIRTY}
-            return Need(self.source, Command.DIRTY, writeback.first_run_in(self._runs, pages, present))
+            return Need(self.source, Command.DIRTY, writeback.first_run_in(self.runs, pages, present))
         # Committed pages become dirty together, before a byte is copied; zero pages one by one (zircon-pager 4.1).
-        ready = writeback.first_run_in(self._runs, pages, COMMITTED) or PageRange(pages.start, pages.start + 1)
+        ready = writeback.first_run_in(self.runs, pages, COMMITTED) or PageRange(pages.start, pages.start + 1)
         self.make_dirty(ready, PageEvent.WRITE)
         return None
 
@@ -199,8 +189,8 @@ class PagerVmo:
         Raises:
             NoMemoryError: nothing changed.
         """
-        content.commit_zero(self._frames, self._runs, pages, PageState.CLEAN)
-        writeback.make_dirty(self._runs, pages, event)
+        content.commit_zero(self.frames, self.runs, pages, PageState.CLEAN)
+        writeback.make_dirty(self.runs, pages, event)
         self.source.resolve(Command.DIRTY, pages)
 
     # Supplying
@@ -214,34 +204,34 @@ class PagerVmo:
         fresh = RunMap()
         for run in supplied:
             fresh.put(run)
-        filled = self._runs.gaps(pages)
+        filled = self.runs.gaps(pages)
         for gap in filled:
             for hole in fresh.gaps(gap):
-                self._put_zero(hole, after(PageState.GAP, PageEvent.SUPPLY_ZERO))
+                self.put_zero(hole, after(PageState.GAP, PageEvent.SUPPLY_ZERO))
             for run in fresh.take(gap):
-                self._runs.put(run.becomes(after(PageState.GAP, PageEvent.SUPPLY_PAGE)))
+                self.runs.put(run.becomes(after(PageState.GAP, PageEvent.SUPPLY_PAGE)))
             self._zero_beyond_stream(gap)
             self.source.resolve(Command.READ, gap)
-        content.free_runs(self._frames, fresh.take(pages))
+        content.free_runs(self.frames, fresh.take(pages))
         return filled
 
     def _zero_beyond_stream(self, filled: PageRange) -> None:
         """Clear what was supplied beyond the end of the content in its last page: no reader may ever see it."""
-        tail = -self._stream_size % PAGE_SIZE
-        page = self._stream_size // PAGE_SIZE
-        run = self._runs.at(page) if tail and page in filled else None
+        tail = -self.stream_size % PAGE_SIZE
+        page = self.stream_size // PAGE_SIZE
+        run = self.runs.at(page) if tail and page in filled else None
         if run is not None and run.state in COMMITTED:
-            content.write_committed(self._frames, self._runs, self._stream_size, content.zeros(tail))
+            content.write_committed(self.frames, self.runs, self.stream_size, content.zeros(tail))
 
-    def _put_zero(self, pages: PageRange, state: PageState) -> None:
+    def put_zero(self, pages: PageRange, state: PageState) -> None:
         if pages:
-            self._runs.put(Run(pages.start, pages.end, state))
+            self.runs.put(Run(pages.start, pages.end, state))
 
     # The end
 
     def detach(self) -> list[PageRange]:
         """End the bond with the pager: waiters get BAD_STATE, clean pages and markers go; return what went."""
-        dropped = self._drop(PageRange(0, self._size_pages), PageEvent.DETACH)
+        dropped = self._drop(PageRange(0, self.size_pages), PageEvent.DETACH)
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.DETACHED
             self.source.fail_all(Status.BAD_STATE)
@@ -262,10 +252,10 @@ class PagerVmo:
     def _drop(self, pages: PageRange, event: PageEvent) -> list[PageRange]:
         """Drop what an event turns into gaps and is not pinned; return what was dropped."""
         dropped = RangeSet()
-        for run in self._runs.over(pages):
+        for run in self.runs.over(pages):
             if after(run.state, event) is PageState.GAP:
                 for part in self.pinned.missing(run.range):
-                    content.free_runs(self._frames, self._runs.take(part))
+                    content.free_runs(self.frames, self.runs.take(part))
                     dropped.add(part)
         return list(dropped)
 
@@ -275,29 +265,29 @@ class PagerVmo:
             self.source.state = SourceState.DETACHED
             self.source.fail_all(Status.BAD_STATE)
             self.source.send_complete()
-        content.free_runs(self._frames, self._runs.take(PageRange(0, self._size_pages)))
-        self._system.unregister(self)
+        content.free_runs(self.frames, self.runs.take(PageRange(0, self.size_pages)))
+        self.system.unregister(self)
 
     def statistics(self) -> VmoStatistics:
         """Return the present page counts."""
-        pages_in = self._runs.pages_in
+        pages_in = self.runs.pages_in
         return VmoStatistics(
-            size_pages=self._size_pages,
+            size_pages=self.size_pages,
             clean=pages_in(PageState.CLEAN),
             marker=pages_in(PageState.MARKER),
             dirty=pages_in(PageState.DIRTY),
             awaiting_clean=pages_in(PageState.AWAITING),
             dirty_zero=pages_in(PageState.ZERO),
             untracked_zero=pages_in(PageState.UNTRACKED),
-            runs=len(self._runs),
+            runs=len(self.runs),
             source=self.source.statistics(),
         )
 
     def check(self) -> None:
         """Assert that pages lie inside, and that nobody waits for a page that is there."""
-        self._runs.check()
+        self.runs.check()
         self.source.check()
-        assert not self._runs.whole_over(PageRange(self._size_pages, MAX_VMO_PAGES))
+        assert not self.runs.whole_over(PageRange(self.size_pages, MAX_VMO_PAGES))
 
 
 _PRESENT = frozenset(PageState) - {PageState.GAP}
