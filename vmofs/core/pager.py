@@ -10,15 +10,25 @@ from dataclasses import dataclass
 from enum import IntEnum
 from weakref import WeakSet
 
-from vmofs.core import content
+from vmofs.core import content, writeback
 from vmofs.core.aux import AuxVmo
 from vmofs.core.port import Port
 from vmofs.core.request import Command, PageRequest
 from vmofs.core.source import PageSource, SourceState
+from vmofs.core.states import PageEvent
 from vmofs.core.system import System
 from vmofs.core.vmo import PagerVmo, VmoOptions
-from vmofs.status import BadStateError, InvalidArgsError, NotSupportedError, OutOfRangeError, Status
-from vmofs.units import MAX_VMO_BYTES, UINT64_MAX, Key, PageRange, is_page_aligned
+from vmofs.core.writeback import DirtyRange
+from vmofs.status import (
+    BadStateError,
+    InvalidArgsError,
+    NoMemoryError,
+    NotFoundError,
+    NotSupportedError,
+    OutOfRangeError,
+    Status,
+)
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, Key, PageRange, is_page_aligned
 
 
 class PagerOp(IntEnum):
@@ -34,6 +44,9 @@ FAIL_CODES = frozenset(
     {Status.IO, Status.IO_DATA_INTEGRITY, Status.BAD_STATE, Status.NO_SPACE, Status.BUFFER_TOO_SMALL}
 )
 """What a pager may fail a range with."""
+
+DIRTY_RANGE_IS_ZERO = 1
+"""The data of WRITEBACK_BEGIN that leaves committed pages alone. Zircon: ZX_VMO_DIRTY_RANGE_IS_ZERO."""
 
 Vmo = PagerVmo | AuxVmo
 """What a name in a command may stand for, where a VMO is asked for."""
@@ -161,13 +174,19 @@ class Pager:
         """Answer or announce something about a page-aligned range of bytes. ``op`` None stands for an unknown one.
 
         FAIL: requests outstanding for the range fail with the status number ``data``; no page changes state, and it is
-        no error if nobody waits.
+        no error if nobody waits. DIRTY: every page becomes dirty, zeros get memory; on an error none does, yet those
+        who wait for NOT_FOUND, NO_MEMORY or the part inside wake and ask again. WRITEBACK_BEGIN: dirty pages, and zero
+        intervals whose start is covered, await being cleaned; with ``data`` IS_ZERO only the latter. WRITEBACK_END:
+        what awaits it becomes clean, zeros become absent. The last two work on a detached VMO too.
 
         Raises:
-            InvalidArgsError: not page aligned, not of this pager, or FAIL with a code that is not allowed.
-            NotSupportedError: the operation is unknown.
+            InvalidArgsError: not page aligned, not of this pager, FAIL with a code that is not allowed, or ``data``
+                that the operation does not know.
+            NotSupportedError: the operation is unknown, or DIRTY for a VMO without TRAP_DIRTY.
             OutOfRangeError: the range overflows or does not lie inside the VMO.
-            BadStateError: the VMO is detached.
+            BadStateError: FAIL or DIRTY, and the VMO is detached.
+            NotFoundError: DIRTY, and a page is absent.
+            NoMemoryError: DIRTY, and there is no memory for zeros.
 
         Zircon: zx_pager_op_range.
         """
@@ -175,6 +194,19 @@ class Pager:
         target = self.check_vmo(vmo)
         if op is PagerOp.FAIL:
             self._fail(target, offset, length, data)
+        elif op is PagerOp.DIRTY:
+            _check_data(op, data, 0)
+            _dirty(target, offset, length)
+        elif op is PagerOp.WRITEBACK_BEGIN:
+            _check_data(op, data, 0, DIRTY_RANGE_IS_ZERO)
+            target.check_inside(offset, length)
+            pages = PageRange.of_bytes(offset, length)
+            writeback.begin(target.runs, pages, target.pinned, is_zero=data == DIRTY_RANGE_IS_ZERO)
+        elif op is PagerOp.WRITEBACK_END:
+            _check_data(op, data, 0)
+            target.check_inside(offset, length)
+            for gap in writeback.end(target.runs, PageRange.of_bytes(offset, length)):
+                target.mark_stale(gap)
         else:
             raise NotSupportedError(f"unknown operation {op}")
 
@@ -188,6 +220,35 @@ class Pager:
         pages = PageRange.of_bytes(offset, length)
         for command in (Command.READ, Command.DIRTY):
             vmo.source.resolve(command, pages, Status(data))
+
+    def query_dirty_ranges(self, vmo: Vmo, offset: int, length: int) -> list[DirtyRange]:
+        """Return what is dirty in a range of bytes (rounded outward to pages), ascending and cut to it.
+
+        Dirty pages, awaiting clean or not, melt into one record; each zero interval is a record of its own.
+
+        Raises:
+            InvalidArgsError: the VMO was not made by this pager.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+
+        Zircon: zx_pager_query_dirty_ranges.
+        """
+        target = self.check_vmo(vmo)
+        target.check_inside(offset, length)
+        return writeback.dirty_ranges(target.runs, PageRange.of_bytes(offset, length))
+
+    def query_vmo_stats(self, vmo: Vmo, *, reset: bool = False) -> bool:
+        """Return whether the VMO was modified since the last reset; with ``reset`` forget it.
+
+        Raises:
+            InvalidArgsError: the VMO was not made by this pager.
+
+        Zircon: zx_pager_query_vmo_stats.
+        """
+        target = self.check_vmo(vmo)
+        modified = target.modified
+        if reset:
+            target.modified = False
+        return modified
 
     def detach_vmo(self, vmo: Vmo) -> list[PageRange]:
         """End the bond with a VMO: waiters get BAD_STATE, clean pages go (returned), dirty ones stay; COMPLETE is sent.
@@ -250,6 +311,35 @@ class Pager:
     def check(self) -> None:
         """Assert that a closed pager has no VMO left."""
         assert not (self._closed and self._vmos)
+
+
+def _check_data(op: PagerOp, data: int, *allowed: int) -> None:
+    if data not in allowed:
+        raise InvalidArgsError(f"{op.name} takes {' or '.join(map(str, allowed))} as data, not {data}")
+
+
+def _dirty(vmo: PagerVmo, offset: int, length: int) -> None:
+    """Make all pages of a range dirty, or none. The order of checks, and which of them wakes whom: zircon-pager 2.5."""
+    size = vmo.size_pages * PAGE_SIZE
+    if offset + length > UINT64_MAX:
+        raise OutOfRangeError(f"range {offset}+{length} overflows")
+    if not vmo.options.trap_dirty:
+        raise NotSupportedError("the VMO was not made with TRAP_DIRTY")
+    pages = PageRange.of_bytes(offset, length)
+    if offset + length > size:
+        if offset <= size:
+            vmo.source.resolve(Command.DIRTY, pages & PageRange(0, vmo.size_pages))
+        vmo.check_inside(offset, length)
+    _check_attached(vmo)
+    gaps = vmo.runs.gaps(pages)
+    if gaps:
+        vmo.source.resolve(Command.DIRTY, pages)  # they look again, and READ what is absent
+        raise NotFoundError(f"pages {gaps[0]} of the range {pages} are absent")
+    try:
+        vmo.make_dirty(pages, PageEvent.OP_DIRTY)
+    except NoMemoryError:
+        vmo.source.resolve(Command.DIRTY, pages)
+        raise
 
 
 def _check_pager_aux(aux: PagerVmo, offset: int, length: int) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from vmofs.core.access import Access
 from vmofs.core.frames import Frames, FramesStatistics
 from vmofs.core.port import Port
+from vmofs.core.ranges import RangeSet
 from vmofs.core.request import PageRequest
 from vmofs.core.runs import RunMap
 from vmofs.status import Status
+from vmofs.units import PageRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,10 @@ class SystemStatistics:
 class System:
     """Memory, outstanding requests, and what happened since the edge last looked.
 
-    After any call that may have woken somebody the edge calls ``run_ready`` and ``take_ports``.
+    After any call that may have woken somebody the edge calls ``run_ready``, ``take_ports`` and ``take_stale``.
+
+    Stale are the pages whose bytes somebody outside may have kept and that have changed under him by another way than
+    a write: zeroed, cut off, dropped, or cleaned so that they must be asked for again. Who keeps copies drops them.
     """
 
     def __init__(self, limit_pages: int | None = None) -> None:
@@ -33,6 +38,7 @@ class System:
         self.requests: dict[PageRequest, None] = {}  # all outstanding ones, oldest first
         self.woken: dict[Access[object], None] = {}
         self.ports_ready: dict[Port, None] = {}  # ports that got a packet
+        self._stale: dict[object, RangeSet] = {}  # owner -> pages
         self._objects: dict[object, RunMap] = {}  # owner -> its pages
 
     def register(self, owner: object, runs: RunMap) -> None:
@@ -42,6 +48,12 @@ class System:
     def unregister(self, owner: object) -> None:
         """Stop counting an object."""
         del self._objects[owner]
+        self._stale.pop(owner, None)
+
+    def mark_stale(self, owner: object, pages: PageRange) -> None:
+        """Note that copies of these pages of an object are no longer what the object has."""
+        if pages:
+            self._stale.setdefault(owner, RangeSet()).add(pages)
 
     def run_ready(self, now: float) -> list[Access[object]]:
         """Let every woken access look again; return those that finished. ``now`` is in seconds."""
@@ -57,6 +69,11 @@ class System:
         """Return the ports that got a packet since the last call."""
         ports, self.ports_ready = list(self.ports_ready), {}
         return ports
+
+    def take_stale(self) -> dict[object, list[PageRange]]:
+        """Return the pages that became stale since the last call, by the object (PagerVmo or AuxVmo) they belong to."""
+        stale, self._stale = self._stale, {}
+        return {owner: list(pages) for owner, pages in stale.items()}
 
     def expire(self, raised_before: float, requests: list[PageRequest] | None = None) -> list[PageRequest]:
         """Fail the requests raised before a time with TIMED_OUT (all, or those of ``requests``); return them."""

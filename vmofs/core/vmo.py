@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmofs.core import content, writeback
+from vmofs.core import commit, content, resize, writeback, zero
 from vmofs.core.access import Access, Need, Steps
 from vmofs.core.content import Bytes
+from vmofs.core.pins import Pin, Pins
 from vmofs.core.ranges import RangeSet
 from vmofs.core.request import Command
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, SourceStatistics
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
-from vmofs.status import OutOfRangeError, Status
+from vmofs.status import NotSupportedError, OutOfRangeError, Status
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, page_count
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ class VmoStatistics:
 class PagerVmo:
     """A VMO made by a pager: ``size_pages`` pages, of which ``stream_size`` bytes are the file's content.
 
-    Calls that may wait for the pager (``read``, ``write``) return an ``Access``; those with ``nowait`` never wait.
+    Calls that may wait for the pager return an ``Access``; those with ``nowait`` and those that return something else
+    never wait. Ranges of bytes need no alignment; all calls but read, write and ZERO round them outward to pages.
+
+    For the modules of the core that work on one VMO: ``runs`` and ``frames`` hold the pages, ``need_read`` and
+    ``need_to_write`` say what to ask for, ``make_dirty``, ``put_zero``, ``free`` and ``mark_stale`` change pages. Only
+    ``resize`` assigns to ``size_pages`` and ``stream_size``.
     """
 
     def __init__(self, system: System, source: PageSource, stream_size: int, options: VmoOptions) -> None:
@@ -61,7 +67,12 @@ class PagerVmo:
         self.runs = RunMap()
         self.source = source
         self.options = options
-        self.pinned = RangeSet()
+        self.pins = Pins()
+        self.pinned = self.pins.pages
+        self.always_needed = RangeSet()
+        """Pages that are not evicted, present or not."""
+        self.unneeded = RangeSet()
+        """Pages that are evicted before others."""
         self.modified = False
         self.stream_size = stream_size
         self.size_pages = MAX_VMO_PAGES if options.unbounded else page_count(stream_size)
@@ -77,6 +88,11 @@ class PagerVmo:
     def committed(self, pages: PageRange) -> list[PageRange]:
         """Return the runs of committed pages in a range, each of which is read without a copy."""
         return [run.range for run in self.runs.over(pages) if run.state in COMMITTED]
+
+    def absent(self, pages: PageRange) -> PageRange:
+        """Return the rest of a range from its first absent page on; the range itself if none is absent."""
+        gaps = self.runs.gaps(pages)
+        return PageRange(gaps[0].start, pages.end) if gaps else pages
 
     def state_at(self, page: int) -> PageState:
         """Return the state of one page."""
@@ -189,9 +205,92 @@ class PagerVmo:
         Raises:
             NoMemoryError: nothing changed.
         """
-        content.commit_zero(self.frames, self.runs, pages, PageState.CLEAN)
+        content.commit_zero(self.frames, self.runs, pages, PageState.DIRTY)
         writeback.make_dirty(self.runs, pages, event)
         self.source.resolve(Command.DIRTY, pages)
+
+    def op_zero(self, offset: int, length: int) -> Access[None]:
+        """Zero bytes. Whole pages become a dirty zero interval without any request, also under TRAP_DIRTY.
+
+        Parts of pages, and pinned pages, are written as by ``write``, which they also fail as. What was zeroed before
+        a failure stays zeroed. Zircon: zx_vmo_op_range with ZX_VMO_OP_ZERO.
+        """
+        return Access(zero.zero_steps(self, offset, length))
+
+    # The size
+
+    def set_size(self, size: int) -> Access[None]:
+        """Cut or extend the VMO to ``size`` bytes. What is cut off is gone; what is new is a dirty zero interval.
+
+        The size changes at the start. If it is not page aligned, the rest of the last page is then zeroed by a write,
+        which may wait, and whose failure is ignored. Fails with UNAVAILABLE when the VMO is not resizable, OUT_OF_RANGE
+        above the largest VMO, BAD_STATE when a pinned page would be cut off; then nothing has changed.
+        Zircon: zx_vmo_set_size.
+        """
+        return Access(resize.set_size_steps(self, size))
+
+    def set_stream_size(self, size: int) -> Access[None]:
+        """Set the size of the content, in bytes; everything beyond the old or the new one, if smaller, is zero then.
+
+        The part of a page at the boundary is zeroed by a write, which may wait, and which this fails as. Also fails
+        with OUT_OF_RANGE beyond the size of the VMO. Nothing else has changed after a failure.
+        Zircon: zx_vmo_set_stream_size.
+        """
+        return Access(resize.set_stream_size_steps(self, size))
+
+    # Bringing in, and hints
+
+    def commit(self, offset: int, length: int) -> Access[None]:
+        """Give every page a frame; absent ones are READ. Pages of zero intervals become dirty, under TRAP_DIRTY asked.
+
+        Fails with OUT_OF_RANGE when the range does not lie inside the VMO, but not when it is cut off meanwhile; with
+        what the pager failed pages with; NO_MEMORY. Zircon: zx_vmo_op_range with ZX_VMO_OP_COMMIT.
+        """
+        return Access(commit.commit_steps(self, offset, length))
+
+    def prefetch(self, offset: int, length: int) -> Access[None]:
+        """READ every absent page; nothing that is present changes. Fails as ``commit``. Zircon: ZX_VMO_OP_PREFETCH."""
+        return Access(commit.prefetch_steps(self, offset, length))
+
+    def always_need(self, offset: int, length: int) -> Access[None]:
+        """READ every absent page and protect the range from eviction for good; pages that fail are skipped.
+
+        Fails only with OUT_OF_RANGE. Zircon: ZX_VMO_OP_ALWAYS_NEED.
+        """
+        return Access(commit.always_need_steps(self, offset, length))
+
+    def dont_need(self, offset: int, length: int) -> None:
+        """Let pages go before others when memory is short, except those that are always needed.
+
+        Raises:
+            OutOfRangeError: the range does not lie inside the VMO.
+
+        Zircon: ZX_VMO_OP_DONT_NEED.
+        """
+        self.check_inside(offset, length)
+        for part in self.always_needed.missing(PageRange.of_bytes(offset, length)):
+            self.unneeded.add(part)
+
+    def decommit(self, offset: int, length: int) -> None:
+        """Refuse: what a pager VMO holds is not its user's to drop.
+
+        Raises:
+            OutOfRangeError: the range does not lie inside the VMO.
+            NotSupportedError: always, unless the range is empty.
+
+        Zircon: ZX_VMO_OP_DECOMMIT.
+        """
+        self.check_inside(offset, length)
+        if length:
+            raise NotSupportedError("pages of a pager VMO cannot be decommitted")
+
+    def pin(self, offset: int, length: int, *, write: bool = False) -> Access[Pin]:
+        """Bring pages in as ``commit`` does and keep them as they are until ``unpin``. A page may have many pins.
+
+        With ``write`` they become dirty first, as by a write of the whole range in one piece. Fails as ``commit``, and
+        with OUT_OF_RANGE also when the range is cut off meanwhile; then nothing is pinned. Zircon: zx_bti_pin.
+        """
+        return Access(commit.pin_steps(self, offset, length, write=write))
 
     # Supplying
 
@@ -224,6 +323,7 @@ class PagerVmo:
             content.write_committed(self.frames, self.runs, self.stream_size, content.zeros(tail))
 
     def put_zero(self, pages: PageRange, state: PageState) -> None:
+        """Make gaps zeros without a frame."""
         if pages:
             self.runs.put(Run(pages.start, pages.end, state))
 
@@ -231,7 +331,14 @@ class PagerVmo:
 
     def detach(self) -> list[PageRange]:
         """End the bond with the pager: waiters get BAD_STATE, clean pages and markers go; return what went."""
-        dropped = self._drop(PageRange(0, self.size_pages), PageEvent.DETACH)
+        dropped = self._drop(
+            [
+                part
+                for run in self.runs.over(PageRange(0, self.size_pages))
+                if after(run.state, PageEvent.DETACH) is PageState.GAP
+                for part in self.pinned.missing(run.range)
+            ]
+        )
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.DETACHED
             self.source.fail_all(Status.BAD_STATE)
@@ -245,19 +352,36 @@ class PagerVmo:
             self.source.fail_all(Status.BAD_STATE)
         self.source.withdraw_all()
 
-    def evict(self, pages: PageRange) -> list[PageRange]:
-        """Drop the clean pages of a range that are not pinned; return what was dropped. The next access asks again."""
-        return self._drop(pages, PageEvent.EVICT)
+    def evictable(self, pages: PageRange) -> list[PageRange]:
+        """Return the parts of a range that may be dropped: clean, not pinned, not always needed."""
+        return [
+            free
+            for run in self.runs.over(pages)
+            if after(run.state, PageEvent.EVICT) is PageState.GAP
+            for part in self.pinned.missing(run.range)
+            for free in self.always_needed.missing(part)
+        ]
 
-    def _drop(self, pages: PageRange, event: PageEvent) -> list[PageRange]:
-        """Drop what an event turns into gaps and is not pinned; return what was dropped."""
+    def evict(self, pages: PageRange) -> list[PageRange]:
+        """Drop what is evictable in a range; return what was dropped. The next access asks again."""
+        return self._drop(self.evictable(pages))
+
+    def _drop(self, parts: list[PageRange]) -> list[PageRange]:
+        """Turn pages into gaps; return them, coalesced."""
         dropped = RangeSet()
-        for run in self.runs.over(pages):
-            if after(run.state, event) is PageState.GAP:
-                for part in self.pinned.missing(run.range):
-                    content.free_runs(self.frames, self.runs.take(part))
-                    dropped.add(part)
+        for part in parts:
+            self.free(part)
+            self.mark_stale(part)
+            dropped.add(part)
         return list(dropped)
+
+    def free(self, pages: PageRange) -> None:
+        """Make pages gaps, whatever they are, and give their frames back."""
+        content.free_runs(self.frames, self.runs.take(pages))
+
+    def mark_stale(self, pages: PageRange) -> None:
+        """Note that the bytes of these pages have changed or gone, other than by a write."""
+        self.system.mark_stale(self, pages)
 
     def close(self) -> None:
         """Free everything: the last reference is gone. COMPLETE is sent unless it was."""
@@ -265,7 +389,7 @@ class PagerVmo:
             self.source.state = SourceState.DETACHED
             self.source.fail_all(Status.BAD_STATE)
             self.source.send_complete()
-        content.free_runs(self.frames, self.runs.take(PageRange(0, self.size_pages)))
+        self.free(PageRange(0, self.size_pages))
         self.system.unregister(self)
 
     def statistics(self) -> VmoStatistics:
@@ -284,10 +408,15 @@ class PagerVmo:
         )
 
     def check(self) -> None:
-        """Assert that pages lie inside, and that nobody waits for a page that is there."""
+        """Assert that pages lie inside, pinned ones have frames, and the content ends before what is untracked."""
         self.runs.check()
         self.source.check()
+        self.pins.check()
         assert not self.runs.whole_over(PageRange(self.size_pages, MAX_VMO_PAGES))
+        for part in self.pinned:
+            assert writeback.first_run_in(self.runs, part, COMMITTED) == part, part
+        inside = self.runs.over(PageRange(0, page_count(self.stream_size)))
+        assert not any(run.state is PageState.UNTRACKED for run in inside)
 
 
 _PRESENT = frozenset(PageState) - {PageState.GAP}

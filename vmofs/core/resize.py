@@ -1,0 +1,80 @@
+"""The size of a VMO and of its content. Zircon: zircon-pager 2.10, 3.8 (shrink), 4.2 (growth), 4.3 (stream size)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmofs.core import zero
+from vmofs.core.access import Steps
+from vmofs.core.ranges import RangeSet
+from vmofs.core.request import Command
+from vmofs.core.states import PageState
+from vmofs.status import BadStateError, OutOfRangeError, UnavailableError, VmoError
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
+
+if TYPE_CHECKING:
+    from vmofs.core.vmo import PagerVmo
+
+
+def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
+    """Cut or extend the VMO at once; then zero the rest of its last page, which may wait and may fail unnoticed."""
+    if not vmo.options.resizable:
+        raise UnavailableError(f"the VMO of {vmo.size_pages * PAGE_SIZE} bytes was not made resizable")
+    if size > MAX_VMO_BYTES:
+        raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
+    old, new = vmo.size_pages, page_count(size)
+    pinned = vmo.pinned.over(PageRange(new, old))
+    if pinned:
+        raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
+    vmo.size_pages, vmo.stream_size = new, size
+    vmo.modified = True
+    _cut(vmo, PageRange(new, old))
+    for run in vmo.runs.over(PageRange(0, new)):
+        if run.state is PageState.UNTRACKED:  # beyond the old stream size, now inside
+            zero.clear(vmo, run.range, PageState.ZERO, keep=frozenset())
+    vmo.put_zero(PageRange(old, new), PageState.ZERO)
+    try:
+        yield from zero.tail_steps(vmo, size)
+    except VmoError:
+        return  # Zircon ignores it: the size has changed, and what is beyond the stream size is nobody's
+
+
+def _cut(vmo: PagerVmo, pages: PageRange) -> None:
+    """Free the pages beyond the new size, and count as resolved what is asked of them.
+
+    Pages that were supplied, or became dirty, while the request for them was outstanding were counted then.
+    """
+    absent = vmo.runs.gaps(pages)
+    undecided = RangeSet()
+    undecided.add(pages)
+    for run in vmo.runs.over(pages):
+        vmo.mark_stale(run.range)
+        if run.state is PageState.DIRTY:
+            undecided.discard(run.range)
+    vmo.free(pages)
+    for hints in (vmo.always_needed, vmo.unneeded):
+        hints.discard(pages)
+    for part in absent:
+        vmo.source.resolve(Command.READ, part)
+    for part in undecided:
+        vmo.source.resolve(Command.DIRTY, part)
+
+
+def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
+    """Zero the part of a page at the boundary, which may wait and fail; then move the boundary at once."""
+    while True:
+        limit = vmo.size_pages * PAGE_SIZE
+        if size > limit:
+            raise OutOfRangeError(f"stream size {size} is beyond the size of the VMO, {limit}")
+        old = vmo.stream_size
+        if size == old:
+            return
+        yield from zero.tail_steps(vmo, min(old, size))
+        if vmo.stream_size == old and size <= vmo.size_pages * PAGE_SIZE:
+            break  # nobody has moved anything while this waited
+    first, last = page_count(min(old, size)), page_count(size)
+    zero.clear(vmo, PageRange(first, last), PageState.ZERO, keep=frozenset({PageState.ZERO}))
+    beyond = PageRange(last, vmo.size_pages)
+    zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))
+    vmo.stream_size = size
+    vmo.modified = True

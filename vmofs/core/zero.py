@@ -1,0 +1,86 @@
+"""ZERO: whole pages become zero intervals without any request, parts of pages are written. Zircon: zircon-pager 4.8."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmofs.core import content
+from vmofs.core.access import Steps
+from vmofs.core.request import Command
+from vmofs.core.states import COMMITTED, PageEvent, PageState
+from vmofs.units import PAGE_SIZE, PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.vmo import PagerVmo
+
+_READ_AS_ZERO = frozenset({PageState.MARKER, PageState.ZERO, PageState.UNTRACKED})
+_IN_PLACE_PAGES = 16  # pinned pages are written in pieces of this many, so that no long string of zeros is made
+
+
+def zero_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
+    """Zero bytes: first the parts of pages at the start and at the end, which may wait, then the pages between."""
+    vmo.check_inside(offset, length)
+    start, end = offset, offset + length
+    if start % PAGE_SIZE:
+        start = min(end, start + -start % PAGE_SIZE)
+        yield from _part_steps(vmo, offset, start)
+        vmo.check_inside(offset, length)
+    if start < end and end % PAGE_SIZE:
+        end -= end % PAGE_SIZE
+        yield from _part_steps(vmo, end, offset + length)
+        vmo.check_inside(offset, length)
+    position, last = start // PAGE_SIZE, end // PAGE_SIZE
+    while position < last:
+        pages = PageRange(position, last)
+        pinned = vmo.pinned.over(pages)
+        if pinned and pinned[0].start == position:
+            position = min(pinned[0].end, position + _IN_PLACE_PAGES)
+            yield from _write_steps(vmo, pages.offset, position * PAGE_SIZE)
+            vmo.check_inside(offset, length)
+        else:
+            position = pinned[0].start if pinned else last
+            clear(vmo, PageRange(pages.start, position), PageState.ZERO, keep=_READ_AS_ZERO)
+            vmo.modified = True
+
+
+def tail_steps(vmo: PagerVmo, offset: int) -> Steps[None]:
+    """Zero the bytes from ``offset`` to the end of its page; none if it is the start of one."""
+    if offset % PAGE_SIZE:
+        yield from _part_steps(vmo, offset, offset + -offset % PAGE_SIZE)
+
+
+def _part_steps(vmo: PagerVmo, start: int, end: int) -> Steps[None]:
+    """Zero bytes of one page, unless it reads as zeros anyway."""
+    if vmo.state_at(start // PAGE_SIZE) not in _READ_AS_ZERO | {PageState.ZERO_AWAITING}:
+        yield from _write_steps(vmo, start, end)
+
+
+def _write_steps(vmo: PagerVmo, start: int, end: int) -> Steps[None]:
+    """Write zeros: absent pages are READ first, and under TRAP_DIRTY the pager is asked."""
+    try:
+        yield from vmo.write_steps(start, content.zeros(end - start))
+    finally:
+        vmo.mark_stale(PageRange.of_bytes(start, end - start))
+
+
+def clear(vmo: PagerVmo, pages: PageRange, state: PageState, keep: frozenset[PageState]) -> None:
+    """Turn pages into zeros of ``state``, except those in the states ``keep``; readers of the gaps wake.
+
+    Frames are given back. Pinned pages are zeroed where they are, and become dirty.
+    """
+    gaps = vmo.runs.gaps(pages)
+    for run in vmo.runs.over(pages):
+        if run.state in keep:
+            continue
+        for part in vmo.pinned.over(run.range):
+            content.write_committed(vmo.frames, vmo.runs, part.offset, content.zeros(part.length))
+            vmo.make_dirty(part, PageEvent.WRITE)
+            vmo.mark_stale(part)
+        for part in vmo.pinned.missing(run.range):
+            if run.state in COMMITTED:
+                vmo.mark_stale(part)
+            vmo.free(part)
+            vmo.put_zero(part, state)
+    for gap in gaps:
+        vmo.put_zero(gap, state)
+        vmo.source.resolve(Command.READ, gap)
