@@ -1,0 +1,156 @@
+"""Mounting and unmounting with the ``vmofs`` command, and all the ways in which a daemon ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import Mounted, vmofs_command, vmofs_environment, wait_for
+
+
+def vmofs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        vmofs_command(*arguments), env=vmofs_environment(), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory that is no mount point any more after the test."""
+    path = tmp_path / "place"
+    path.mkdir()
+    yield path
+    while str(path) in Path("/proc/mounts").read_text(encoding="utf-8"):
+        subprocess.run(["fusermount3", "-u", "-z", str(path)], check=True)
+
+
+def test_mount_returns_when_the_mount_answers_and_umount_when_the_daemon_is_gone(place: Path) -> None:
+    done = vmofs("mount", place)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (place / "control" / "version").read_text().startswith("vmofs ")
+    daemon = int(os.getxattr(place, "user.vmofs.pid"))
+    done = vmofs("umount", place)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not _runs(daemon)
+    assert list(place.iterdir()) == []
+
+
+def test_the_daemon_leaves_the_terminal_and_the_directory(place: Path) -> None:
+    assert vmofs("mount", place).returncode == 0
+    daemon = os.getxattr(place, "user.vmofs.pid").decode()
+    assert Path(f"/proc/{daemon}/cwd").readlink() == Path("/")
+    assert {Path(f"/proc/{daemon}/fd/{fd}").readlink() for fd in range(3)} == {Path("/dev/null")}
+    assert os.getsid(int(daemon)) == int(daemon)
+    assert vmofs("umount", place).returncode == 0
+
+
+def test_the_log_option_names_a_file(place: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert vmofs("mount", "-o", f"log={log}", place).returncode == 0
+    os.kill(int(os.getxattr(place, "user.vmofs.pid")), signal.SIGTERM)
+    wait_for(lambda: "SIGTERM" in log.read_text(encoding="utf-8"), "the signal is logged")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unmounts(mount: Mounted, number: signal.Signals) -> None:
+    mount.process.send_signal(number)
+    assert mount.process.wait(10) == 0
+    assert not mount.is_mounted()
+
+
+def test_a_signal_unmounts_while_files_are_open(mount: Mounted) -> None:
+    fd = os.open(mount.path / "aux" / "file", os.O_WRONLY | os.O_CREAT)
+    try:
+        mount.process.send_signal(signal.SIGTERM)
+        assert mount.process.wait(10) == 0
+        assert not mount.is_mounted()
+        with pytest.raises(OSError, match=r"not connected|abort"):
+            os.write(fd, b"x")
+    finally:
+        with suppress(OSError):
+            os.close(fd)
+
+
+def test_a_busy_mount_says_so(mount: Mounted) -> None:
+    with (mount.path / "aux" / "file").open("wb"):
+        done = vmofs("umount", mount.path)
+    assert done.returncode == 1
+    assert "busy" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_stale_mount_is_replaced(place: Path) -> None:
+    assert vmofs("mount", place).returncode == 0
+    os.kill(int(os.getxattr(place, "user.vmofs.pid")), signal.SIGKILL)
+    wait_for(lambda: not _answers(place), "the mount is stale")
+    assert vmofs("mount", place).returncode == 0
+    assert (place / "control" / "version").exists()
+    assert vmofs("umount", place).returncode == 0
+    assert str(place) not in Path("/proc/mounts").read_text(encoding="utf-8")
+
+
+def test_umount_takes_a_stale_mount_away(place: Path) -> None:
+    assert vmofs("mount", place).returncode == 0
+    os.kill(int(os.getxattr(place, "user.vmofs.pid")), signal.SIGKILL)
+    wait_for(lambda: not _answers(place), "the mount is stale")
+    assert vmofs("umount", place).returncode == 0
+    assert str(place) not in Path("/proc/mounts").read_text(encoding="utf-8")
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a process runs; one that only waits for its parent to notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _answers(path: Path) -> bool:
+    try:
+        os.statvfs(path)
+    except OSError:
+        return False
+    return True
+
+
+def test_errors_are_one_sentence(mount: Mounted, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    cases = {
+        ("mount", str(tmp_path / "none")): "does not exist",
+        ("mount", str(file)): "is no directory",
+        ("mount", str(mount.path)): "mounted at",
+        ("mount", "-o", "nonsense", str(tmp_path)): "unknown mount option 'nonsense'",
+        ("mount", "-o", "deadline=soon", str(tmp_path)): "number of seconds",
+        ("mount", "-o", "log=/none/x", str(tmp_path)): "log cannot be written",
+        ("umount", str(tmp_path)): "no vmofs is mounted",
+    }
+    for arguments, sentence in cases.items():
+        done = vmofs(*arguments)
+        assert done.returncode == 1, arguments
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_kernel_is_told_to_read_ahead_one_page_and_to_let_many_requests_wait(mount: Mounted) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may change these settings")
+    minor = os.minor(mount.path.stat().st_dev)
+    assert Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb").read_text(encoding="ascii") == "4\n"
+    connections = Path("/sys/fs/fuse/connections")
+    if (connections / str(minor)).exists():
+        assert (connections / str(minor) / "max_background").read_text(encoding="ascii") == "65535\n"
+
+
+def test_version_is_fast() -> None:
+    began = time.monotonic()
+    done = vmofs("--version")
+    assert done.stdout.startswith("vmofs ")
+    assert time.monotonic() - began < 0.5

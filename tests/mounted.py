@@ -1,0 +1,121 @@
+"""Mounts for tests: the program as a user runs it, taken down whatever happens. Fixtures: ``fuse/conftest.py``."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE_ROOTS = f"{ROOT}{os.pathsep}{ROOT / 'mount'}"
+READY_SECONDS = 20.0
+END_SECONDS = 10.0
+
+
+@dataclass
+class Mounted:
+    """A vmofs that is mounted: where, by which process, and what that process has logged.
+
+    ``expected_log`` holds patterns of warnings that the test provokes.
+    """
+
+    path: Path
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    expected_log: list[str] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """Return what it has logged."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def is_mounted(self) -> bool:
+        """Return whether the kernel has the mount."""
+        return any(line.split(" ")[1] == str(self.path) for line in Path("/proc/mounts").read_text().splitlines())
+
+    def umount(self) -> None:
+        """Unmount as any user would."""
+        subprocess.run(["fusermount3", "-u", str(self.path)], check=True)
+
+    def unexpected_log(self) -> list[str]:
+        """Return what was logged that is neither information nor expected."""
+        bad = [line for line in self.log().splitlines() if line and not line.startswith(("INFO ", "DEBUG "))]
+        return [line for line in bad if not any(re.search(pattern, line) for pattern in self.expected_log)]
+
+
+def vmofs_command(*arguments: str | Path) -> list[str]:
+    """Return the command line of the program under test, with this interpreter and this source tree."""
+    return [sys.executable, "-m", "vmofs_mount.cli", *map(str, arguments)]
+
+
+def vmofs_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": SOURCE_ROOTS}
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
+    """Poll until a condition holds; fail the test after the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {seconds} s")
+        time.sleep(0.01)
+
+
+class Mounter:
+    """Mounts; remembers what it mounted so that all of it can be taken down."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._mounted: list[Mounted] = []
+
+    def __call__(self, *options: str) -> Mounted:
+        """Mount with these ``-o`` options and wait until it answers."""
+        number = len(self._mounted)
+        path = self._directory / f"mnt{number}"
+        path.mkdir()
+        log_path = self._directory / f"log{number}"
+        arguments = [part for option in options for part in ("-o", option)]
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                vmofs_command("mount", "-f", *arguments, path),
+                stderr=log,
+                env=vmofs_environment(),
+                start_new_session=True,
+            )
+        mounted = Mounted(path, process, log_path)
+        self._mounted.append(mounted)
+        wait_for(lambda: process.poll() is not None or (path / "control" / "version").exists(), "the mount answers")
+        assert process.poll() is None, mounted.log()
+        return mounted
+
+    def finish(self) -> None:
+        """Unmount everything; the daemons must end well, and have nothing to complain about."""
+        for mounted in self._mounted:
+            if mounted.is_mounted():
+                mounted.umount()
+            assert mounted.process.wait(END_SECONDS) == 0, mounted.log()
+            assert not mounted.is_mounted()
+            assert not mounted.unexpected_log()
+
+    def clean_up(self) -> None:
+        """Leave nothing behind, however broken it is."""
+        for mounted in self._mounted:
+            if mounted.process.poll() is None:
+                mounted.process.send_signal(signal.SIGKILL)  # breaks the connection: who waits for it gets an error
+            if mounted.is_mounted():
+                subprocess.run(["fusermount3", "-u", "-z", str(mounted.path)], check=False)
+            with suppress(subprocess.TimeoutExpired):
+                mounted.process.wait(END_SECONDS)
