@@ -1,0 +1,15 @@
+"""What all tests share: how long hypothesis searches."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadline: a busy machine is no defect. VMOFS_NIGHTLY=1 searches as long as a night allows.
+_QUIET = [HealthCheck.too_slow]
+settings.register_profile("gate", deadline=None, suppress_health_check=_QUIET, print_blob=True)
+settings.register_profile(
+    "nightly", deadline=None, suppress_health_check=_QUIET, print_blob=True, max_examples=10_000, stateful_step_count=80
+)
+settings.load_profile("nightly" if os.environ.get("VMOFS_NIGHTLY") == "1" else "gate")
