@@ -62,9 +62,6 @@ class AuxHandle(Handle):
         # and one GETXATTR (security.capability) less per write, and no staged page stands in memory twice.
         self.direct_io = flags & os.O_ACCMODE == os.O_WRONLY
         node.maybe_cached |= not self.direct_io
-        if flags & os.O_TRUNC:
-            self._aux.set_size(0)
-            self._modified()
 
     async def read(self, offset: int, size: int) -> Data:
         """Read; holes are zeros."""
@@ -73,13 +70,10 @@ class AuxHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         """Write, growing the file."""
         written = self._aux.write_nowait(offset, data)
-        self._modified()
-        return written
-
-    def _modified(self) -> None:
         if self.caller.uid != 0:  # as CAP_FSETID: what root writes keeps its set-user-ID bit
             self.node.drop_privileges()
         self._tree.modified(self.node)
+        return written
 
 
 class TextHandle(Handle):

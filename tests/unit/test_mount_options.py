@@ -1,0 +1,61 @@
+"""The -o options and /proc/self/mountinfo."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vmofs_mount.mountinfo import _parse, mount_at
+from vmofs_mount.options import MountOptions, OptionError, parse_options
+
+
+def test_without_options_the_defaults_hold() -> None:
+    assert parse_options([]) == MountOptions()
+    assert MountOptions().allow_other == (os.geteuid() == 0)
+    assert MountOptions().kernel == {"nodev", "nosuid"}
+
+
+def test_options_are_read() -> None:
+    options = parse_options(["deadline=7.5,warn=0", "memory=2M,log=x", "no_allow_other,suid,noexec"])
+    assert options.deadline_seconds == 7.5
+    assert options.warn_seconds == 0
+    assert options.memory_limit_bytes == 2 * 2**20
+    assert options.log_path == Path("x").absolute()
+    assert not options.allow_other
+    assert options.kernel == {"nodev", "suid", "noexec"}
+
+
+def test_what_stands_in_fstab_is_accepted() -> None:
+    assert parse_options(["rw,noauto,nofail,user,_netdev,defaults,x-systemd.automount,,"]) == MountOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("nonsense", "unknown mount option 'nonsense'"),
+        ("allow_other=1", "unknown mount option 'allow_other=1'"),
+        ("deadline", "option 'deadline' needs a value"),
+        ("deadline=", "option 'deadline' needs a value"),
+        ("deadline=-1", "number of seconds, not '-1'"),
+        ("warn=inf", "number of seconds, not 'inf'"),
+        ("warn=nan", "number of seconds, not 'nan'"),
+        ("memory=much", "number of bytes such as 2G, not 'much'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse_options([text])
+    assert sentence in str(caught.value)
+
+
+def test_a_line_of_mountinfo_is_read() -> None:
+    mount = _parse("36 35 0:98 / /mnt/a\\040b rw,noatime shared:1 master:2 - fuse.vmofs vmofs rw,user_id=0")
+    assert mount == ("/mnt/a b", "fuse.vmofs", "0:98")
+    assert mount.minor == 98
+
+
+def test_the_root_is_mounted_and_a_file_in_it_is_not() -> None:
+    assert mount_at("/") is not None
+    assert mount_at(__file__) is None
