@@ -10,7 +10,7 @@ import xxhash
 from vmofs.core import content
 from vmofs.core.content import Bytes
 from vmofs.core.frames import FrameRun
-from vmofs.core.ranges import RangeSet
+from vmofs.core.pins import Pin, Pins
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.states import PageState
 from vmofs.core.system import System
@@ -49,7 +49,8 @@ class AuxVmo:
         self._size_bytes = size_bytes
         self.kind = kind
         self.resizable = resizable
-        self.pinned = RangeSet()
+        self.pins = Pins()
+        self.pinned = self.pins.pages
         system.register(self, self._runs)
 
     @property
@@ -107,10 +108,10 @@ class AuxVmo:
         cut = PageRange(page_count(size_bytes), self.size_pages)
         if self.pinned.over(cut):
             raise BadStateError(f"pinned pages lie beyond the new size {size_bytes}")
-        content.free_runs(self._frames, self._runs.take(cut))
+        self._free(cut)
         tail = -size_bytes % PAGE_SIZE
-        if size_bytes < self._size_bytes and tail and self._runs.at(size_bytes // PAGE_SIZE):
-            content.write_committed(self._frames, self._runs, size_bytes, content.zeros(tail))
+        if size_bytes < self._size_bytes and tail:
+            self._overwrite_with_zeros(size_bytes, size_bytes + tail)
         self._size_bytes = size_bytes
 
     def _check_size(self, size_bytes: int) -> None:
@@ -118,6 +119,97 @@ class AuxVmo:
             raise UnavailableError(f"the size {self._size_bytes} of this aux is fixed, {size_bytes} was asked for")
         if size_bytes > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {size_bytes} is above the largest VMO, {MAX_VMO_BYTES}")
+
+    # zx_vmo_op_range
+
+    def _check_inside(self, offset: int, length: int) -> None:
+        size = self.size_pages * PAGE_SIZE
+        if offset + length > min(UINT64_MAX, size):
+            raise OutOfRangeError(f"range {offset}+{length} does not lie inside the aux VMO of {size} bytes")
+
+    def commit(self, offset: int, length: int) -> None:
+        """Give every page of a range of bytes (rounded outward) memory.
+
+        Raises:
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            NoMemoryError: the memory limit is reached; nothing changed.
+
+        Zircon: ZX_VMO_OP_COMMIT.
+        """
+        self._check_inside(offset, length)
+        content.commit_zero(self._frames, self._runs, PageRange.of_bytes(offset, length), PageState.CLEAN)
+
+    def decommit(self, offset: int, length: int) -> None:
+        """Free the memory of a range of bytes (rounded outward to pages), which then reads as zeros.
+
+        Raises:
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            NotSupportedError: contiguous or physical memory.
+            BadStateError: a page is pinned.
+
+        Zircon: ZX_VMO_OP_DECOMMIT.
+        """
+        self._check_inside(offset, length)
+        if self.kind is not AuxKind.PLAIN:
+            raise NotSupportedError(f"{self.kind.value} memory cannot be decommitted")
+        pages = PageRange.of_bytes(offset, length)
+        pinned = self.pinned.over(pages)
+        if pinned:
+            raise BadStateError(f"aux pages {pinned[0]} are pinned")
+        self._free(pages)
+
+    def op_zero(self, offset: int, length: int) -> None:
+        """Zero a range of bytes. Whole pages give their memory back, unless they are pinned or of special memory.
+
+        Raises:
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+
+        Zircon: ZX_VMO_OP_ZERO.
+        """
+        self._check_inside(offset, length)
+        end = offset + length
+        whole = PageRange(page_count(offset), end // PAGE_SIZE)
+        kept = self.pinned.over(whole) if self.kind is AuxKind.PLAIN else [whole]
+        if whole.end < whole.start:  # both ends lie in one page
+            self._overwrite_with_zeros(offset, end)
+            return
+        self._overwrite_with_zeros(offset, whole.offset)
+        self._overwrite_with_zeros(whole.end * PAGE_SIZE, end)
+        for part in kept:
+            self._overwrite_with_zeros(part.offset, part.end * PAGE_SIZE)
+        if self.kind is AuxKind.PLAIN:
+            for part in self.pinned.missing(whole):
+                self._free(part)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Do nothing: no page is ever absent. Zircon: ZX_VMO_OP_PREFETCH.
+
+        Raises:
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+        """
+        self._check_inside(offset, length)
+
+    def pin(self, offset: int, length: int) -> Pin:
+        """Commit the pages of a range of bytes (rounded outward) and keep them until ``unpin``.
+
+        Raises:
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            NoMemoryError: the memory limit is reached; nothing changed.
+        """
+        self.commit(offset, length)
+        return self.pins.add(PageRange.of_bytes(offset, length))
+
+    def _overwrite_with_zeros(self, start: int, end: int) -> None:
+        """Zero bytes of pages that have memory; the others are zero anyway."""
+        for run in self._runs.over(PageRange.of_bytes(start, end - start)):
+            first, last = max(start, run.start * PAGE_SIZE), min(end, run.end * PAGE_SIZE)
+            content.write_committed(self._frames, self._runs, first, content.zeros(last - first))
+            self._system.mark_stale(self, run.range)
+
+    def _free(self, pages: PageRange) -> None:
+        content.free_runs(self._frames, self._take(pages))
+
+    # Giving pages away
 
     def check_can_give(self, offset: int, length: int, xxh3: int | None = None) -> None:
         """Check everything that would keep ``take`` from taking a page-aligned range of bytes.
@@ -158,11 +250,17 @@ class AuxVmo:
 
     def take(self, offset: int, length: int) -> list[Run]:
         """Remove the pages of a range and return them as runs; from now on it reads as zeros. Frames change hands."""
-        return self._runs.take(PageRange.of_bytes(offset, length))
+        return self._take(PageRange.of_bytes(offset, length))
+
+    def _take(self, pages: PageRange) -> list[Run]:
+        taken = self._runs.take(pages)
+        for run in taken:
+            self._system.mark_stale(self, run.range)
+        return taken
 
     def close(self) -> None:
         """Free everything: the last handle is gone."""
-        content.free_runs(self._frames, self._runs.take(PageRange(0, self.size_pages)))
+        self._free(PageRange(0, self.size_pages))
         self._system.unregister(self)
 
     def frames(self) -> list[FrameRun]:
@@ -176,5 +274,6 @@ class AuxVmo:
     def check(self) -> None:
         """Assert that every page lies inside and is plain committed memory."""
         self._runs.check()
+        self.pins.check()
         assert self._runs.committed_pages == self._runs.pages_in(PageState.CLEAN)
         assert not self._runs.whole_over(PageRange(self.size_pages, MAX_VMO_BYTES // PAGE_SIZE))

@@ -1,0 +1,60 @@
+"""zx_vmo_op_range: what a user of a VMO, not its pager, does with a range of it. For VMOs of all kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from vmofs.core.access import Access, Steps
+from vmofs.core.aux import AuxVmo
+from vmofs.core.vmo import PagerVmo
+
+
+class VmoOp(Enum):
+    """An operation. The values are Zircon's ZX_VMO_OP_* numbers."""
+
+    COMMIT = 1
+    DECOMMIT = 2
+    ZERO = 10
+    DONT_NEED = 12
+    ALWAYS_NEED = 13
+    PREFETCH = 14
+
+
+def op_range(op: VmoOp, vmo: PagerVmo | AuxVmo, offset: int, length: int) -> Access[None]:
+    """Return the operation on a range of bytes as an access, to be started; on an aux it never waits.
+
+    What it may fail with stands at the methods of the VMOs. On an aux the two hints are always good: not even their
+    range is looked at. Zircon: zx_vmo_op_range.
+    """
+    if isinstance(vmo, PagerVmo):
+        return _on_pager_vmo(op, vmo, offset, length)
+    methods = {
+        VmoOp.COMMIT: vmo.commit,
+        VmoOp.DECOMMIT: vmo.decommit,
+        VmoOp.ZERO: vmo.op_zero,
+        VmoOp.PREFETCH: vmo.prefetch,
+    }
+    return Access(_at_once(methods.get(op, _nothing), offset, length))
+
+
+def _on_pager_vmo(op: VmoOp, vmo: PagerVmo, offset: int, length: int) -> Access[None]:
+    may_wait = {
+        VmoOp.COMMIT: vmo.commit,
+        VmoOp.ZERO: vmo.op_zero,
+        VmoOp.ALWAYS_NEED: vmo.always_need,
+        VmoOp.PREFETCH: vmo.prefetch,
+    }
+    if op in may_wait:
+        return may_wait[op](offset, length)
+    return Access(_at_once(vmo.decommit if op is VmoOp.DECOMMIT else vmo.dont_need, offset, length))
+
+
+def _at_once(call: Callable[[int, int], None], offset: int, length: int) -> Steps[None]:
+    """Do something that does not wait when the access is started."""
+    call(offset, length)
+    yield from ()
+
+
+def _nothing(_offset: int, _length: int) -> None:
+    pass
