@@ -163,3 +163,14 @@ def test_two_vmos_may_have_the_same_key(world: World) -> None:
     assert world.packets() == ["READ(0,1)", "READ(1,1)"]
     world.supply(one, 0)
     assert world.states(two) == "........"
+
+
+def test_what_is_there_and_from_where_on_something_is_absent(world: World) -> None:
+    vmo = world.vmo()
+    world.supply(vmo, 1, 2)
+    world.supply(vmo, 3, zero=True)
+    assert vmo.committed(PageRange(0, 8)) == [PageRange(1, 3)]
+    assert vmo.committed(PageRange(2, 8)) == [PageRange(2, 3)]
+    assert vmo.absent(PageRange(1, 6)) == PageRange(4, 6)
+    assert vmo.absent(PageRange(0, 3)) == PageRange(0, 3)
+    assert vmo.absent(PageRange(1, 4)) == PageRange(1, 4)
