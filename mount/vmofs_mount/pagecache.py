@@ -97,6 +97,12 @@ class PageCache:
             backlog.to_drop.add(pages)
         self._start(file, backlog)
 
+    async def drop_failed(self, file: VmoFile, pages: PageRange) -> None:
+        """Drop pages whose READ failed, unless another READ waits for them: the next access starts afresh."""
+        backlog = self._backlogs.get(file)
+        if backlog is None or not any(waiting & pages for waiting in backlog.reads.values()):
+            await self._drop(file, pages)
+
     async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
         """Wait until nothing is left to be dropped or stored, at most ``seconds``."""
         backlog = self._backlogs.get(file)
@@ -145,6 +151,9 @@ class PageCache:
     async def _drop_first(self, file: CachedFile, backlog: _Backlog) -> None:
         pages = next(iter(backlog.to_drop))
         backlog.to_drop.discard(pages)
+        await self._drop(file, pages)
+
+    async def _drop(self, file: CachedFile, pages: PageRange) -> None:
         self._dropped_ranges_total += 1
         await trio.to_thread.run_sync(
             self._kernel.drop, file.ino, pages.offset, pages.length, limiter=self._droppers, abandon_on_cancel=True

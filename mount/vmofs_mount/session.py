@@ -22,6 +22,7 @@ from vmofs_mount.kernel import fuse_devices
 from vmofs_mount.mountinfo import mount_at
 from vmofs_mount.ops import Operations
 from vmofs_mount.tuning import tune
+from vmofs_mount.unmounting import UnmountError, remove_stale_mounts
 
 if TYPE_CHECKING:
     from vmofs_mount.layout import Layout
@@ -98,7 +99,7 @@ async def serve(
                 nursery.cancel_scope.cancel()
             background.cancel_scope.cancel()
     finally:
-        pyfuse3.close()
+        _unmount(mountpoint)
     if end.failure:
         raise MountError(end.failure)
     handles.check()
@@ -116,6 +117,14 @@ def _mount(operations: Operations, mountpoint: str, options: MountOptions) -> in
     except RuntimeError as error:  # libfuse has written the reason to stderr
         raise MountError(f"{mountpoint} cannot be mounted") from error
     return (fuse_devices() - before).pop()
+
+
+def _unmount(mountpoint: str) -> None:
+    pyfuse3.close()
+    try:
+        remove_stale_mounts(mountpoint)  # libfuse leaves the mount of an aborted connection
+    except UnmountError as error:
+        _log.warning("%s", error)
 
 
 class _End:

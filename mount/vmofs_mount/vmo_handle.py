@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-
-import trio
+from collections.abc import Callable, Iterable
 
 from vmofs.core.content import Bytes
 from vmofs.status import OutOfRangeError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
 from vmofs_mount.engine import Engine
-from vmofs_mount.failures import Failures
+from vmofs_mount.failures import Failures, count_retries
 from vmofs_mount.handles import Handle
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import PageCache
@@ -21,9 +19,13 @@ from vmofs_mount.pagecache import PageCache
 class OpenVmos:
     """What the open files of all VMOs share: the numbers of those that are open, and the recent failures, by VMO."""
 
-    def __init__(self, engine: Engine, cache: PageCache) -> None:
+    def __init__(
+        self, engine: Engine, cache: PageCache, spawn: Callable[..., None], device_minor: Callable[[], int]
+    ) -> None:
         self.engine = engine
         self.cache = cache
+        self._spawn = spawn
+        self._device_minor = device_minor
         self._numbers = itertools.count(1)
         self._open: dict[VmoFile, dict[int, None]] = {}
         self._failures: dict[VmoFile, Failures] = {}
@@ -42,15 +44,25 @@ class OpenVmos:
             del self._open[file]
             self._failures.pop(file, None)
 
-    def failed(self, file: VmoFile, number: int, pages: PageRange, error: VmoError) -> None:
-        """Remember a failed read for the kernel's retries."""
-        failures = self._failures.setdefault(file, Failures())
-        failures.remember(number, list(self._open[file]), pages, error, trio.current_time())
+    async def failed(self, handle: VmoHandle, file: VmoFile, pages: PageRange, error: VmoError, *, stale: bool) -> None:
+        """Remember a failed read for the kernel's retries; ``stale``: its page was in the page cache, failed before."""
+        retries = await count_retries(handle.caller, handle.flags, file.ino, self._device_minor(), pages)
+        others = self._open.get(file, {})
+        failures = self._failures.get(file)
+        if failures is None:
+            failures = self._failures[file] = Failures(lambda pages: self.cache.drop_failed(file, pages))
+        retries = max(0, retries - stale)
+        self._spawn(failures.expire, failures.remember(handle.number, retries, others, pages, error))
+
+    async def is_stale(self, file: VmoFile, pages: PageRange) -> bool:
+        """Return whether a READ that just came is for a page that failed before and is still in the page cache."""
+        failures = self._failures.get(file)
+        return failures is not None and await failures.is_stale(pages)
 
     def recall(self, file: VmoFile, number: int, pages: PageRange) -> VmoError | None:
         """Return the error of the read that this one is a retry of, if it is one."""
         failures = self._failures.get(file)
-        return None if failures is None else failures.recall(number, pages, trio.current_time())
+        return None if failures is None else failures.recall(number, pages)
 
     def supplied(self, file: VmoFile, filled: Iterable[PageRange]) -> None:
         """Forget failures of pages that are there now."""
@@ -72,7 +84,7 @@ class VmoHandle(Handle):
         super().__init__(file, flags, caller)
         self._file = file
         self._opened = opened
-        self._number = opened.add(file)
+        self.number = opened.add(file)
 
     async def read(self, offset: int, size: int) -> Bytes:
         """Read up to the end of the content; ask the pager for what is absent, and wait."""
@@ -86,16 +98,18 @@ class VmoHandle(Handle):
     async def _wait(self, offset: int, length: int) -> Bytes:
         file, opened = self._file, self._opened
         pages = PageRange.of_bytes(offset, length)
-        error = opened.recall(file, self._number, pages)
+        error = opened.recall(file, self.number, pages)
         if error is not None:
             raise error
         number = opened.cache.begin_read(file, pages)
+        stale = False
         try:
+            stale = await opened.is_stale(file, pages)
             data: bytes = await opened.engine.run(file.vmo.read(offset, length))
         except OutOfRangeError:
             return b""  # cut off while we waited
         except VmoError as failure:
-            opened.failed(file, self._number, pages, failure)
+            await opened.failed(self, file, file.vmo.absent(pages), failure, stale=stale)
             raise
         finally:
             opened.cache.end_read(file, number)
@@ -108,4 +122,4 @@ class VmoHandle(Handle):
 
     def release(self) -> None:
         """Count the file as open no longer."""
-        self._opened.remove(self._file, self._number)
+        self._opened.remove(self._file, self.number)
