@@ -222,11 +222,12 @@ class CoreAgainstModel(RuleBasedStateMachine):
         assert filled == outcome(lambda: self.model.supply(model_pager, vmo.model, *where, aux[1], at))
 
     @precondition(lambda self: self.model.requests)
-    @rule(request=PICK, skipped=st.integers(-1, 2), pages=st.integers(1, 4), code=st.none() | CODES, zero=st.booleans())
+    @rule(request=PICK, skipped=st.integers(-2, 1), pages=st.integers(1, 4), code=st.none() | CODES, zero=st.booleans())
     def answer(self, request: int, skipped: int, pages: int, code: Status | None, zero: bool) -> None:
-        """Supply or fail around the start of what somebody asked for."""
+        """Supply or fail around what somebody wants most."""
         asked = self.model.requests[request % len(self.model.requests)]
-        where = max(0, asked.pages[0] + skipped) * PAGE_SIZE, pages * PAGE_SIZE
+        wanted = asked.waiters[0].wanted
+        where = max(0, (asked.pages[0] if wanted is None else wanted) + skipped) * PAGE_SIZE, pages * PAGE_SIZE
         vmo = next(index for index, pair in enumerate(self.vmos) if pair.model is asked.vmo)
         if code is None:
             self.supply(1, vmo, where, 6, set(range(pages)) if zero else set())

@@ -151,7 +151,8 @@ def test_fail_overlapping_range_at_the_end_leads_to_a_new_read(world: World, sup
 
 
 @pytest.mark.parametrize(
-    ("page", "pages", "latched"), [(2, 6, False), (4, 4, True), (0, 8, True), (5, 1, False), (4, 1, True)]
+    ("page", "pages", "latched"),
+    [(2, 6, False), (3, 2, False), (4, 4, True), (0, 8, True), (5, 1, False), (4, 1, True)],
 )
 def test_a_failure_is_latched_if_it_begins_at_the_first_or_the_wanted_page(
     world: World, page: int, pages: int, latched: bool
@@ -163,6 +164,8 @@ def test_a_failure_is_latched_if_it_begins_at_the_first_or_the_wanted_page(
     assert waiter is not None
     world.pager.op_range(PagerOp.FAIL, vmo, page * P, pages * P, Status.IO)
     assert waiter.latched is (Status.IO if latched else None)
+    # Covering the wanted page from further left wakes nobody, unless that makes the request complete.
+    assert (reader in world.system.woken) == (page == 4 or pages >= 4)
 
 
 def test_a_write_returns_the_error_only_when_its_whole_request_was_counted(world: World) -> None:

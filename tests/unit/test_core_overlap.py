@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmofs.core.pager import PagerOp
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import PageRange
@@ -87,9 +88,13 @@ def test_read_and_dirty_requests_of_the_same_pages_do_not_interact(world: World)
 def test_dirty_requests_overlap_like_reads(world: World) -> None:
     vmo = world.trap_vmo(24)
     world.supply(vmo, 0, 24)
-    for page, pages in ((4, 5), (2, 7), (11, 5), (15, 4)):
-        world.start_write(vmo, page, pages)
+    writers = [world.start_write(vmo, page, pages) for page, pages in ((4, 5), (2, 7), (11, 5), (15, 4))]
     assert world.packets() == ["DIRTY(4,5)", "DIRTY(2,2)", "DIRTY(11,5)"]
+    world.op(PagerOp.DIRTY, vmo, 11, 5)
+    assert world.packets() == ["DIRTY(16,3)"]
+    world.op(PagerOp.DIRTY, vmo, 2, 17)
+    assert all(writer.done for writer in writers)
+    assert world.packets() == []
 
 
 def test_the_packet_that_a_second_vmo_needs_is_not_suppressed(world: World) -> None:

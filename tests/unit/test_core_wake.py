@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vmofs.core.request import PageRequest
+from vmofs.core.vmo import VmoOptions
+from vmofs.status import OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
@@ -254,3 +256,52 @@ def test_an_access_tells_what_it_waits_for(world: World) -> None:
     assert (waiter.range, request.source) == ((1, 3), vmo.source)
     world.supply(vmo, 1, 2)
     assert reader.waits_for is None
+
+
+# Shrinking and zeroing under a pending request, 3.8
+
+
+def test_shrinking_away_what_a_reader_waits_for_ends_it_out_of_range(world: World) -> None:
+    vmo = world.vmo(options=VmoOptions(resizable=True))
+    accesses = [world.start_read(vmo, 4, 2), world.start_write(vmo, 6, 2)]
+    assert world.packets() == ["READ(4,2)", "READ(6,2)"]
+    world.start(vmo.set_size(4 * PAGE_SIZE))
+    world.run()
+    for access in accesses:
+        with pytest.raises(OutOfRangeError):
+            access.result()
+    assert world.packets() == []
+
+
+def test_early_wake_with_resize_a_read_partly_inside_ends_once_it_wakes(world: World) -> None:
+    vmo = world.vmo(options=VmoOptions(resizable=True))
+    reader = world.start_read(vmo, 0, 8)
+    world.start(vmo.set_size(4 * PAGE_SIZE))
+    world.run()
+    assert (reader.done, counts(world)) == (False, [4])
+    world.supply(vmo, 0)
+    with pytest.raises(OutOfRangeError):
+        reader.result()
+    assert world.packets() == []
+
+
+def test_resize_commit_goes_on_with_what_is_left_on_the_same_request(world: World) -> None:
+    vmo = world.vmo(options=VmoOptions(resizable=True))
+    committer = world.start(vmo.commit(0, 8 * PAGE_SIZE))
+    assert world.packets() == ["READ(0,8)"]
+    world.supply(vmo, 6)  # is cut off, and not counted twice
+    world.start(vmo.set_size(4 * PAGE_SIZE))
+    world.run()
+    assert (committer.done, counts(world)) == (False, [4])
+    world.supply(vmo, 0, 4)
+    committer.result()
+    assert world.packets() == []
+
+
+def test_op_zero_unblocks_a_read_request(world: World) -> None:
+    vmo = world.vmo()
+    reader = world.start_read(vmo, 0, 2)
+    world.start(vmo.op_zero(0, 2 * PAGE_SIZE))
+    world.run()
+    assert reader.result() == bytes(2 * PAGE_SIZE)
+    assert world.packets() == []
