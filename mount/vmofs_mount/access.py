@@ -43,6 +43,7 @@ class Examined:
     """What a walk to a name found. ``errno`` 0: the identity may use it in the way it asked for."""
 
     ino: int
+    device: int
     errno: int
 
 
@@ -55,9 +56,10 @@ def examine(path: str, mode: int, identity: Identity) -> Examined:
         try:
             fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            return Examined(0, error.errno or errno.EIO)
+            return Examined(0, 0, error.errno or errno.EIO)
         try:
-            return Examined(os.fstat(fd).st_ino, _access(fd, mode))
+            status = os.fstat(fd)
+            return Examined(status.st_ino, status.st_dev, _access(fd, mode))
         finally:
             os.close(fd)
 

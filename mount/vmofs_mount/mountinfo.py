@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,24 @@ class MountPoint(NamedTuple):
     def minor(self) -> int:
         """The number of the FUSE connection."""
         return int(self.device.partition(":")[2])
+
+
+class Place(NamedTuple):
+    """Where a mount is: its path, and ``st_dev`` of its files, by which a path that leads elsewhere is told."""
+
+    mountpoint: str
+    device: int
+
+    @classmethod
+    def of(cls, mountpoint: str) -> Place:
+        """Return the place of the topmost mount at a path; the device 0 is no mount's."""
+        mount = mount_at(mountpoint)
+        return cls(mountpoint, 0 if mount is None else os.makedev(0, mount.minor))
+
+    @property
+    def minor(self) -> int:
+        """The minor number, as /proc/PID/maps has it."""
+        return os.minor(self.device)
 
 
 def mount_at(path: str) -> MountPoint | None:

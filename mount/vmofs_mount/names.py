@@ -11,6 +11,7 @@ import trio
 from vmofs.status import AccessDeniedError, BadHandleError, InvalidArgsError, WrongTypeError
 from vmofs.wire.names import quote
 from vmofs_mount.access import examine
+from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
 from vmofs_mount.tree import Tree
 
@@ -25,9 +26,9 @@ _THREADS = trio.CapacityLimiter(16)
 class Names:
     """Turns names into nodes. A node that a name was once turned into is kept with the open command file."""
 
-    def __init__(self, tree: Tree, mountpoint: str) -> None:
+    def __init__(self, tree: Tree, place: Place) -> None:
         self._tree = tree
-        self._mountpoint = mountpoint
+        self._place = place
 
     async def file(self, handle: CommandHandle, path: str, mode: int) -> VmoFile | AuxFile:
         """Return the VMO or aux file of that name, which the caller may use as ``mode`` (os.R_OK | os.W_OK) says.
@@ -57,8 +58,10 @@ class Names:
         if handle.identity.uid == 0 == os.geteuid():  # the kernel grants root everything, but not what is not there
             return self._resolve(path)
         found = await trio.to_thread.run_sync(
-            examine, f"{self._mountpoint}/{path}", mode, handle.identity, limiter=_THREADS, abandon_on_cancel=True
+            examine, f"{self._place.mountpoint}/{path}", mode, handle.identity, limiter=_THREADS, abandon_on_cancel=True
         )
+        if found.device != self._place.device and found.ino:
+            raise _missing(path)  # another mount lies over this one
         if found.ino == 0:
             if found.errno == errno.EACCES:
                 raise AccessDeniedError(f"no permission to search a directory of {quote(path)}")

@@ -17,6 +17,7 @@ from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
+from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, TextFile, VmoFile
 from vmofs_mount.ports import ClosedReaders, PagerPorts
 from vmofs_mount.ports import Fifo as FifoLane
@@ -110,11 +111,11 @@ class Pagers:
     """All pagers of a mount."""
 
     def __init__(
-        self, tree: Tree, engine: Engine, mountpoint: str, nursery: trio.Nursery, deadline: Callable[[], float]
+        self, tree: Tree, engine: Engine, place: Place, nursery: trio.Nursery, deadline: Callable[[], float]
     ) -> None:
         self._tree = tree
         self._engine = engine
-        self._mountpoint = mountpoint
+        self._place = place
         self._nursery = nursery
         self._deadline = deadline
         self._closed_readers = ClosedReaders()
@@ -157,7 +158,12 @@ class Pagers:
 
     def _add_fifo(self, pager: PagerDirectory, fifo: Fifo, *ports: Port) -> None:
         lane = FifoLane(
-            ports, lambda: f"{self._mountpoint}/{fifo.path}", vmo_name, self._closed_readers, pager.ports.kick
+            ports,
+            lambda: f"{self._place.mountpoint}/{fifo.path}",
+            self._place.device,
+            vmo_name,
+            self._closed_readers,
+            pager.ports.kick,
         )
         for port in ports:
             self._by_port[port] = pager.ports

@@ -58,12 +58,14 @@ class Fifo:
         self,
         ports: tuple[Port, ...],
         path: Callable[[], str],
+        device: int,
         name_of: Callable[[PageSource], str],
         closes: ClosedReaders,
         kick: Callable[[Port], None],
     ) -> None:
         self.ports = ports
         self._path = path
+        self._device = device
         self._name_of = name_of
         self._closes = closes
         self._kick = kick
@@ -136,7 +138,7 @@ class Fifo:
     async def _attach(self) -> bool:
         for delay in _ATTACH_DELAYS:
             await trio.sleep(delay)
-            attempt = _Attempt(self._path())
+            attempt = _Attempt(self._path(), self._device)
             try:
                 self._fd = await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=_ATTACHERS)
             except trio.Cancelled:
@@ -270,8 +272,9 @@ class PagerPorts:
 class _Attempt:
     """One attempt to open a FIFO for writing through the mount, in a worker thread, which may be abandoned."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, device: int) -> None:
         self._path = path
+        self._device = device
         self._lock = threading.Lock()
         self._abandoned = False
         self._fd: int | None = None
@@ -281,17 +284,27 @@ class _Attempt:
         thread = threading.get_native_id()
         attaching_threads.add(thread)
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = self._open_in_own_mount()
         except OSError:
             return None
         finally:
             attaching_threads.discard(thread)
         with self._lock:
-            if self._abandoned:
+            if self._abandoned and fd is not None:
                 os.close(fd)
             else:
                 self._fd = fd
         return fd
+
+    def _open_in_own_mount(self) -> int | None:
+        """Open the FIFO, unless the path leads elsewhere: another mount may lie over this one, or have replaced it."""
+        place = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if os.fstat(place).st_dev != self._device:
+                return None
+            return os.open(f"/proc/self/fd/{place}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(place)
 
     def abandon(self) -> None:
         """Close what was or will be opened: nobody takes it."""

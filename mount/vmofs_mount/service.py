@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from vmofs_mount.control import CommandHandle
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
 from vmofs_mount.kernel import Kernel
-from vmofs_mount.mountinfo import mount_at
+from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import CommandFile, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.pagecache import PageCache
@@ -53,11 +52,11 @@ class Service:
         self._layout = layout
         self._warn = warn
         self.engine = Engine(system, self._kick)
-        nursery = session.nursery
+        nursery, place = session.nursery, Place.of(session.mountpoint)
         self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
-        self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, lambda: _minor(session.mountpoint))
-        self.pagers = Pagers(layout.tree, self.engine, session.mountpoint, nursery, lambda: deadline)
-        names = Names(layout.tree, session.mountpoint)
+        self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place.minor)
+        self.pagers = Pagers(layout.tree, self.engine, place, nursery, lambda: deadline)
+        names = Names(layout.tree, place)
         self._commands = Commands(layout.tree, self.engine, names, self.pagers, self.cache, self.opened)
         self._plug_in()
         nursery.start_soon(self._tick)
@@ -148,13 +147,6 @@ class Service:
         self.cache.check()
         self.opened.check()
         self.pagers.check()
-
-
-@functools.cache
-def _minor(mountpoint: str) -> int:
-    """Return the minor device number of the mount, as /proc/PID/maps has it."""
-    mount = mount_at(mountpoint)
-    return -1 if mount is None else mount.minor
 
 
 def _vmo_xattrs(file: VmoFile) -> dict[bytes, bytes]:

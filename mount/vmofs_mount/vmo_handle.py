@@ -19,9 +19,7 @@ from vmofs_mount.pagecache import PageCache
 class OpenVmos:
     """What the open files of all VMOs share: the numbers of those that are open, and the recent failures, by VMO."""
 
-    def __init__(
-        self, engine: Engine, cache: PageCache, spawn: Callable[..., None], device_minor: Callable[[], int]
-    ) -> None:
+    def __init__(self, engine: Engine, cache: PageCache, spawn: Callable[..., None], device_minor: int) -> None:
         self.engine = engine
         self.cache = cache
         self._spawn = spawn
@@ -46,7 +44,7 @@ class OpenVmos:
 
     async def failed(self, handle: VmoHandle, file: VmoFile, pages: PageRange, error: VmoError, *, stale: bool) -> None:
         """Remember a failed read for the kernel's retries; ``stale``: its page was in the page cache, failed before."""
-        retries = await count_retries(handle.caller, handle.flags, file.ino, self._device_minor(), pages)
+        retries = await count_retries(handle.caller, handle.flags, file.ino, self._device_minor, pages)
         others = self._open.get(file, {})
         failures = self._failures.get(file)
         if failures is None:
