@@ -166,6 +166,8 @@ class _End:
             with trio.fail_after(_READY_SECONDS):
                 degraded = await trio.to_thread.run_sync(_tune_and_try, mountpoint, abandon_on_cancel=True)
         except (OSError, trio.TooSlowError) as error:
+            if mount_at(mountpoint) is None:
+                return  # unmounted already, watch_connection is about to learn it
             self.failure = f"{mountpoint} does not answer: {error}"
             self._near.set()
             return

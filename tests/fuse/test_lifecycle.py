@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, vmofs_command, vmofs_environment, wait_for
+from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from vmofs_mount import tuning
 
 
 def vmofs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -149,8 +150,26 @@ def test_the_kernel_is_told_to_read_ahead_one_page_and_to_let_many_requests_wait
         assert (connections / str(minor) / "max_background").read_text(encoding="ascii") == "65535\n"
 
 
+def test_an_aborted_connection_ends_the_daemon_and_the_mount(mount: Mounted) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root sees the connections")
+    minor = os.minor(mount.path.stat().st_dev)
+    with tuning._connections() as directory:
+        tuning._write(directory, f"{minor}/abort", "1")
+    mount.expected_log.append("the connection to the kernel broke")
+    assert mount.process.wait(10) == 0
+    assert not mount.is_mounted()
+
+
 def test_version_is_fast() -> None:
     began = time.monotonic()
     done = vmofs("--version")
     assert done.stdout.startswith("vmofs ")
     assert time.monotonic() - began < 0.5
+
+
+def test_a_mount_that_is_unmounted_at_once_ends_well(mounter: Mounter) -> None:
+    for _ in range(5):
+        mount = mounter()
+        mount.umount()
+        assert mount.process.wait(10) == 0

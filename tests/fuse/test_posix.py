@@ -10,7 +10,9 @@ import ctypes
 import errno
 import mmap
 import os
+import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -524,3 +526,26 @@ def test_the_texts_are_files(mount: Mounted) -> None:
     assert len(readme.read_bytes()) == readme.stat().st_size > 0
     assert (mount.path / "control" / "version").read_text().startswith("vmofs ")
     assert attempt(readme.write_text, "x") == "EPERM"
+
+
+def test_access_control_lists_are_checked_and_inherited(mount: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("setfacl") is None:
+        pytest.skip("setfacl is not installed")
+    aux = mount.path / "aux"
+    file = aux / "file"
+    file.write_text("secret")
+    file.chmod(0o600)
+    monkeypatch.chdir(aux)  # the directories above may be closed to others
+    assert in_child(lambda: Path("file").read_bytes(), 1001) == errno.EACCES
+    subprocess.run(["setfacl", "-m", "u:1001:r", "file"], check=True)
+    assert in_child(lambda: Path("file").read_bytes(), 1001) == 0
+    assert in_child(lambda: Path("file").read_bytes(), 1002) == errno.EACCES
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    file.chmod(0o600)
+    assert in_child(lambda: Path("file").read_bytes(), 1001) == errno.EACCES
+    (aux / "dir").mkdir()
+    subprocess.run(["setfacl", "-d", "-m", "u:1001:rwx", "dir"], check=True)
+    (aux / "dir" / "below").mkdir(mode=0o700)
+    (aux / "dir" / "new").touch(mode=0o640)
+    seen = subprocess.run(["getfacl", "-cn", "dir/below", "dir/new"], check=True, capture_output=True, text=True)
+    assert seen.stdout.count("user:1001:rwx") == 3
