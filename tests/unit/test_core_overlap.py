@@ -21,6 +21,9 @@ def test_a_request_that_starts_inside_another_is_silent_and_asks_later_for_the_r
     vmo = world.vmo(24)
     first = world.start_read(vmo, 11, 5)
     second = world.start_read(vmo, 15, 4)
+    waiter = second.waits_for
+    assert waiter is not None
+    assert waiter.range == (15, 16)
     assert world.packets() == ["READ(11,5)"]
     world.supply(vmo, 11, 5)
     assert first.done

@@ -57,6 +57,21 @@ def test_an_access_that_waits_for_one_thing_after_another(world: World) -> None:
     assert access.result() == "done"
 
 
+def test_who_needs_something_else_when_woken_early_leaves_his_request_to_others(world: World) -> None:
+    vmo = world.vmo()
+
+    def steps() -> Steps[None]:
+        yield Need(vmo.source, Command.READ, PageRange(0, 4), 0)
+        yield Need(vmo.source, Command.READ, PageRange(5, 6), 5)
+
+    world.start(Access(steps()))
+    reader = world.start_read(vmo, 1, 3)
+    world.supply(vmo, 0)
+    assert world.packets() == ["READ(0,4)", "READ(5,1)"]
+    world.supply(vmo, 1, 3)
+    assert reader.done
+
+
 def test_an_error_that_is_no_status_is_not_swallowed(world: World) -> None:
     def steps() -> Steps[None]:
         yield Need(world.vmo().source, Command.READ, PageRange(0, 1))

@@ -56,7 +56,8 @@ def test_what_counts_is_the_newly_filled_run_not_the_call(world: World) -> None:
     world.supply(vmo, 0, 2)
     assert wanted(world) == [4]
     world.supply(vmo, 2, 6)  # fills [4,8)
-    assert wanted(world) == [8]
+    assert (wanted(world), counts(world)) == ([8], [2])
+    assert world.packets() == ["READ(0,10)"]
 
 
 def test_supplying_over_present_pages_counts_nothing_and_wakes_nobody(world: World) -> None:
@@ -209,7 +210,7 @@ def test_the_first_overlap_inherits_the_request_without_a_new_packet(world: Worl
     first, second, third = (world.start_read(vmo, page, 2) for page in (0, 0, 1))
     packets = world.packets() if delivered else []
     first.cancel()
-    world.check()
+    assert [waiter.access for request in world.system.requests for waiter in request.waiters()] == [second, third]
     packets += world.packets()
     assert packets == ["READ(0,2)"]
     world.supply(vmo, 0)
