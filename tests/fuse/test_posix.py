@@ -419,6 +419,22 @@ def shared_mappings_are_files(here: Path) -> Story:
 
 
 @scenario
+def writers_that_only_write_are_seen_at_once(here: Path) -> Story:
+    file = here / "file"
+    file.write_bytes(b"a" * 9000)
+    story: Story = []
+    with opened(file, os.O_RDWR) as reader, mmap.mmap(reader, 9000) as mapping, opened(file, os.O_WRONLY) as writer:
+        for offset in (0, 4090, 8999, 5000):
+            story.append((mapping[offset : offset + 1], os.pread(reader, 3, offset)))
+            os.pwrite(writer, b"XY", offset)
+            story.append((mapping[offset : offset + 1], os.pread(reader, 3, offset), os.fstat(reader).st_size))
+            mapping[offset : offset + 1] = b"m"
+            os.pwrite(writer, b"Z", offset + 1)
+            story.append((os.pread(reader, 3, offset), os.fstat(writer).st_size))
+    return [*story, file.read_bytes()]
+
+
+@scenario
 def a_mapping_outlives_descriptor_and_name(here: Path) -> Story:
     file = here / "file"
     file.write_bytes(b"a" * 4096)
