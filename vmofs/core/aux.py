@@ -9,7 +9,6 @@ import xxhash
 
 from vmofs.core import content
 from vmofs.core.content import Bytes
-from vmofs.core.frames import FrameRun
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.states import PageState
@@ -262,10 +261,6 @@ class AuxVmo:
         """Free everything: the last handle is gone."""
         self._free(PageRange(0, self.size_pages))
         self._system.unregister(self)
-
-    def frames(self) -> list[FrameRun]:
-        """Return the frames that the pages hold."""
-        return self._runs.frames()
 
     def statistics(self) -> AuxStatistics:
         """Return the present sizes."""
