@@ -48,6 +48,7 @@ class AuxVmo:
         self._size_bytes = size_bytes
         self.kind = kind
         self.resizable = resizable
+        self.owner: object = None  # the edge's
         self.pins = Pins()
         self.pinned = self.pins.pages
         system.register(self, self._runs)

@@ -67,6 +67,7 @@ class PagerVmo:
         self.runs = RunMap()
         self.source = source
         self.options = options
+        self.owner: object = None  # the edge's
         self.pins = Pins()
         self.pinned = self.pins.pages
         self.always_needed = RangeSet()
