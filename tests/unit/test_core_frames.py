@@ -133,6 +133,15 @@ def test_an_older_loan_holds_what_a_younger_one_has_given_back(frames: Frames) -
     assert frames.statistics().held == 0
 
 
+def test_closing_gives_the_memory_back_unless_somebody_looks_at_it(frames: Frames) -> None:
+    (run,) = frames.allocate(1)
+    with frames.view(run), pytest.raises(BufferError):
+        frames.close()
+    frames.close()
+    with pytest.raises(ValueError, match="released"):
+        frames.view(run)
+
+
 def test_check_finds_two_owners_and_lost_frames(frames: Frames) -> None:
     (run,) = frames.allocate(2)
     with pytest.raises(AssertionError, match="two owners"):

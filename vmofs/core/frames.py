@@ -127,6 +127,15 @@ class Frames:
         while self._held and self._held[0][0] < oldest:
             self._release(self._held.popleft()[1])
 
+    def close(self) -> None:
+        """Give memory and address space back at once. Nothing of these frames may be used any more.
+
+        Raises:
+            BufferError: somebody still has a view.
+        """
+        self._view.release()
+        self._memory.close()
+
     def statistics(self) -> FramesStatistics:
         """Return the present counts."""
         held = sum(run.pages for _, run in self._held)
