@@ -1,4 +1,4 @@
-"""Carrying out commands: from parsed text to a call of the core and to its result text, in Zircon's order of checks."""
+"""Carrying out the commands of a pager's directory, in Zircon's order of checks; and finding who carries out which."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from vmofs.core.pager import PagerOp, Vmo, check_page_aligned
+from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.vmo import VmoOptions
-from vmofs.status import AlreadyExistsError, InvalidArgsError, NotSupportedError, Status, VmoError
-from vmofs.units import Key, PageRange
-from vmofs.wire.commands import Command, CreateVmo, DetachVmo, OpRange, SupplyPages
+from vmofs.status import NotSupportedError, Status, VmoError
+from vmofs.units import Key
+from vmofs.wire.commands import (
+    Command,
+    CreateVmo,
+    DetachVmo,
+    Evict,
+    OpRange,
+    QueryDirtyRanges,
+    QueryVmoStats,
+    SupplyPages,
+)
 from vmofs.wire.names import quote
-from vmofs.wire.results import format_result
-from vmofs_mount.control import CommandHandle
+from vmofs.wire.results import format_dirty_ranges, format_result, format_vmo_stats
+from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
 from vmofs_mount.names import Names
-from vmofs_mount.nodes import AuxFile, Directory, VmoFile
+from vmofs_mount.nodes import AuxFile, VmoFile
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
-from vmofs_mount.realms import adopt
-from vmofs_mount.tree import Tree
 from vmofs_mount.vmo_handle import OpenVmos
 
 _DROP_SECONDS = 1.0
@@ -28,82 +35,72 @@ _DROP_SECONDS = 1.0
 
 OK = format_result(Status.OK)
 
+Method = Callable[[Any, CommandHandle], Awaitable[str | Waiting]]
+
 
 class Commands:
-    """Carries out every kind of command."""
+    """Carries out commands by the methods of several parts."""
 
-    def __init__(
-        self, tree: Tree, engine: Engine, names: Names, pagers: Pagers, cache: PageCache, opened: OpenVmos
-    ) -> None:
-        self._tree = tree
+    def __init__(self, engine: Engine, *parts: dict[type[Command], Method]) -> None:
+        self._engine = engine
+        self._methods = {command: method for part in parts for command, method in part.items()}
+
+    async def execute(self, command: Command, handle: CommandHandle) -> str | Waiting:
+        """Carry out one command and return its result text, or what remains to be waited for.
+
+        Raises:
+            VmoError: it failed.
+        """
+        try:
+            return await self._methods[type(command)](command, handle)
+        finally:
+            self._engine.settle()
+
+
+class PagerCommands:
+    """The commands by which a pager answers for its VMOs."""
+
+    def __init__(self, engine: Engine, names: Names, pagers: Pagers, cache: PageCache, opened: OpenVmos) -> None:
         self._engine = engine
         self._names = names
         self._pagers = pagers
         self._cache = cache
         self._opened = opened
-        self._methods: dict[type[Command], Callable[[Any, CommandHandle], Awaitable[str]]] = {
+        self.methods: dict[type[Command], Method] = {
             CreateVmo: self._create_vmo,
             SupplyPages: self._supply_pages,
             DetachVmo: self._detach_vmo,
             OpRange: self._op_range,
+            Evict: self._evict,
+            QueryDirtyRanges: self._query_dirty_ranges,
+            QueryVmoStats: self._query_vmo_stats,
         }
 
-    async def execute(self, command: Command, handle: CommandHandle) -> str:
-        """Carry out one command and return its result text.
-
-        Raises:
-            VmoError: it failed.
-        """
-        method = self._methods.get(type(command))
-        if method is None:
-            raise NotSupportedError(f"{handle.kind} is not supported")
-        try:
-            return await method(command, handle)
-        finally:
-            self._engine.settle()
-
     async def _create_vmo(self, command: CreateVmo, handle: CommandHandle) -> str:
-        pager = _pager_of(handle)
+        pager = _pager_directory_of(handle)
         port = pager.port(command.port)
         parent, name = await self._names.new_name(handle, command.vmo, "vmo")
         options = VmoOptions(command.resizable, command.trap_dirty, command.unbounded)
-        mode = (0o644 if command.mode is None else command.mode) & ~handle.caller.umask
-        file = VmoFile(mode, handle.identity.uid, handle.identity.gid, None, pager.pager)
-        adopt(parent, file)
-        self._add(parent, name, file, command.vmo)
+        permissions = 0o644 if command.mode is None else command.mode
+        file = VmoFile(permissions & ~handle.caller.umask, handle.identity.uid, handle.identity.gid, None, pager.pager)
+        self._names.add(parent, name, file, command.vmo)
         try:
             key = self._pagers.new_key() if command.key is None else Key(command.key)
             file.vmo = pager.pager.create_vmo(port, key, command.size, options)
         except VmoError:
-            self._tree.discard(file)
+            self._names.discard(file)
             raise
-        file.vmo.source.owner = file
+        file.vmo.owner = file.vmo.source.owner = file
         return OK
 
-    def _add(self, parent: Directory, name: bytes, file: VmoFile | AuxFile, path: str) -> None:
-        try:
-            self._tree.add(parent, name, file)
-        except FileExistsError:
-            raise AlreadyExistsError(f"{quote(path)} exists") from None
-        except OSError as error:
-            raise InvalidArgsError(f"{quote(path)} cannot be made: {error.strerror}") from None
-
     async def _supply_pages(self, command: SupplyPages, handle: CommandHandle) -> str:
-        pager = _pager_of(handle).pager
+        pager = _pager_of(handle)
         check_page_aligned(offset=command.offset, length=command.length, aux_offset=command.aux_offset)
-        file = await self._names.file(handle, command.vmo, os.W_OK)
-        pager.check_vmo(_vmo_of(file))
+        file = await self._file(handle, command.vmo, os.W_OK, pager)
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
-        aux = _vmo_of(source)
-        committed = source.committed_pages
-        try:
-            filled = pager.supply_pages(
-                _vmo_of(file), command.offset, command.length, aux, command.aux_offset, command.xxh3
-            )
-        finally:
-            if source.committed_pages != committed:
-                self._cache.drop(source, [PageRange.of_bytes(command.aux_offset, command.length)])
-        assert isinstance(file, VmoFile)
+        filled = pager.supply_pages(
+            file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
+        )
         self._engine.settle()  # who waits is answered first
         self._opened.supplied(file, filled)
         self._cache.supplied(file, filled)
@@ -111,32 +108,64 @@ class Commands:
         return OK
 
     async def _op_range(self, command: OpRange, handle: CommandHandle) -> str:
-        pager = _pager_of(handle).pager
+        pager = _pager_of(handle)
         check_page_aligned(offset=command.offset, length=command.length)
-        file = await self._names.file(handle, command.vmo, os.W_OK)
-        op = None if command.op is None else PagerOp(command.op)
-        if op is None:
-            pager.check_vmo(_vmo_of(file))
+        file = await self._file(handle, command.vmo, os.W_OK, pager)
+        if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        pager.op_range(op, _vmo_of(file), command.offset, command.length, command.data)
+        pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
         return OK
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str:
-        file = await self._names.file(handle, command.vmo, os.W_OK)
-        stale = _pager_of(handle).pager.detach_vmo(_vmo_of(file))
-        assert isinstance(file, VmoFile)
+        pager = _pager_of(handle)
+        file = await self._file(handle, command.vmo, os.W_OK, pager)
+        pager.detach_vmo(file.vmo)
         self._engine.settle()
-        self._cache.drop(file, stale)
         await self._cache.wait_dropped(file, _DROP_SECONDS)
         return OK
 
+    async def _evict(self, command: Evict, handle: CommandHandle) -> str:
+        pager = _pager_of(handle)
+        file = await self._file(handle, command.vmo, os.W_OK, pager)
+        dropped = pager.evict(file.vmo, command.offset, command.length)
+        self._engine.settle()
+        await self._cache.wait_dropped(file, _DROP_SECONDS)
+        return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
 
-def _pager_of(handle: CommandHandle) -> PagerDirectory:
+    async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str:
+        pager = _pager_of(handle)
+        file = await self._file(handle, command.vmo, os.R_OK, pager)
+        records = pager.query_dirty_ranges(file.vmo, command.offset, command.length)
+        return format_dirty_ranges((pages.offset, pages.length, is_zero) for pages, is_zero in records)
+
+    async def _query_vmo_stats(self, command: QueryVmoStats, handle: CommandHandle) -> str:
+        pager = _pager_of(handle)
+        file = await self._file(handle, command.vmo, os.R_OK, pager)
+        return format_vmo_stats(modified=pager.query_vmo_stats(file.vmo, reset=command.reset))
+
+    async def _file(self, handle: CommandHandle, path: str, mode: int, pager: Pager) -> VmoFile:
+        """Return the file of a VMO of this pager.
+
+        Raises:
+            InvalidArgsError: it is another's, or what ``Names.file`` raises.
+        """
+        file = await self._names.file(handle, path, mode)
+        pager.check_vmo(vmo_of(file))
+        assert isinstance(file, VmoFile)
+        return file
+
+
+def _pager_directory_of(handle: CommandHandle) -> PagerDirectory:
     pager = handle.file.pager
     assert isinstance(pager, PagerDirectory)
     return pager
 
 
-def _vmo_of(file: VmoFile | AuxFile) -> Vmo:
+def _pager_of(handle: CommandHandle) -> Pager:
+    return _pager_directory_of(handle).pager
+
+
+def vmo_of(file: VmoFile | AuxFile) -> Vmo:
+    """Return what a file is in the core."""
     vmo: Vmo = file.aux if isinstance(file, AuxFile) else file.vmo
     return vmo

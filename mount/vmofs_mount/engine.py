@@ -14,16 +14,20 @@ import trio
 from vmofs.core.access import Access
 from vmofs.core.port import Port
 from vmofs.core.system import System
+from vmofs.units import PageRange
 
 T = TypeVar("T")
 
 
 class Engine:
-    """Drives one ``System``. ``kick`` is called for each port that got a packet."""
+    """Drives one ``System``. ``kick`` is told of ports that got a packet, ``stale`` of pages that changed or went."""
 
-    def __init__(self, system: System, kick: Callable[[Port], None]) -> None:
+    def __init__(
+        self, system: System, kick: Callable[[Port], None], stale: Callable[[object, list[PageRange]], None]
+    ) -> None:
         self.system = system
         self._kick = kick
+        self._stale = stale
 
     async def run(self, access: Access[T]) -> T:
         """Carry out a call that may have to wait for a pager, and return its result.
@@ -31,19 +35,28 @@ class Engine:
         Raises:
             VmoError: the call failed.
         """
-        if access.start(trio.current_time()):
-            self.settle()
-            return access.result()
+        if not self.start(access):
+            await self.wait(access)
+        return access.result()
+
+    def start(self, access: Access[T]) -> bool:
+        """Start a call and return whether it is finished; if not, ``wait`` for it."""
+        done = access.start(trio.current_time())
+        self.settle()
+        return done
+
+    async def wait(self, access: Access[T]) -> None:
+        """Wait until a call that was started is finished. It may be finished already."""
+        if access.done:
+            return
         finished = trio.Event()
         access.token = finished
-        self.settle()
         try:
             await finished.wait()
         finally:
             if not access.done:  # the task is being cancelled
                 access.cancel()
                 self.settle()
-        return access.result()
 
     def settle(self) -> None:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
@@ -53,3 +66,5 @@ class Engine:
                 finished.set()
         for port in self.system.take_ports():
             self._kick(port)
+        for owner, pages in self.system.take_stale().items():
+            self._stale(owner, pages)

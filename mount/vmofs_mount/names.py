@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vmofs.status import AccessDeniedError, BadHandleError, InvalidArgsError, WrongTypeError
+from vmofs.status import AccessDeniedError, AlreadyExistsError, BadHandleError, InvalidArgsError, WrongTypeError
 from vmofs.wire.names import quote
 from vmofs_mount.access import examine
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
+from vmofs_mount.realms import adopt
 from vmofs_mount.tree import Tree
 
 if TYPE_CHECKING:
     from vmofs_mount.control import CommandHandle
 
-_RIGHTS = {os.R_OK: "read", os.W_OK: "write", os.R_OK | os.W_OK: "read and write", os.W_OK | os.X_OK: "make files in"}
+_RIGHTS = {
+    os.F_OK: "find",
+    os.R_OK: "read",
+    os.W_OK: "write",
+    os.R_OK | os.W_OK: "read and write",
+    os.W_OK | os.X_OK: "make files in",
+}
 
 _THREADS = trio.CapacityLimiter(16)
 
@@ -99,6 +106,26 @@ class Names:
         if not isinstance(parent, Directory):
             raise WrongTypeError(f"{quote(parent_path)} is no directory")
         return parent, name.encode()
+
+    def add(self, parent: Directory, name: bytes, file: VmoFile | AuxFile, path: str) -> None:
+        """Give a new file its name; it inherits what the directory hands on. A file that is refused is released.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+            InvalidArgsError: the name is not possible.
+        """
+        adopt(parent, file)
+        try:
+            self._tree.add(parent, name, file)
+        except OSError as error:
+            self._tree.on_last_reference(file)
+            if error.errno == errno.EEXIST:
+                raise AlreadyExistsError(f"{quote(path)} exists") from None
+            raise InvalidArgsError(f"{quote(path)} cannot be made: {error.strerror}") from None
+
+    def discard(self, file: VmoFile | AuxFile) -> None:
+        """Take a file back that was just added."""
+        self._tree.discard(file)
 
 
 def _missing(path: str) -> BadHandleError:

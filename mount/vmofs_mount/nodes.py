@@ -196,6 +196,7 @@ class AuxFile(Node):
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
         self.aux = aux
+        aux.owner = self
         self.maybe_cached = False  # whether the kernel may have pages of it
 
     @property

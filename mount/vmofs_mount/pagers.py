@@ -32,6 +32,9 @@ PAGER_COMMANDS = (
     CommandKind.SUPPLY_PAGES,
     CommandKind.DETACH_VMO,
     CommandKind.OP_RANGE,
+    CommandKind.EVICT,
+    CommandKind.QUERY_DIRTY_RANGES,
+    CommandKind.QUERY_VMO_STATS,
 )
 DEFAULT_PORT = "requests"
 

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vmofs.wire.commands import Command
+from vmofs.units import PageRange
+from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
-from vmofs_mount.commands import Commands
+from vmofs_mount.commands import Commands, PagerCommands
 from vmofs_mount.control import CommandHandle
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
-from vmofs_mount.nodes import CommandFile, Fifo, Node, TextFile, VmoFile
+from vmofs_mount.nodes import AuxFile, CommandFile, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import attaching_threads
+from vmofs_mount.vmo_commands import VmoCommands
 from vmofs_mount.vmo_handle import OpenVmos, VmoHandle
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
     from vmofs_mount.session import Session
 
 _log = logging.getLogger(__name__)
+
+_COMMANDS = (
+    CommandKind.VMO_CREATE,
+    CommandKind.VMO_CREATE_CHILD,
+    CommandKind.VMO_OP_RANGE,
+    CommandKind.VMO_SET_STREAM_SIZE,
+    CommandKind.VMO_PIN,
+)
 
 _TICK_SECONDS = 0.25
 """How often requests are looked at for their age."""
@@ -51,13 +61,18 @@ class Service:
         self.log = EventLog()
         self._layout = layout
         self._warn = warn
-        self.engine = Engine(system, self._kick)
+        self.engine = Engine(system, self._kick, self._stale)
         nursery, place = session.nursery, Place.of(session.mountpoint)
         self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
-        self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place.minor)
+        self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place.minor, layout.tree.modified)
         self.pagers = Pagers(layout.tree, self.engine, place, nursery, lambda: deadline)
         names = Names(layout.tree, place)
-        self._commands = Commands(layout.tree, self.engine, names, self.pagers, self.cache, self.opened)
+        self._commands = Commands(
+            self.engine,
+            PagerCommands(self.engine, names, self.pagers, self.cache, self.opened).methods,
+            VmoCommands(self.engine, names).methods,
+        )
+        self._spawn = nursery.start_soon
         self._plug_in()
         nursery.start_soon(self._tick)
 
@@ -67,6 +82,7 @@ class Service:
         seams.openers[CommandFile] = self._open_command
         seams.releasers[VmoFile] = self._release_vmo
         seams.releasers[Fifo] = self.pagers.remove_fifo
+        seams.vmo_set_size = self._set_size
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_lookup = self._looked_up
         seams.open_pager = self.pagers.open
@@ -78,6 +94,8 @@ class Service:
             b"log": TextFile(0o400, control.uid, control.gid, self.log.text),
         }.items():
             tree.add(control, name, file)
+        for kind in _COMMANDS:  # whom they may be used on is decided by the rights on the files that are named
+            tree.add(control, kind.value.encode(), CommandFile(0o666, control.uid, control.gid, kind))
 
     def _kick(self, port: object) -> None:
         self.pagers.kick(port)  # type: ignore[arg-type]
@@ -87,13 +105,18 @@ class Service:
         return VmoHandle(file, flags, caller, self.opened)
 
     def _open_command(self, file: CommandFile, flags: int, caller: Caller) -> CommandHandle:
-        return CommandHandle(file, flags, caller, self._execute, self._log_command)
+        return CommandHandle(file, flags, caller, self._commands.execute, self._log_command, self._spawn)
 
-    async def _execute(self, command: Command, handle: CommandHandle) -> str:
-        return await self._commands.execute(command, handle)
+    def _stale(self, owner: object, pages: list[PageRange]) -> None:
+        file = owner.owner  # type: ignore[attr-defined] # every object of the core has one
+        if isinstance(file, VmoFile | AuxFile):
+            self.cache.drop(file, pages)
 
     def _log_command(self, handle: CommandHandle, line: str, result: str) -> None:
         self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {line.strip()} -> {result}")
+
+    async def _set_size(self, file: VmoFile, size_bytes: int) -> None:
+        await self.engine.run(file.vmo.set_size(size_bytes))
 
     def _release_vmo(self, file: VmoFile) -> None:
         if file.vmo is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable, Iterable
 
@@ -19,11 +20,19 @@ from vmofs_mount.pagecache import PageCache
 class OpenVmos:
     """What the open files of all VMOs share: the numbers of those that are open, and the recent failures, by VMO."""
 
-    def __init__(self, engine: Engine, cache: PageCache, spawn: Callable[..., None], device_minor: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cache: PageCache,
+        spawn: Callable[..., None],
+        device_minor: int,
+        modified: Callable[[VmoFile], None],
+    ) -> None:
         self.engine = engine
         self.cache = cache
         self._spawn = spawn
         self._device_minor = device_minor
+        self.modified = modified
         self._numbers = itertools.count(1)
         self._open: dict[VmoFile, dict[int, None]] = {}
         self._failures: dict[VmoFile, Failures] = {}
@@ -114,9 +123,27 @@ class VmoHandle(Handle):
         return data
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Write; absent pages are read from the pager first."""
-        written: int = await self._opened.engine.run(self._file.vmo.write(offset, data))
+        """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""
+        room = await self._make_room(offset, len(data))
+        if self.caller.uid != 0:  # as CAP_FSETID
+            self._file.drop_privileges()
+        written: int = await self._opened.engine.run(self._file.vmo.write(offset, data[:room]))
+        self._opened.modified(self._file)
         return written
+
+    async def _make_room(self, offset: int, length: int) -> int:
+        """Grow the content to hold ``length`` bytes at ``offset``; return how many of them there is room for."""
+        vmo, run = self._file.vmo, self._opened.engine.run
+        end = offset + length
+        if end <= vmo.stream_size:
+            return length
+        if vmo.options.resizable:
+            await run(vmo.set_size(end))
+        elif vmo.options.unbounded:
+            await run(vmo.set_stream_size(end))
+        elif offset >= vmo.stream_size:
+            raise OSError(errno.ENOSPC, f"{self._file.path} ends at {vmo.stream_size} and cannot grow")
+        return min(length, max(0, int(vmo.stream_size) - offset))
 
     def release(self) -> None:
         """Count the file as open no longer."""

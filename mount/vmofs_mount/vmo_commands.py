@@ -1,0 +1,91 @@
+"""Carrying out the commands of ``control/``: what a user of a VMO, not its pager, does with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from vmofs.core import operations
+from vmofs.core.access import Access
+from vmofs.core.aux import AuxKind, AuxVmo
+from vmofs.core.pins import Pin
+from vmofs.status import NotSupportedError, OutOfRangeError
+from vmofs.units import MAX_VMO_BYTES
+from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOp, VmoOpRange, VmoPin, VmoSetStreamSize
+from vmofs_mount.commands import OK, Method, vmo_of
+from vmofs_mount.control import CommandHandle, Waiting
+from vmofs_mount.engine import Engine
+from vmofs_mount.names import Names
+from vmofs_mount.nodes import AuxFile, VmoFile
+
+T = TypeVar("T")
+
+_RIGHTS = {VmoOp.PREFETCH: os.R_OK, VmoOp.ALWAYS_NEED: os.F_OK, VmoOp.DONT_NEED: os.F_OK}
+"""Rights on the VMO, where it is not WRITE. Zircon: zx_vmo_op_range."""
+
+
+class VmoCommands:
+    """The commands that any user of a VMO may give."""
+
+    def __init__(self, engine: Engine, names: Names) -> None:
+        self._engine = engine
+        self._names = names
+        self.methods: dict[type[Command], Method] = {
+            VmoCreate: self._vmo_create,
+            VmoCreateChild: self._vmo_create_child,
+            VmoOpRange: self._vmo_op_range,
+            VmoSetStreamSize: self._vmo_set_stream_size,
+            VmoPin: self._vmo_pin,
+        }
+
+    async def _vmo_create(self, command: VmoCreate, handle: CommandHandle) -> str:
+        parent, name = await self._names.new_name(handle, command.aux, "aux")
+        if command.size > MAX_VMO_BYTES:
+            raise OutOfRangeError(f"size {command.size} is above the largest VMO, {MAX_VMO_BYTES}")
+        kind = AuxKind.PLAIN if command.kind is None else AuxKind(command.kind.value)
+        aux = AuxVmo(self._engine.system, command.size, kind, resizable=command.resizable)
+        file = AuxFile(0o644 & ~handle.caller.umask, handle.identity.uid, handle.identity.gid, aux)
+        self._names.add(parent, name, file, command.aux)
+        return OK
+
+    async def _vmo_create_child(self, command: VmoCreateChild, handle: CommandHandle) -> str:
+        raise NotSupportedError(f"{handle.kind} {command.kind} is not supported")
+
+    async def _vmo_op_range(self, command: VmoOpRange, handle: CommandHandle) -> str | Waiting:
+        file = await self._names.file(handle, command.vmo, _RIGHTS.get(command.op, os.W_OK))
+        op = operations.VmoOp[command.op.name]
+        return self._start(operations.op_range(op, vmo_of(file), command.offset, command.length))
+
+    async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
+        file = await self._names.file(handle, command.vmo, os.W_OK)
+        if not isinstance(file, VmoFile):
+            raise NotSupportedError("an aux has no stream size: its size is exact")
+        return self._start(file.vmo.set_stream_size(command.size))
+
+    async def _vmo_pin(self, command: VmoPin, handle: CommandHandle) -> str | Waiting:
+        file = await self._names.file(handle, command.vmo, os.R_OK | os.W_OK)
+
+        def keep(pin: Pin) -> None:
+            if handle.released:
+                pin.unpin()
+            else:
+                handle.on_release.append(pin.unpin)
+
+        if isinstance(file, AuxFile):
+            keep(file.aux.pin(command.offset, command.length))
+            return OK
+        return self._start(file.vmo.pin(command.offset, command.length), keep)
+
+    def _start(self, access: Access[T], then: Callable[[T], None] = lambda _result: None) -> str | Waiting:
+        """Start a call; return the result if it is finished, or what remains to be waited for."""
+
+        async def wait() -> str:
+            await self._engine.wait(access)
+            then(access.result())
+            return OK
+
+        if not self._engine.start(access):
+            return wait
+        then(access.result())
+        return OK
