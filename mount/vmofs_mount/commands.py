@@ -80,7 +80,7 @@ class PagerCommands:
         pager = _pager_directory_of(handle)
         port = pager.port(command.port)
         parent, name = await self._names.new_name(handle, command.vmo, "vmo")
-        options = VmoOptions(command.resizable, command.trap_dirty, command.unbounded)
+        options = VmoOptions(command.resizable, command.trap_dirty, command.unbounded, command.writeback)
         permissions = 0o644 if command.mode is None else command.mode
         file = VmoFile(permissions & ~handle.caller.umask, handle.identity.uid, handle.identity.gid, None, pager.pager)
         self._names.add(parent, name, file, command.vmo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -42,6 +43,14 @@ class Handle(ABC):
     @abstractmethod
     async def write(self, offset: int, data: bytes) -> int:
         """Write the bytes and return how many were taken."""
+
+    async def fsync(self) -> None:  # noqa: B027 - what is in memory only is as safe as it gets, as on a tmpfs
+        """Wait until what was written is safe."""
+
+    def poll(self, notify: Callable[[], None] | None) -> int:
+        """Return which of POLLIN and POLLOUT hold; ``notify`` is to be called once when that changes."""
+        del notify
+        return select.POLLIN | select.POLLOUT
 
     def release(self) -> None:  # noqa: B027 - most have nothing to do
         """The last descriptor was closed."""

@@ -3,7 +3,7 @@
 pyfuse3 ends its loop, and with it the mount, when a handler raises anything but ``FUSEError``; so every handler is
 wrapped. Handlers that do not await run whole: under trio nothing else runs meanwhile.
 
-``flush``, ``fsync`` and ``fsyncdir`` are not here: nothing is buffered, and the kernel stops asking when it hears
+``flush`` and ``fsyncdir`` are not here: nothing is buffered, and the kernel stops asking when it hears
 ENOSYS once. ``access`` is not asked under ``default_permissions``.
 """
 
@@ -264,6 +264,20 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         """Close a file."""
         self._handles.close(fh)
+
+    @handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Make written data safe; may wait for a pager."""
+        del datasync
+        await self._handles.get(fh).fsync()
+
+    @handler
+    async def poll(
+        self, inode: int, fh: int, poll_handle: pyfuse3.PollHandle | None, ctx: pyfuse3.RequestContext
+    ) -> int:
+        """Return what can be done without waiting."""
+        del inode, ctx
+        return self._handles.get(fh).poll(None if poll_handle is None else poll_handle.notify)
 
     @handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:

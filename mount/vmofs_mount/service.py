@@ -175,7 +175,7 @@ class Service:
 def _vmo_xattrs(file: VmoFile) -> dict[bytes, bytes]:
     vmo = file.vmo
     counts = vmo.statistics()
-    options = [name for name in ("resizable", "trap_dirty", "unbounded") if getattr(vmo.options, name)]
+    options = [name for name in ("resizable", "trap_dirty", "unbounded", "writeback") if getattr(vmo.options, name)]
     values = {
         b"key": vmo.source.key,
         b"options": ",".join(options),

@@ -145,6 +145,10 @@ class VmoHandle(Handle):
             raise OSError(errno.ENOSPC, f"{self._file.path} ends at {vmo.stream_size} and cannot grow")
         return min(length, max(0, int(vmo.stream_size) - offset))
 
+    async def fsync(self) -> None:
+        """Wait until the pager has written back what is dirty now, if the VMO was made so."""
+        await self._opened.engine.run(self._file.vmo.sync())
+
     def release(self) -> None:
         """Count the file as open no longer."""
         self._opened.remove(self._file, self.number)

@@ -39,7 +39,7 @@ from vmofs.wire.commands import (
 )
 
 K = CommandKind
-CREATE_USAGE = "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [mode=OCTAL] [port=NAME]"
+CREATE_USAGE = "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]"
 SUPPLY_USAGE = "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"
 
 # Lines as format_command writes them.

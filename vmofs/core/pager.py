@@ -205,8 +205,10 @@ class Pager:
         elif op is PagerOp.WRITEBACK_END:
             _check_data(op, data, 0)
             target.check_inside(offset, length)
-            for gap in writeback.end(target.runs, PageRange.of_bytes(offset, length)):
+            pages = PageRange.of_bytes(offset, length)
+            for gap in writeback.end(target.runs, pages):
                 target.mark_stale(gap)
+            target.syncs.written_back(target, pages)
         else:
             raise NotSupportedError(f"unknown operation {op}")
 
@@ -218,7 +220,7 @@ class Pager:
         _check_attached(vmo)
         self._totals["fail_calls"] += 1
         pages = PageRange.of_bytes(offset, length)
-        for command in (Command.READ, Command.DIRTY):
+        for command in (Command.READ, Command.DIRTY, Command.WRITEBACK):
             vmo.source.resolve(command, pages, Status(data))
 
     def query_dirty_ranges(self, vmo: Vmo, offset: int, length: int) -> list[DirtyRange]:

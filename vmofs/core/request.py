@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Command(Enum):
-    """What a packet says. The values are Zircon's ZX_PAGER_VMO_* numbers."""
+    """What a packet says. The values are Zircon's ZX_PAGER_VMO_* numbers; WRITEBACK is ours, see ``sync``."""
 
     READ = 0
     COMPLETE = 1
     DIRTY = 2
+    WRITEBACK = 3
 
 
 class Packet(NamedTuple):

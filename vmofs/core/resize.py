@@ -26,11 +26,12 @@ def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
     pinned = vmo.pinned.over(PageRange(new, old))
     if pinned:
         raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
+    beyond_stream = PageRange(page_count(vmo.stream_size), new)
     vmo.size_pages, vmo.stream_size = new, size
     vmo.modified = True
     _cut(vmo, PageRange(new, old))
-    for run in vmo.runs.over(PageRange(0, new)):
-        if run.state is PageState.UNTRACKED:  # beyond the old stream size, now inside
+    for run in vmo.runs.over(beyond_stream):
+        if run.state is PageState.UNTRACKED:  # now inside
             zero.clear(vmo, run.range, PageState.ZERO, keep=frozenset())
     vmo.put_zero(PageRange(old, new), PageState.ZERO)
     try:
@@ -58,6 +59,7 @@ def _cut(vmo: PagerVmo, pages: PageRange) -> None:
         vmo.source.resolve(Command.READ, part)
     for part in undecided:
         vmo.source.resolve(Command.DIRTY, part)
+    vmo.syncs.written_back(vmo, pages)
 
 
 def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
@@ -78,3 +80,4 @@ def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
     zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))
     vmo.stream_size = size
     vmo.modified = True
+    vmo.syncs.written_back(vmo, beyond)

@@ -52,6 +52,7 @@ class PageSource:
         self._outstanding: dict[Command, SortedDict[int, PageRequest]] = {
             Command.READ: SortedDict(),
             Command.DIRTY: SortedDict(),
+            Command.WRITEBACK: SortedDict(),
         }
         self._packets: dict[PageRequest, None] = {}  # not dequeued, oldest first; the first is the one in the port
         self._totals = dict.fromkeys(self._outstanding, 0)

@@ -14,6 +14,7 @@ from vmofs.core.request import Command
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, SourceStatistics
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
+from vmofs.core.sync import Syncs
 from vmofs.status import NotSupportedError, OutOfRangeError, Status
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, page_count
 
@@ -28,11 +29,12 @@ MAX_VMO_PAGES = MAX_VMO_BYTES // PAGE_SIZE
 
 @dataclass(frozen=True, slots=True)
 class VmoOptions:
-    """Creation options. Zircon: ZX_VMO_RESIZABLE, ZX_VMO_TRAP_DIRTY, ZX_VMO_UNBOUNDED."""
+    """Creation options. Zircon: ZX_VMO_RESIZABLE, ZX_VMO_TRAP_DIRTY, ZX_VMO_UNBOUNDED; ``writeback``: see ``sync``."""
 
     resizable: bool = False
     trap_dirty: bool = False
     unbounded: bool = False
+    writeback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class PagerVmo:
         self.unneeded = RangeSet()
         """Pages that are evicted before others."""
         self.modified = False
+        self.syncs = Syncs()
         self.stream_size = stream_size
         self.size_pages = MAX_VMO_PAGES if options.unbounded else page_count(stream_size)
         if options.unbounded:
@@ -209,6 +212,13 @@ class PagerVmo:
         content.commit_zero(self.frames, self.runs, pages, PageState.DIRTY)
         writeback.make_dirty(self.runs, pages, event)
         self.source.resolve(Command.DIRTY, pages)
+
+    def sync(self) -> Access[None]:
+        """Wait until every page that is dirty now was written back; at once if the VMO was made without ``writeback``.
+
+        Fails with what the pager failed the range with, BAD_STATE without a pager, TIMED_OUT at the deadline.
+        """
+        return Access(self.syncs.steps(self) if self.options.writeback else _nothing_to_wait_for())
 
     def op_zero(self, offset: int, length: int) -> Access[None]:
         """Zero bytes. Whole pages become a dirty zero interval without any request, also under TRAP_DIRTY.
@@ -418,6 +428,10 @@ class PagerVmo:
             assert writeback.first_run_in(self.runs, part, COMMITTED) == part, part
         inside = self.runs.over(PageRange(0, page_count(self.stream_size)))
         assert not any(run.state is PageState.UNTRACKED for run in inside)
+
+
+def _nothing_to_wait_for() -> Steps[None]:
+    yield from ()
 
 
 _PRESENT = frozenset(PageState) - {PageState.GAP}

@@ -3,7 +3,7 @@ r"""Commands: the text of the command files and the values that it stands for.
 One line is one command, for the file whose name is the kind of command. The grammar, where blanks and tabs separate
 words, and names and operations are accepted in either case::
 
-    create_vmo            VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [mode=OCTAL] [port=NAME]
+    create_vmo            VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]
     supply_pages          VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]
     detach_vmo            VMO
     op_range              OP VMO OFFSET LENGTH [DATA]
@@ -115,6 +115,7 @@ class CreateVmo:
     unbounded: bool = False
     mode: int | None = None
     port: str | None = None
+    writeback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +313,7 @@ _VMO_OP_FORM = "OP VMO OFFSET LENGTH"
 
 _SYNTAXES: Mapping[CommandKind, _Syntax] = {
     CommandKind.CREATE_VMO: _syntax(
-        CreateVmo, "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [mode=OCTAL] [port=NAME]"
+        CreateVmo, "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]"
     ),
     CommandKind.SUPPLY_PAGES: _syntax(SupplyPages, "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"),
     CommandKind.DETACH_VMO: _syntax(DetachVmo, "VMO"),

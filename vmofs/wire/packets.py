@@ -22,6 +22,8 @@ class PacketCommand(StrEnum):
     READ = "READ"
     DIRTY = "DIRTY"
     COMPLETE = "COMPLETE"
+    WRITEBACK = "WRITEBACK"
+    """Only for VMOs that were made with the option ``writeback``: somebody waits in fsync for these dirty pages."""
 
 
 class RequestLine(NamedTuple):
