@@ -202,13 +202,14 @@ class Pager:
             target.check_inside(offset, length)
             pages = PageRange.of_bytes(offset, length)
             writeback.begin(target.runs, pages, target.pinned, is_zero=data == DIRTY_RANGE_IS_ZERO)
+            target.syncs.begin()
         elif op is PagerOp.WRITEBACK_END:
             _check_data(op, data, 0)
             target.check_inside(offset, length)
             pages = PageRange.of_bytes(offset, length)
             for gap in writeback.end(target.runs, pages):
                 target.mark_stale(gap)
-            target.syncs.written_back(target, pages)
+            target.syncs.end(target, pages)
         else:
             raise NotSupportedError(f"unknown operation {op}")
 
@@ -220,8 +221,9 @@ class Pager:
         _check_attached(vmo)
         self._totals["fail_calls"] += 1
         pages = PageRange.of_bytes(offset, length)
-        for command in (Command.READ, Command.DIRTY, Command.WRITEBACK):
+        for command in (Command.READ, Command.DIRTY):
             vmo.source.resolve(command, pages, Status(data))
+        vmo.syncs.fail(vmo, pages, Status(data))
 
     def query_dirty_ranges(self, vmo: Vmo, offset: int, length: int) -> list[DirtyRange]:
         """Return what is dirty in a range of bytes (rounded outward to pages), ascending and cut to it.

@@ -22,8 +22,12 @@ class Command(Enum):
     WRITEBACK = 3
 
 
+SIZE_PAGE = PageRange(2**52, 2**52 + 1)
+"""Stands for the size of a VMO in WRITEBACK requests: behind the last page that any VMO can have."""
+
+
 class Packet(NamedTuple):
-    """One packet of a port, as dequeued. Offset and length are bytes, page aligned; both 0 for COMPLETE."""
+    """One packet of a port, as dequeued. Offset and length are bytes, page aligned; 0 for COMPLETE and a size alone."""
 
     command: Command
     key: Key
@@ -74,4 +78,5 @@ class PageRequest:
 
     def packet(self) -> Packet:
         """Return the packet that asks for this request."""
-        return Packet(self.command, self.source.key, self.range.offset, self.range.length, self.source)
+        pages = PageRange(0, 0) if self.range == SIZE_PAGE else self.range
+        return Packet(self.command, self.source.key, pages.offset, pages.length, self.source)

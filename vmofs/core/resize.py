@@ -27,6 +27,8 @@ def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
     if pinned:
         raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
     beyond_stream = PageRange(page_count(vmo.stream_size), new)
+    if size != vmo.stream_size:
+        vmo.syncs.size_changed()
     vmo.size_pages, vmo.stream_size = new, size
     vmo.modified = True
     _cut(vmo, PageRange(new, old))
@@ -80,4 +82,5 @@ def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
     zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))
     vmo.stream_size = size
     vmo.modified = True
+    vmo.syncs.size_changed()
     vmo.syncs.written_back(vmo, beyond)

@@ -4,6 +4,9 @@ Zircon has no such call: there a filesystem is its own pager. Its page source do
 WRITEBACK, which no user pager declares. A VMO made with the option ``writeback`` declares it: waiting for dirty pages
 asks for them with WRITEBACK, and the pager answers with WRITEBACK_BEGIN, its own work, and WRITEBACK_END, or by failing
 the range.
+
+The size of the VMO is written back too, like one more page behind all others: a change makes it dirty, any BEGIN makes
+it awaiting clean, any END after that clean. If it alone is dirty, the request has offset and length 0.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import TYPE_CHECKING
 from vmofs.core import writeback
 from vmofs.core.access import Need, Steps
 from vmofs.core.ranges import RangeSet
-from vmofs.core.request import Command
+from vmofs.core.request import SIZE_PAGE, Command
+from vmofs.core.states import PageEvent, PageState, after
+from vmofs.status import Status
 from vmofs.units import PageRange
 
 if TYPE_CHECKING:
@@ -26,16 +31,23 @@ class Syncs:
     def __init__(self) -> None:
         self._left: dict[int, RangeSet] = {}
         self._serial = 0
+        self._size = PageState.CLEAN
 
     def __len__(self) -> int:
         """Return how many wait."""
         return len(self._left)
 
+    def size_changed(self) -> None:
+        """Note that the size changed."""
+        self._size = after(self._size, PageEvent.WRITE)
+
     def steps(self, vmo: PagerVmo) -> Steps[None]:
-        """Wait until every page that is dirty now was through WRITEBACK_END, or is gone."""
+        """Wait until every page that is dirty now was through WRITEBACK_END, or is gone, and the size too."""
         left = RangeSet()
         for record in writeback.dirty_ranges(vmo.runs, PageRange(0, vmo.size_pages)):
             left.add(record.range)
+        if self._size is not PageState.CLEAN:
+            left.add(SIZE_PAGE)
         self._serial += 1
         serial = self._serial
         self._left[serial] = left
@@ -46,14 +58,32 @@ class Syncs:
         finally:
             del self._left[serial]
 
+    def begin(self) -> None:
+        """Note a WRITEBACK_BEGIN of whatever range: the pager is about to look at the size."""
+        self._size = after(self._size, PageEvent.BEGIN)
+
+    def end(self, vmo: PagerVmo, pages: PageRange) -> None:
+        """Note a WRITEBACK_END of a range."""
+        self._size = after(self._size, PageEvent.END)
+        if self._size is PageState.CLEAN:
+            self._settle(vmo, SIZE_PAGE)
+        self.written_back(vmo, pages)
+
     def written_back(self, vmo: PagerVmo, pages: PageRange) -> None:
-        """Note that no page of a range is dirty as it was: count those that are clean by now, and wake who waited."""
+        """Count the pages of a range that are clean, or gone, by now, and wake who waited for them."""
         if not self._left:
             return
         still_dirty = RangeSet()
         for record in writeback.dirty_ranges(vmo.runs, pages):
             still_dirty.add(record.range)
         for clean in still_dirty.missing(pages):
-            for left in self._left.values():
-                left.discard(clean)
-            vmo.source.resolve(Command.WRITEBACK, clean)
+            self._settle(vmo, clean)
+
+    def fail(self, vmo: PagerVmo, pages: PageRange, status: Status) -> None:
+        """Fail those who wait for a range; an empty one stands for the size."""
+        vmo.source.resolve(Command.WRITEBACK, pages or SIZE_PAGE, status)
+
+    def _settle(self, vmo: PagerVmo, clean: PageRange) -> None:
+        for left in self._left.values():
+            left.discard(clean)
+        vmo.source.resolve(Command.WRITEBACK, clean)
