@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
+from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import NotSupportedError, Status, VmoError
 from vmofs.units import Key
@@ -18,14 +20,16 @@ from vmofs.wire.commands import (
     OpRange,
     QueryDirtyRanges,
     QueryVmoStats,
+    ServeDirectory,
     SupplyPages,
 )
 from vmofs.wire.names import quote
 from vmofs.wire.results import format_dirty_ranges, format_result, format_vmo_stats
+from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
 from vmofs_mount.names import Names
-from vmofs_mount.nodes import AuxFile, VmoFile
+from vmofs_mount.nodes import AuxFile, Directory, VmoFile
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
 from vmofs_mount.vmo_handle import OpenVmos
@@ -34,6 +38,16 @@ _DROP_SECONDS = 1.0
 """How long a command waits for the kernel to drop pages, which cannot take long once all readers have their error."""
 
 OK = format_result(Status.OK)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedDirectory:
+    """What files become that are made in a directory of ``vmo/``."""
+
+    pager: PagerDirectory
+    port: Port
+    options: VmoOptions
+
 
 Method = Callable[[Any, CommandHandle], Awaitable[str | Waiting]]
 
@@ -68,6 +82,7 @@ class PagerCommands:
         self._opened = opened
         self.methods: dict[type[Command], Method] = {
             CreateVmo: self._create_vmo,
+            ServeDirectory: self._serve_directory,
             SupplyPages: self._supply_pages,
             DetachVmo: self._detach_vmo,
             OpRange: self._op_range,
@@ -92,6 +107,27 @@ class PagerCommands:
             raise
         file.vmo.owner = file.vmo.source.owner = file
         return OK
+
+    async def _serve_directory(self, command: ServeDirectory, handle: CommandHandle) -> str:
+        pager = _pager_directory_of(handle)
+        port = pager.port(command.port)
+        directory = await self._names.directory(handle, command.directory, "vmo")
+        options = VmoOptions(resizable=True, trap_dirty=command.trap_dirty, writeback=command.writeback)
+        directory.default_pager = ServedDirectory(pager, port, options)
+        return OK
+
+    def make_vmo(self, parent: Directory, mode: int, caller: Caller) -> VmoFile:
+        """Make an empty VMO for a file that is made in a directory that a pager serves.
+
+        Raises:
+            BadStateError: the pager was closed.
+        """
+        served: ServedDirectory = parent.default_pager
+        pager = served.pager.pager
+        vmo = pager.create_vmo(served.port, self._pagers.new_key(), 0, served.options)
+        file = VmoFile(mode, caller.uid, caller.gid, vmo, pager)
+        vmo.owner = vmo.source.owner = file
+        return file
 
     async def _supply_pages(self, command: SupplyPages, handle: CommandHandle) -> str:
         pager = _pager_of(handle)

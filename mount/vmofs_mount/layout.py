@@ -47,6 +47,12 @@ async def refuse_resize(node: VmoFile, size_bytes: int) -> None:
     raise OSError(errno.EPERM, f"{node.path} cannot be resized to {size_bytes} bytes")
 
 
+def refuse_file(parent: Directory, mode: int, caller: Caller) -> VmoFile:
+    """Refuse to make a VMO."""
+    del mode, caller
+    raise OSError(errno.EPERM, f"no pager serves {parent.path}")
+
+
 def ignore(*_arguments: object) -> None:
     """Do nothing."""
 
@@ -64,6 +70,7 @@ class Seams:
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
         close_pager: told before a pager's directory goes.
+        make_vmo: makes the VMO of a file that is made in a directory that a pager serves.
         memory: for ``statfs``.
     """
 
@@ -75,6 +82,7 @@ class Seams:
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
     close_pager: Callable[[Directory], None] = ignore
+    make_vmo: Callable[[Directory, int, Caller], VmoFile] = refuse_file
     memory: Callable[[], Memory] = machine_memory
 
 
@@ -99,7 +107,7 @@ def build_layout(system: System, *, uid: int, gid: int, open_to_all: bool) -> La
     tree = Tree(root, on_last_reference=lambda node: seams.releasers.get(type(node), ignore)(node))
     root.realm = Realm(tree)
     permissions = 0o1777 if open_to_all else 0o755
-    vmo = Directory(permissions, uid, gid, FileRealm(tree))
+    vmo = Directory(permissions, uid, gid, FileRealm(tree, lambda *arguments: seams.make_vmo(*arguments)))  # noqa: PLW0108
     aux = Directory(permissions, uid, gid, AuxRealm(tree, lambda: AuxVmo(system)))
     control_realm = ControlRealm(
         tree,

@@ -100,12 +100,25 @@ class Names:
             AccessDeniedError: the caller may not make files there.
         """
         parent_path, _, name = path.rpartition("/")
-        if path.split("/", maxsplit=1)[0] != top or not parent_path:
+        if not parent_path:
             raise InvalidArgsError(f"{quote(path)} does not lie below {top}/")
-        parent = await self._examine(handle, parent_path, os.W_OK | os.X_OK)
-        if not isinstance(parent, Directory):
-            raise WrongTypeError(f"{quote(parent_path)} is no directory")
-        return parent, name.encode()
+        return await self.directory(handle, parent_path, top), name.encode()
+
+    async def directory(self, handle: CommandHandle, path: str, top: str) -> Directory:
+        """Return a directory, ``top`` or below it, in which the caller may make files.
+
+        Raises:
+            InvalidArgsError: it lies elsewhere.
+            BadHandleError: it does not exist.
+            WrongTypeError: it is no directory.
+            AccessDeniedError: the caller may not make files there.
+        """
+        if path.split("/", maxsplit=1)[0] != top:
+            raise InvalidArgsError(f"{quote(path)} does not lie below {top}/")
+        node = await self._examine(handle, path, os.W_OK | os.X_OK)
+        if not isinstance(node, Directory):
+            raise WrongTypeError(f"{quote(path)} is no directory")
+        return node
 
     def add(self, parent: Directory, name: bytes, file: VmoFile | AuxFile, path: str) -> None:
         """Give a new file its name; it inherits what the directory hands on. A file that is refused is released.

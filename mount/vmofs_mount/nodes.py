@@ -95,13 +95,14 @@ class Directory(Node):
     A name that is replaced by rename keeps its position, so that a listing under way neither skips nor repeats it.
     """
 
-    __slots__ = ("_by_cookie", "_next_cookie", "children", "realm")
+    __slots__ = ("_by_cookie", "_next_cookie", "children", "default_pager", "realm")
 
     TYPE = stat.S_IFDIR
 
     def __init__(self, permissions: int, uid: int, gid: int, realm: Realm) -> None:
         super().__init__(permissions, uid, gid)
         self.realm = realm
+        self.default_pager: Any = None  # whose VMOs the files are that are made here; inherited by subdirectories
         self.children: dict[bytes, Node] = {}
         self._by_cookie = SortedKeyList(key=attrgetter("cookie"))
         self._next_cookie = FIRST_COOKIE

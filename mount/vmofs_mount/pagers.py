@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PAGER_COMMANDS = (
     CommandKind.CREATE_VMO,
+    CommandKind.SERVE_DIRECTORY,
     CommandKind.SUPPLY_PAGES,
     CommandKind.DETACH_VMO,
     CommandKind.OP_RANGE,

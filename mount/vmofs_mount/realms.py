@@ -61,11 +61,37 @@ class Realm:
 
 
 class FileRealm(Realm):
-    """``vmo/``: directories, renames and removals as in any filesystem; VMOs are made by ``create_vmo``."""
+    """``vmo/``: directories, renames and removals as in any filesystem.
+
+    VMOs are made by ``create_vmo``. Below a directory that a pager serves (``serve_directory``) files are made too:
+    ``make_file(parent, mode, caller)`` returns the file of a new, empty VMO.
+    """
+
+    def __init__(self, tree: Tree, make_file: Callable[[Directory, int, Caller], Node] | None = None) -> None:
+        super().__init__(tree)
+        self._make_file = make_file
+
+    def create(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make an empty VMO of the pager that serves the directory."""
+        if parent.default_pager is None:
+            _refuse("VMOs are made by create_vmo", parent, name)
+        return self._add_new(parent, name, mode, caller)
+
+    def _add_new(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        assert self._make_file is not None
+        file = self._make_file(parent, mode, caller)
+        adopt(parent, file)
+        try:
+            self.tree.add(parent, name, file)
+        except OSError:
+            self.tree.on_last_reference(file)
+            raise
+        return file
 
     def mkdir(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Directory:
         """Make a directory of the same realm."""
         directory = Directory(mode, caller.uid, caller.gid, self)
+        directory.default_pager = parent.default_pager
         adopt(parent, directory)
         self.tree.add(parent, name, directory)
         return directory
@@ -89,19 +115,11 @@ class AuxRealm(FileRealm):
     """``aux/``: files are made too."""
 
     def __init__(self, tree: Tree, make_aux: Callable[[], AuxVmo]) -> None:
-        super().__init__(tree)
-        self._make_aux = make_aux
+        super().__init__(tree, lambda _parent, mode, caller: AuxFile(mode, caller.uid, caller.gid, make_aux()))
 
     def create(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
         """Make an empty aux VMO."""
-        file = AuxFile(mode, caller.uid, caller.gid, self._make_aux())
-        adopt(parent, file)
-        try:
-            self.tree.add(parent, name, file)
-        except OSError:
-            file.aux.close()
-            raise
-        return file
+        return self._add_new(parent, name, mode, caller)
 
 
 class PagerRealm(Realm):

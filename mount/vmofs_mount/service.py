@@ -67,9 +67,10 @@ class Service:
         self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place.minor, layout.tree.modified)
         self.pagers = Pagers(layout.tree, self.engine, place, nursery, lambda: deadline)
         names = Names(layout.tree, place)
+        self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened)
         self._commands = Commands(
             self.engine,
-            PagerCommands(self.engine, names, self.pagers, self.cache, self.opened).methods,
+            self._pager_commands.methods,
             VmoCommands(self.engine, names).methods,
         )
         self._spawn = nursery.start_soon
@@ -82,6 +83,7 @@ class Service:
         seams.openers[CommandFile] = self._open_command
         seams.releasers[VmoFile] = self._release_vmo
         seams.releasers[Fifo] = self.pagers.remove_fifo
+        seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_lookup = self._looked_up

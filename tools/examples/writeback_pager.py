@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Serve the files of a directory read-write: writeback_pager.py MOUNT PAGER DIRECTORY.
+"""Serve a directory read-write: writeback_pager.py MOUNT PAGER DIRECTORY shows DIRECTORY as MOUNT/vmo/PAGER.
 
 Missing pages come from the files. What was written goes back to them when somebody calls fsync, once a second, and at
-the end. The pager may be killed at any moment and started again: pages count as written back only after
-WRITEBACK_END, which is said after the file was synced; and what fsync waits for is asked for again.
+the end; so do new files, new sizes, new names and removals. The pager may be killed at any moment and started again:
+a page counts as written back only after WRITEBACK_END, which is said after the file was synced; and what fsync waits
+for is asked for again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -16,7 +18,6 @@ import sys
 from pathlib import Path
 
 FLUSH_SECONDS = 1.0
-PAGE = 4096
 
 
 def escape(name: str) -> str:
@@ -30,20 +31,29 @@ def unescape(name: str) -> str:
 
 
 class WritebackPager:
-    """Answers for the VMOs ``vmo/NAME``, one for each file of the directory."""
+    """Answers for the VMOs below ``vmo/PAGER``; ``backing`` is where each has its content, by its key."""
 
     def __init__(self, mount: Path, pager: str, directory: Path) -> None:
-        self.mount, self.directory = mount, directory
+        self.mount, self.directory, self.top = mount, directory, Path("vmo", pager)
         self.control = mount / "control" / pager
         self.control.mkdir(exist_ok=True)
         self.stage_name = f"aux/stage-{pager}"
         self.stage = os.open(mount / self.stage_name, os.O_WRONLY | os.O_CREAT, 0o600)
-        self.files: dict[str, int] = {}
+        self.backing: dict[int, Path] = {}
+        self.show(directory, self.top)
+
+    def show(self, directory: Path, vmo: Path) -> None:
+        """Make directories and VMOs for what is in a directory, unless a pager before this one did."""
+        (self.mount / vmo).mkdir(exist_ok=True)
+        self.say("serve_directory", f"{escape(str(vmo))} writeback")
         for path in sorted(directory.iterdir()):
-            vmo = f"vmo/{path.name}"
-            self.files[vmo] = os.open(path, os.O_RDWR)
-            if not (mount / vmo).exists():
-                self.say("create_vmo", f"{escape(vmo)} {path.stat().st_size} resizable writeback")
+            place = vmo / path.name
+            if path.is_dir():
+                self.show(path, place)
+            elif not (self.mount / place).exists():
+                mode = path.stat().st_mode & 0o777
+                size = path.stat().st_size
+                self.say("create_vmo", f"{escape(str(place))} {size} resizable writeback mode={mode:o}")
 
     def say(self, file: str, command: str) -> str:
         """Give a command and return its answer."""
@@ -57,52 +67,61 @@ class WritebackPager:
         finally:
             os.close(fd)
 
-    def supply(self, vmo: str, offset: int, length: int) -> None:
+    def file_of(self, key: int, vmo: Path) -> Path:
+        """Return where a VMO has its content; follow it if it was renamed."""
+        place = self.directory / vmo.relative_to(self.top)
+        known = self.backing.get(key, place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if known != place and known.exists():
+            known.rename(place)
+        self.backing[key] = place
+        return place
+
+    def supply(self, key: int, vmo: Path, offset: int, length: int) -> None:
         """Answer a READ from the file; what is beyond its end is zeros."""
-        data = os.pread(self.files[vmo], length, offset)
+        with self.file_of(key, vmo).open("rb") as file:
+            data = os.pread(file.fileno(), length, offset)
         os.ftruncate(self.stage, 0)
         os.pwrite(self.stage, data.ljust(length, b"\0"), 0)
-        self.say("supply_pages", f"{escape(vmo)} {offset} {length} {self.stage_name} 0")
+        self.say("supply_pages", f"{escape(str(vmo))} {offset} {length} {self.stage_name} 0")
 
-    def write_back(self, vmo: str) -> None:
+    def write_back(self, key: int, vmo: Path) -> None:
         """Bring the file to what the VMO is now: its dirty ranges, and its size."""
-        name, file = escape(vmo), self.files[vmo]
+        name = escape(str(vmo))
         begin, end = (f"WRITEBACK_{word} {name}" for word in ("BEGIN", "END"))
         # BEGIN comes before the data is read: a page that is written meanwhile is dirty again, and END leaves it so.
         # It comes before the size is read, too, and a BEGIN of no pages at all is for the size alone.
         self.say("op_range", f"{begin} 0 0")
-        size = (self.mount / vmo).stat().st_size
-        os.ftruncate(file, size)
-        records = [line.split() for line in self.say("query_dirty_ranges", f"{name} 0 {size}").splitlines()[1:]]
+        status = (self.mount / vmo).stat()
+        records = [line.split() for line in self.say("query_dirty_ranges", f"{name} 0 {status.st_size}").splitlines()]
+        target = os.open(self.file_of(key, vmo), os.O_RDWR | os.O_CREAT)
         source = os.open(self.mount / vmo, os.O_RDONLY)
         os.posix_fadvise(source, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: an absent page would wait for ourselves
         try:
-            for offset, length, kind in records:
+            os.ftruncate(target, status.st_size)
+            os.fchmod(target, status.st_mode & 0o777)
+            for offset, length, kind in records[1:]:
                 self.say("op_range", f"{begin} {offset} {length} {'is_zero' if kind == 'zero' else ''}")
-                copy(source, file, int(offset), int(length))
+                copy(source, target, int(offset), min(int(length), status.st_size - int(offset)))
+            os.fsync(target)
         finally:
             os.close(source)
-        os.fsync(file)
-        for offset, length, _ in [*records, ("0", "0", "")]:
+            os.close(target)
+        for offset, length, _ in [*records[1:], ["0", "0", ""]]:
             self.say("op_range", f"{end} {offset} {length}")
 
     def flush(self) -> None:
-        """Write back every VMO that was modified since the last time."""
-        for vmo in self.files:
-            if "modified=1" in self.say("query_vmo_stats", f"{escape(vmo)} reset"):
-                self.try_to_write_back(vmo)
-
-    def try_to_write_back(self, vmo: str) -> None:
-        """Write back; what fails, as when the VMO shrinks meanwhile, stays dirty for the next time."""
-        try:
-            self.write_back(vmo)
-        except OSError as error:
-            print(f"{vmo}: {error}", file=sys.stderr)
+        """Write back every VMO that was modified since the last time, and follow names."""
+        for path in sorted((self.mount / self.top).rglob("*")):
+            with contextlib.suppress(OSError):  # it shrank or went: it stays dirty for the next time, or is gone
+                if path.is_file():
+                    vmo, key = path.relative_to(self.mount), int(os.getxattr(path, "user.vmofs.key"))
+                    new = not self.file_of(key, vmo).exists()
+                    if new or "modified=1" in self.say("query_vmo_stats", f"{escape(str(vmo))} reset"):
+                        self.write_back(key, vmo)
 
     def serve(self) -> None:
         """Answer requests until there is nobody left to ask, or a signal comes."""
-        for vmo in self.files:  # a pager before this one may have been killed
-            self.try_to_write_back(vmo)
         requests = os.open(self.control / "requests", os.O_RDONLY)
         rest = b""
         while True:
@@ -114,19 +133,22 @@ class WritebackPager:
                 return
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                command, _, offset, length, name = line.decode().split(" ")
-                self.answer(command, unescape(name), int(offset), int(length))
+                command, key, offset, length, name = line.decode().split(" ")
+                self.answer(command, int(key), Path(unescape(name)), int(offset), int(length))
 
-    def answer(self, command: str, vmo: str, offset: int, length: int) -> None:
-        """Answer one request; what goes wrong with the file is the reader's error."""
+    def answer(self, command: str, key: int, vmo: Path, offset: int, length: int) -> None:
+        """Answer one request; what goes wrong with the file is the error of who waits."""
         try:
             if command == "READ":
-                self.supply(vmo, offset, length)
+                self.supply(key, vmo, offset, length)
             elif command == "WRITEBACK":
-                self.write_back(vmo)
+                self.write_back(key, vmo)
+            elif command == "COMPLETE" and not (self.mount / vmo).exists():
+                self.file_of(key, vmo).unlink(missing_ok=True)
         except OSError as error:
             print(f"{vmo} {offset}+{length}: {error}", file=sys.stderr)
-            self.say("op_range", f"FAIL {escape(vmo)} {offset} {length} ZX_ERR_IO")
+            with contextlib.suppress(OSError):  # it is gone, and so is everybody who waited
+                self.say("op_range", f"FAIL {escape(str(vmo))} {offset} {length} ZX_ERR_IO")
 
 
 def copy(source: int, target: int, offset: int, length: int) -> None:

@@ -4,6 +4,7 @@ One line is one command, for the file whose name is the kind of command. The gra
 words, and names and operations are accepted in either case::
 
     create_vmo            VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]
+    serve_directory       DIRECTORY [trap_dirty] [writeback] [port=NAME]
     supply_pages          VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]
     detach_vmo            VMO
     op_range              OP VMO OFFSET LENGTH [DATA]
@@ -16,7 +17,7 @@ words, and names and operations are accepted in either case::
     vmo_set_stream_size   VMO SIZE
     vmo_pin               VMO OFFSET LENGTH
 
-    VMO AUX PARENT CHILD              a path relative to the mount point: names.parse_path
+    VMO AUX PARENT CHILD DIRECTORY    a path relative to the mount point: names.parse_path
     SIZE OFFSET LENGTH AUX_OFFSET N   a number: numbers.parse_number; bytes, except N, which is a pager's own key
     OCTAL    permission bits, 0 to 777
     NAME     the name of a FIFO of the pager, one component
@@ -53,6 +54,7 @@ class CommandKind(StrEnum):
     """The name of a command file."""
 
     CREATE_VMO = "create_vmo"
+    SERVE_DIRECTORY = "serve_directory"
     SUPPLY_PAGES = "supply_pages"
     DETACH_VMO = "detach_vmo"
     OP_RANGE = "op_range"
@@ -116,6 +118,16 @@ class CreateVmo:
     mode: int | None = None
     port: str | None = None
     writeback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServeDirectory:
+    """Let files that are made in a directory, and below, be resizable VMOs of this pager. No call of Zircon's."""
+
+    directory: str
+    trap_dirty: bool = False
+    writeback: bool = False
+    port: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +242,7 @@ class VmoPin:
 
 Command: TypeAlias = (
     CreateVmo
+    | ServeDirectory
     | SupplyPages
     | DetachVmo
     | OpRange
@@ -291,7 +304,7 @@ def _syntax(command: type[Command], form: str, *, op: Codec | None = None, usage
 
 
 _CODECS = {
-    **dict.fromkeys(("VMO", "AUX", "PARENT", "CHILD"), PATH),
+    **dict.fromkeys(("VMO", "AUX", "PARENT", "CHILD", "DIRECTORY"), PATH),
     **dict.fromkeys(("SIZE", "OFFSET", "LENGTH", "AUX_OFFSET", "N"), NUMBER),
     "OCTAL": MODE,
     "NAME": NAME,
@@ -315,6 +328,7 @@ _SYNTAXES: Mapping[CommandKind, _Syntax] = {
     CommandKind.CREATE_VMO: _syntax(
         CreateVmo, "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]"
     ),
+    CommandKind.SERVE_DIRECTORY: _syntax(ServeDirectory, "DIRECTORY [trap_dirty] [writeback] [port=NAME]"),
     CommandKind.SUPPLY_PAGES: _syntax(SupplyPages, "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"),
     CommandKind.DETACH_VMO: _syntax(DetachVmo, "VMO"),
     CommandKind.OP_RANGE: _syntax(OpRange, "OP VMO OFFSET LENGTH [DATA]", op=WORD, usage="\n".join(_OP_RANGE_USAGE)),
