@@ -107,13 +107,16 @@ class Pager:
         if size > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
         vmo = PagerVmo(self._system, PageSource(self._system, port, key), size, options)
+        vmo.when_freed = self._forget
         self._vmos[vmo] = None
         self._sources.add(vmo.source)
         return vmo
 
     def close_vmo(self, vmo: PagerVmo) -> None:
-        """Free a VMO: its last reference is gone. COMPLETE is sent."""
+        """Give up the handle of a VMO. When no child needs it either, it is freed and COMPLETE is sent."""
         vmo.close()
+
+    def _forget(self, vmo: PagerVmo) -> None:
         if vmo in self._vmos:
             del self._vmos[vmo]
             self._count_requests(vmo)

@@ -55,6 +55,7 @@ def _cut(vmo: PagerVmo, pages: PageRange) -> None:
         if run.state is PageState.DIRTY:
             undecided.discard(run.range)
     vmo.free(pages)
+    vmo.node.cut_children(pages.start)
     for hints in (vmo.always_needed, vmo.unneeded):
         hints.discard(pages)
     for part in absent:

@@ -152,6 +152,11 @@ class RunMap:
             run = run._replace(end=right.end)
         self._insert(run)
 
+    def swap(self, other: RunMap) -> None:
+        """Exchange the contents of two maps; the size does not matter."""
+        self._runs, other._runs = other._runs, self._runs
+        self._counts, other._counts = other._counts, self._counts
+
     def set_awaiting(self, start: int, awaiting: int) -> None:
         """Set the awaiting length of the zero interval that starts at ``start``."""
         self._runs[start] = self._runs[start]._replace(awaiting=awaiting)

@@ -55,6 +55,10 @@ class System:
         if pages:
             self._stale.setdefault(owner, RangeSet()).add(pages)
 
+    def forget_stale(self, owner: object) -> None:
+        """Drop what was noted for an object that nobody has open any more."""
+        self._stale.pop(owner, None)
+
     def run_ready(self, now: float) -> list[Access[object]]:
         """Let every woken access look again; return those that finished. ``now`` is in seconds."""
         finished = []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmofs.core import commit, content, resize, writeback, zero
 from vmofs.core.access import Access, Need, Steps
 from vmofs.core.content import Bytes
+from vmofs.core.hierarchy import Node
+from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.ranges import RangeSet
 from vmofs.core.request import Command
@@ -69,6 +72,9 @@ class PagerVmo:
         self.runs = RunMap()
         self.source = source
         self.options = options
+        self.node = Node(system, self.runs, self, has_source=True)
+        self.lineage = Lineage()
+        self.when_freed: Callable[[PagerVmo], None] = _nobody_asks
         self.owner: object = None  # the edge's
         self.pins = Pins()
         self.pinned = self.pins.pages
@@ -165,8 +171,8 @@ class PagerVmo:
         """
         return Access(self.write_steps(offset, data))
 
-    def write_steps(self, offset: int, data: Bytes) -> Steps[int]:
-        """Write bytes, as steps of a larger call."""
+    def write_steps(self, offset: int, data: Bytes, by: object = None) -> Steps[int]:
+        """Write bytes, as steps of a larger call; ``by`` is the slice or reference that was written to."""
         self.check_inside(offset, len(data))
         position, end = offset, offset + len(data)
         while position < end:
@@ -184,6 +190,7 @@ class PagerVmo:
                 stop = min(batch_end, dirty.end * PAGE_SIZE)
                 content.write_committed(self.frames, self.runs, position, data[position - offset : stop - offset])
                 self.modified = True
+                self.node.changed(PageRange.of_bytes(position, stop - position), by or self)
                 position = stop
         return len(data)
 
@@ -392,16 +399,21 @@ class PagerVmo:
 
     def mark_stale(self, pages: PageRange) -> None:
         """Note that the bytes of these pages have changed or gone, other than by a write."""
-        self.system.mark_stale(self, pages)
+        self.node.changed(pages)
 
     def close(self) -> None:
-        """Free everything: the last reference is gone. COMPLETE is sent unless it was."""
+        """Give up the handle. When no child needs the VMO either, it is freed, and COMPLETE is sent unless it was."""
+        self.lineage.close()
+        self.node.close(self)
+
+    def freed(self) -> None:
+        """End, for the family: the last reference is gone."""
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.DETACHED
             self.source.fail_all(Status.BAD_STATE)
             self.source.send_complete()
-        self.free(PageRange(0, self.size_pages))
         self.system.unregister(self)
+        self.when_freed(self)
 
     def statistics(self) -> VmoStatistics:
         """Return the present page counts."""
@@ -421,6 +433,7 @@ class PagerVmo:
     def check(self) -> None:
         """Assert that pages lie inside, pinned ones have frames, and the content ends before what is untracked."""
         self.runs.check()
+        self.node.check()
         self.source.check()
         self.pins.check()
         assert not self.runs.whole_over(PageRange(self.size_pages, MAX_VMO_PAGES))
@@ -432,6 +445,10 @@ class PagerVmo:
 
 def _nothing_to_wait_for() -> Steps[None]:
     yield from ()
+
+
+def _nobody_asks(_vmo: PagerVmo) -> None:
+    """Learn that a VMO is freed."""
 
 
 _PRESENT = frozenset(PageState) - {PageState.GAP}

@@ -1,0 +1,417 @@
+"""Families of VMOs that share pages by copy-on-write: a tree of nodes. Zircon: VmCowPages; zircon-pager 2.12, 5.3.
+
+Every VMO is a node; what it shows at a page is what the first node on the way up to the root has there, each step up
+moved by ``offset`` and only below ``limit``. Behind that, zeros; at a root that has a pager, a gap to be READ. A node
+holds only the pages that are its own (CLEAN: with a frame, MARKER: zeros that hide what is above), so a child costs
+what was changed in it and nothing when it is made.
+
+There are two kinds of children. An *on-write* child hangs below a node that stays writable and sees its writes until
+it forks a page (pager families only). A *two-way* snapshot hides what the parent had: the parent's pages move, at no
+cost, into a new hidden node, below which parent and child hang side by side. Hidden nodes have at least two children,
+and their pages never change: whoever writes takes a copy, or the page itself if nobody else sees it. A page of a
+hidden node that nobody sees any more is freed, and a hidden node with one child left is melted into it. Nodes below a
+hidden one are hidden, or leaves; above it are hidden ones, or the root of a pager family. A new child hangs as high as
+it can without seeing anything else, so that trees stay flat.
+
+Who sees a page is found out when it matters (a write, a close) by looking, not by counters that every snapshot would
+have to touch. ``shared_pages`` of a leaf counts the frames of hidden nodes that it sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from vmofs.core import content
+from vmofs.core.content import Bytes
+from vmofs.core.ranges import RangeSet
+from vmofs.core.runs import NO_FRAME, Run, RunMap
+from vmofs.core.states import PageState
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.system import System
+
+ALL_PAGES = PageRange(0, MAX_VMO_BYTES // PAGE_SIZE)
+
+
+class Found(NamedTuple):
+    """What a node shows from some page on, the same kind of thing for ``pages`` pages.
+
+    With ``run`` it is what ``node`` has at its page ``page`` and on; without, a gap of ``node``, or zeros if that is
+    None.
+    """
+
+    pages: int
+    node: Node | None
+    page: int
+    run: Run | None
+
+    @property
+    def absent(self) -> bool:
+        """Whether the pager must be asked."""
+        return self.run is None and self.node is not None
+
+    @property
+    def range(self) -> PageRange:
+        """The pages of ``node`` that are shown."""
+        return PageRange(self.page, self.page + self.pages)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether it is more than zeros."""
+        return self.run is not None and self.run.frame != NO_FRAME
+
+
+class Owner(Protocol):
+    """The VMO, or the hidden node itself, that a node belongs to."""
+
+    def freed(self) -> None:
+        """Learn that nobody needs the node any more; its pages are still there."""
+
+
+class Node:
+    """The pages of one VMO, and its place in the family. Pages are counted from the start of this node."""
+
+    def __init__(
+        self, system: System, runs: RunMap, owner: Owner | None, *, has_source: bool = False, hidden: bool = False
+    ) -> None:
+        self.system = system
+        self.frames = system.frames
+        self.runs = runs
+        self.has_source = has_source
+        self.hidden = hidden
+        self.parent: Node | None = None
+        self.offset = 0
+        self.limit = 0
+        self.children: dict[Node, None] = {}
+        self.viewers: dict[object, PageRange] = {}
+        """The open VMOs that are this node or a window on it (slices, references), and the window of each."""
+        self.shared_pages = 0
+        self._owner: Owner = self
+        if owner is None:
+            system.register(self, runs)
+        else:
+            self._owner = owner
+            self.viewers[owner] = ALL_PAGES
+
+    # Looking
+
+    def find(self, page: int, end: int) -> Found:
+        """Return what is shown from ``page`` on, at most up to ``end``: as far as it is all in one run of one node."""
+        node, count = self, end - page
+        while True:
+            run = node.runs.at(page)
+            if run is not None:
+                return Found(min(count, run.end - page), node, page, run)
+            count = node.runs.next_start(page, page + count) - page
+            if node.parent is None:
+                return Found(count, node if node.has_source else None, page, None)
+            if page >= node.limit:
+                return Found(count, None, page, None)
+            count = min(count, node.limit - page)
+            page += node.offset
+            node = node.parent
+
+    def find_all(self, pages: PageRange) -> list[tuple[int, Found]]:
+        """Return everything that is shown in a range, ascending, with the page at which it is shown."""
+        found, page = [], pages.start
+        while page < pages.end:
+            found.append((page, self.find(page, pages.end)))
+            page += found[-1][1].pages
+        return found
+
+    def committed(self, pages: PageRange) -> list[PageRange]:
+        """Return the parts of a range that show more than zeros and are not absent."""
+        return [PageRange(page, page + it.pages) for page, it in self.find_all(pages) if it.has_frames]
+
+    def bytes_of(self, found: Found, start: int, end: int) -> Bytes:
+        """Return the bytes ``[start, end)`` of something found, counted from its first page. It is not absent."""
+        if found.run is None:
+            return content.zeros(end - start)
+        base = found.page * PAGE_SIZE
+        return content.run_bytes(self.frames, found.run, base + start, base + end)
+
+    def read_present(self, offset: int, end: int) -> Bytes | None:
+        """Return the bytes ``[offset, end)``, or None if a page is absent. No copy if they lie together."""
+        if self.parent is None:
+            return content.read_present(self.frames, self.runs, offset, end, gaps_are_zero=not self.has_source)
+        pieces: list[Bytes] = []
+        for page, found in self.find_all(PageRange.of_bytes(offset, end - offset)):
+            if found.absent:
+                return None
+            base = page * PAGE_SIZE
+            stop = min(end, base + found.pages * PAGE_SIZE)
+            pieces.append(self.bytes_of(found, max(offset, base) - base, stop - base))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # Changing what is this node's own
+
+    def own(self, pages: PageRange) -> None:
+        """Give every page of a range a frame that is this node's own, with what it shows. None may be absent.
+
+        A frame that nobody else sees moves here, others are copied.
+
+        Raises:
+            NoMemoryError: nothing changed that can be seen.
+        """
+        copies: list[tuple[int, Found]] = []
+        for page, found in self.find_all(pages) if self.parent is not None else ():
+            if not found.has_frames or found.node is None or found.node is self:
+                continue
+            if not found.node.hidden:
+                copies.append((page, found))
+                continue
+            moved = found.node.unseen(found.range, self)
+            for part in moved:
+                self._adopt(found.node.runs.take(part), page - found.page)
+                self.shared_pages -= part.pages
+            for part in moved.missing(found.range):
+                copies.append((part.start + page - found.page, found._replace(pages=part.pages, page=part.start)))
+        content.commit_zero(self.frames, self.runs, pages, PageState.CLEAN)
+        for page, found in copies:
+            data = self.bytes_of(found, 0, found.pages * PAGE_SIZE)
+            content.write_committed(self.frames, self.runs, page * PAGE_SIZE, data)
+            self.shared_pages -= found.pages if found.node is not None and found.node.hidden else 0
+
+    def _adopt(self, runs: list[Run], shift: int) -> None:
+        for run in runs:
+            self.runs.put(run.moved(shift))
+
+    def blank(self, pages: PageRange) -> None:
+        """Make whole pages zeros for good, whatever is above. Nothing is needed for that."""
+        self._let_go(pages)
+        content.free_runs(self.frames, self.runs.take(pages))
+        self._hide_above(pages)
+
+    def _hide_above(self, pages: PageRange) -> None:
+        covered = pages & PageRange(0, self.limit)
+        if covered:
+            self.runs.put(Run(covered.start, covered.end, PageState.MARKER))
+
+    def cut(self, size_pages: int) -> None:
+        """Forget everything from a page on; what comes there later is zero, here and in all that hang below."""
+        pages = PageRange(size_pages, ALL_PAGES.end)
+        self._let_go(pages)
+        content.free_runs(self.frames, self.runs.take(pages))
+        self.limit = min(self.limit, size_pages)
+        self.cut_children(size_pages)
+
+    def cut_children(self, size_pages: int) -> None:
+        """Let the nodes directly below see nothing from a page of this one on, for ever."""
+        for child in self.children:
+            child.limit = min(child.limit, max(0, size_pages - child.offset))
+
+    def take(self, pages: PageRange) -> list[Run]:
+        """Remove what a range shows and return it as runs with frames; from now on it reads as zeros.
+
+        None may be absent. Pages that others see too are copied.
+
+        Raises:
+            NoMemoryError: nothing changed that can be seen.
+        """
+        for part in self.committed(pages) if self.parent is not None else ():
+            self.own(part)
+        taken = [run for run in self.runs.take(pages) if run.frame != NO_FRAME]
+        self._hide_above(pages)
+        for run in taken:
+            self.changed(run.range)
+        return taken
+
+    def _let_go(self, pages: PageRange) -> None:
+        """Stop seeing what hidden nodes have in a range; free what then nobody sees."""
+        shown = pages & PageRange(0, self.limit)
+        if shown and self.parent is not None and self.parent.hidden:
+            self.shared_pages -= self.count_shared(shown)
+            self._free_unseen_above(shown)
+
+    def count_shared(self, pages: PageRange) -> int:
+        """Return how many frames of hidden nodes are seen in a range."""
+        found = (found for _, found in self.find_all(pages))
+        return sum(it.pages for it in found if it.has_frames and it.node is not None and it.node.hidden)
+
+    def _free_unseen_above(self, pages: PageRange) -> None:
+        node, part = self, pages
+        while part and node.parent is not None and node.parent.hidden:
+            part = shifted(part, node.offset)
+            node = node.parent
+            for unseen in node.unseen(part, self):
+                content.free_runs(self.frames, node.runs.take(unseen))
+            part &= PageRange(0, node.limit)
+
+    def unseen(self, pages: PageRange, but: Node | None = None) -> RangeSet:
+        """Return which pages of this hidden node no leaf shows except perhaps ``but``."""
+        unseen = RangeSet()
+        unseen.add(pages)
+        waiting = _below(self, [pages], 0)
+        while waiting and unseen:
+            node, base, parts = waiting.pop()
+            if node is but:
+                continue
+            gaps = [
+                gap
+                for part in parts
+                for left in unseen.over(shifted(part, base))
+                for gap in node.runs.gaps(shifted(left, -base))
+            ]
+            if node.hidden:
+                waiting += _below(node, gaps, base)
+            else:
+                for gap in gaps:
+                    unseen.discard(shifted(gap, base))
+        return unseen
+
+    def changed(self, pages: PageRange, by: object = None) -> None:
+        """Note that pages of this node have other bytes now, for all who show them except ``by``."""
+        waiting = [(self, pages)]
+        while waiting:
+            node, part = waiting.pop()
+            for viewer, window in node.viewers.items():
+                if viewer is not by:
+                    self.system.mark_stale(viewer, shifted(part & window, -window.start))
+            for child in node.children:
+                shown = shifted(part, -child.offset) & PageRange(0, child.limit)
+                waiting += [(child, gap) for gap in child.runs.gaps(shown)]
+
+    # The family
+
+    def place(self, offset: int, limit: int, *, two_way: bool) -> tuple[Node, int, int]:
+        """Return where a child that shows ``[offset, offset+limit)`` of this node may hang at best, and what of it.
+
+        That is below this node, or further up as long as no node on the way has anything there; a two-way snapshot
+        only as far as nodes are hidden.
+        """
+        node = self
+        while (parent := node.parent) is not None and (parent.hidden or not two_way):
+            if limit and node.runs.whole_over(PageRange(offset, offset + limit)):
+                break
+            limit = max(0, min(offset + limit, node.limit) - offset)
+            offset += node.offset
+            node = parent
+        return node, offset, limit
+
+    def hang(self, child: Node, offset: int, limit: int) -> None:
+        """Make a node a child that shows ``limit`` pages from ``offset`` on."""
+        child.parent, child.offset, child.limit = self, offset, limit
+        self.children[child] = None
+
+    def hide(self, size_pages: int) -> Node:
+        """Move all pages of this node into a new hidden node above it, and return that."""
+        hidden = Node(self.system, RunMap(), None, hidden=True)
+        hidden.runs.swap(self.runs)
+        self.shared_pages += hidden.runs.committed_pages
+        self._replace_below_parent(hidden)
+        hidden.hang(self, 0, size_pages)
+        return hidden
+
+    def _replace_below_parent(self, other: Node, offset: int | None = None, limit: int | None = None) -> None:
+        """Give this node's place in the family to another one."""
+        if self.parent is not None:
+            del self.parent.children[self]
+            self.parent.hang(other, self.offset if offset is None else offset, self.limit if limit is None else limit)
+
+    def close(self, viewer: object) -> None:
+        """Forget an open VMO; free what nobody needs any more. A second call does nothing."""
+        if self.viewers.pop(viewer, None) is not None:
+            self.system.forget_stale(viewer)
+            self._free_if_unused()
+
+    def _free_if_unused(self) -> None:
+        node: Node | None = self
+        while node is not None and not node.viewers and not node.children:
+            parent = node.parent
+            node.leave()
+            if parent is not None and parent.hidden:
+                if len(parent.children) == 1:
+                    parent.melt()
+                return
+            node = parent
+
+    def leave(self) -> None:
+        """Free everything, for a node that nobody needs, and go out of the family."""
+        self._free_unseen_above(PageRange(0, self.limit))
+        self._owner.freed()
+        content.free_runs(self.frames, self.runs.take(ALL_PAGES))
+        if self.parent is not None:
+            del self.parent.children[self]
+            self.parent = None
+
+    def melt(self) -> None:
+        """Give what the one child that is left sees of this hidden node to it, and take its place in the family."""
+        (child,) = self.children
+        below, before = self.runs, child.runs.committed_pages
+        shown = PageRange(child.offset, child.offset + child.limit)
+        for beyond in (PageRange(0, shown.start), PageRange(shown.end, ALL_PAGES.end)):
+            content.free_runs(self.frames, below.take(beyond))
+        if child.offset:
+            below = RunMap()
+            for run in self.runs.take(shown):
+                below.put(run.moved(-child.offset))
+        for run in child.runs.over(ALL_PAGES):  # mostly the smaller of the two
+            content.free_runs(self.frames, below.take(run.range))
+            below.put(run)
+        child.runs.swap(below)
+        child.runs_changed_owner(before)
+        offset, limit = child.offset + self.offset, min(child.limit, max(0, self.limit - child.offset))
+        child.parent, child.offset, child.limit = None, 0, 0
+        self._replace_below_parent(child, offset, limit)
+        self.children, self.parent, self.runs = {}, None, RunMap()
+        self.freed()
+
+    def runs_changed_owner(self, before: int) -> None:
+        """Count what a hidden node gave to this one; it had ``before`` frames."""
+        if not self.hidden:
+            self.shared_pages -= self.runs.committed_pages - before
+
+    def freed(self) -> None:
+        """Be counted as an object no longer, for a hidden node."""
+        self.system.unregister(self)
+
+    @property
+    def root(self) -> Node:
+        """The topmost node of the family."""
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node
+
+    def root_offset(self) -> int:
+        """Return where page 0 lies in the root, in pages."""
+        node, offset = self, 0
+        while node.parent is not None:
+            offset += node.offset
+            node = node.parent
+        return offset
+
+    def check(self) -> None:
+        """Assert that the tree hangs together, that hidden pages have somebody who sees them, and the counts."""
+        assert self.parent is None or self in self.parent.children
+        assert self.parent is not None or self.limit == self.offset == 0
+        assert not self.hidden or (len(self.children) > 1 and not self.viewers and not self.has_source)
+        assert self.hidden or self.viewers or self.children
+        above = self.parent
+        assert not self.hidden or above is None or above.hidden or above.has_source
+        assert not (above is not None and above.hidden) or self.hidden or not self.children
+        if self.hidden:
+            self.runs.check()
+            assert not any(run.frames for part in self.unseen(ALL_PAGES) for run in self.runs.over(part))
+        elif not self.has_source:
+            assert self.shared_pages == self.count_shared(PageRange(0, self.limit))
+            states = PageState.CLEAN, PageState.MARKER
+            assert all(run.state in states for run in self.runs.over(ALL_PAGES))
+
+
+def shifted(pages: PageRange, by: int) -> PageRange:
+    """Return a range ``by`` pages further on."""
+    return PageRange(pages.start + by, pages.end + by)
+
+
+def _below(node: Node, parts: list[PageRange], base: int) -> list[tuple[Node, int, list[PageRange]]]:
+    """Return the children of a node with what they show of ``parts``; leaves come last, they mostly show the most."""
+    below = []
+    for child in sorted(node.children, key=lambda child: not child.hidden):
+        window = PageRange(0, child.limit)
+        shown = [common for part in parts if (common := shifted(part, -child.offset) & window)]
+        if shown:
+            below.append((child, base + child.offset, shown))
+    return below
+
