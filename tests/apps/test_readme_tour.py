@@ -1,0 +1,76 @@
+"""The five minutes of the top-level README: its commands are run as they stand there, and give what stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.apps.serving import EXAMPLES, STEP_SECONDS
+from tests.mounted import ROOT
+
+README = (ROOT / "README.md").read_text()
+MARK = "--- end of command ---"
+
+
+def blocks(info: str) -> list[str]:
+    """Return the code blocks with this text behind the backquotes."""
+    return re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def tour() -> list[tuple[str, str]]:
+    """Return the commands of the tour, each with the output that is shown."""
+    found: list[tuple[str, str]] = []
+    for line in "".join(blocks("sh tour")).splitlines():
+        if line.startswith("$ "):
+            found.append((line.removeprefix("$ "), ""))
+        else:
+            command, output = found.pop()
+            found.append((command, f"{output}{line}\n"))
+    return found
+
+
+def run_tour(commands: list[str], scratch: Path) -> list[str]:
+    """Run the commands one after the other in one shell, and return the output of each."""
+    script = "".join(f"{command}\nprintf '%s\\n' '{MARK}'\n" for command in commands)
+    home = scratch / "mounts"
+    home.mkdir()
+    done = subprocess.run(
+        ["bash"],
+        input=script.encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=STEP_SECONDS,
+        cwd=ROOT,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(scratch), "TMPDIR": str(home)},
+    )
+    assert done.returncode == 0
+    output = re.sub(r"^bash: line \d+: ", "bash: ", done.stdout.decode(), flags=re.MULTILINE)
+    return output.split(f"{MARK}\n")[:-1]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_the_commands_of_the_tour_give_what_the_readme_shows(scratch: Path) -> None:
+    shown = tour()
+    assert len(shown) > 30
+    outputs = run_tour([command for command, _ in shown], scratch)
+    assert list(zip([command for command, _ in shown], outputs, strict=True)) == shown
+    assert str(scratch) not in Path("/proc/mounts").read_text()
+
+
+@pytest.mark.parametrize("name", ["pager.sh", "pager.py"])
+def test_the_readme_shows_the_example_pagers_as_they_are(name: str) -> None:
+    language = "sh" if name.endswith(".sh") else "python"
+    (shown,) = blocks(f"{language} {name}")
+    code = (EXAMPLES / name).read_text()
+    if language == "python":
+        code = code[code.index("ESCAPES") :]
+    lines = [line for line in code.splitlines() if not line.lstrip().startswith("#")]
+    assert shown.splitlines() == lines
