@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.handlers
 import os
@@ -122,6 +123,12 @@ def _log_to(handler: logging.Handler) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+    logging.getLogger("pyfuse3").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what pyfuse3 says when a request is answered whose process was killed: the kernel knows it no more."""
+    return not ("fuse_reply" in record.msg and os.strerror(errno.ENOENT) in record.getMessage())
 
 
 def _file_handler(options: MountOptions) -> logging.Handler | None:

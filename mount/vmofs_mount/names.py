@@ -55,11 +55,21 @@ class Names:
             if kept is self._find(path) or (kept.open_count and not kept.nlink and self._find(path) is None):
                 return kept  # a handle holds whatever becomes of the mode; and of the name, while the file lives
             del handle.names[path, mode]
-        node = await self._examine(handle, path, mode)
+        node = self._orphan(handle, path) or await self._examine(handle, path, mode)
         if not isinstance(node, VmoFile | AuxFile):
             raise WrongTypeError(f"{quote(path)} is no VMO")
         handle.names[path, mode] = node
         return node
+
+    def _orphan(self, handle: CommandHandle, path: str) -> VmoFile | None:
+        """Return the VMO that was unlinked under this name and is still open, if the command file is its pager's.
+
+        It has no name by which the kernel could check anything, but its readers wait, and its pager must go on.
+        """
+        node = self._tree.orphans.get(path)
+        if isinstance(node, VmoFile) and handle.file.pager is not None and node.pager is handle.file.pager.pager:
+            return None if self._find(path) else node
+        return None
 
     async def _examine(self, handle: CommandHandle, path: str, mode: int) -> Node:
         if handle.identity.uid == 0 == os.geteuid():  # the kernel grants root everything, but not what is not there

@@ -11,6 +11,7 @@ import trio
 
 from vmofs.core.pager import Pager
 from vmofs.core.port import Port
+from vmofs.core.request import PageRequest
 from vmofs.core.source import PageSource
 from vmofs.status import InvalidArgsError
 from vmofs.units import Key
@@ -124,6 +125,7 @@ class Pagers:
         self._deadline = deadline
         self._closed_readers = ClosedReaders()
         self._by_directory: dict[Directory, PagerDirectory] = {}
+        self._by_pager: dict[Pager, PagerDirectory] = {}
         self._by_port: dict[Port, PagerPorts] = {}
         self._lanes: dict[Fifo, FifoLane] = {}
         self._keys = itertools.count(1)
@@ -140,7 +142,7 @@ class Pagers:
     def open(self, directory: Directory, caller: Caller) -> None:
         """Make a pager out of a new directory, with files that belong to the caller."""
         pager = PagerDirectory(directory, self._engine, self._deadline())
-        self._by_directory[directory] = pager
+        self._by_directory[directory] = self._by_pager[pager.pager] = pager
         uid, gid = caller.uid, directory.gid
         requests = Fifo(0o600, uid, gid, builtin=True)
         self._tree.add(directory, DEFAULT_PORT.encode(), requests)
@@ -187,6 +189,7 @@ class Pagers:
     def close(self, directory: Directory) -> None:
         """Close a pager: its waiters get BAD_STATE, what is present stays readable."""
         pager = self._by_directory.pop(directory)
+        del self._by_pager[pager.pager]
         for scope in pager.scopes.values():
             scope.cancel()
         for lane in pager.ports.fifos.values():
@@ -213,13 +216,15 @@ class Pagers:
         if lane is not None:
             lane.looked_up()
 
-    def expire(self) -> None:
-        """Fail the requests that are older than their pager's deadline."""
-        now = trio.current_time()
-        for pager in self._by_directory.values():
-            if pager.deadline:
-                self._engine.system.expire(now - pager.deadline, pager.pager.pending())
-        self._engine.settle()
+    def deadline_of(self, request: PageRequest) -> float:
+        """Return the deadline of the pager that a request asks, in seconds; 0 is never."""
+        file = request.source.owner
+        pager = self._by_pager.get(file.pager) if isinstance(file, VmoFile) else None
+        return 0.0 if pager is None else pager.deadline
+
+    def shortest_deadline(self) -> float:
+        """Return the shortest deadline of all pagers, infinite without any."""
+        return min((pager.deadline for pager in self if pager.deadline), default=float("inf"))
 
     def check(self) -> None:
         """Assert that every FIFO has its lane."""

@@ -6,11 +6,10 @@ import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import trio
-
 from vmofs.units import PageRange
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
+from vmofs_mount.ageing import Ageing
 from vmofs_mount.commands import Commands, PagerCommands
 from vmofs_mount.control import CommandHandle
 from vmofs_mount.engine import Engine
@@ -41,9 +40,6 @@ _COMMANDS = (
     CommandKind.VMO_PIN,
 )
 
-_TICK_SECONDS = 0.25
-"""How often requests are looked at for their age."""
-
 
 class Service:
     """The parts of one mount at work. Must be made inside the event loop; tasks run in the session's nursery."""
@@ -60,7 +56,6 @@ class Service:
         self.system = system
         self.log = EventLog()
         self._layout = layout
-        self._warn = warn
         self.engine = Engine(system, self._kick, self._stale)
         nursery, place = session.nursery, Place.of(session.mountpoint)
         self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
@@ -75,7 +70,8 @@ class Service:
         )
         self._spawn = nursery.start_soon
         self._plug_in()
-        nursery.start_soon(self._tick)
+        ageing = Ageing(self.engine, self.log, warn, self.pagers.deadline_of, self.pagers.shortest_deadline)
+        nursery.start_soon(ageing.run)
 
     def _plug_in(self) -> None:
         seams = self._layout.seams
@@ -128,20 +124,6 @@ class Service:
     def _looked_up(self, node: Node, pid: int) -> None:
         if isinstance(node, Fifo) and pid not in attaching_threads:
             self.pagers.looked_up(node)
-
-    async def _tick(self) -> None:
-        warned: set[object] = set()
-        while True:
-            await trio.sleep(_TICK_SECONDS)
-            self.pagers.expire()
-            warned &= self.system.requests.keys()
-            for request in self.system.requests:
-                if trio.current_time() - request.raised_at < self._warn:
-                    break  # the others are younger
-                if request not in warned:
-                    warned.add(request)
-                    packet = request.packet()
-                    self.log.add("slow", f"{packet.command.name} {packet.key} {packet.offset} {packet.length}")
 
     def _stats_text(self) -> str:
         system = self.system.statistics()

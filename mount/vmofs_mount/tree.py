@@ -57,6 +57,8 @@ class Tree:
         self.now_ns = now_ns
         self._numbers = itertools.count(ROOT_INO)
         self._nodes: dict[int, Node] = {}
+        self.orphans: dict[str, Node] = {}
+        """Unlinked nodes that are still open, by their last path; the last one to be unlinked where several had it."""
         self._register(root)
         root.nlink = 2
 
@@ -241,6 +243,7 @@ class Tree:
             if node is not self.root and node.nlink:
                 assert node.parent is not None
                 assert node.parent.children[node.name] is node
+        assert all(node.open_count and not node.nlink for node in self.orphans.values())
         for node in self.root.descendants():
             assert self._nodes[node.ino] is node
             assert node.nlink
@@ -292,11 +295,15 @@ class Tree:
 
     def _unlinked(self, node: Node) -> None:
         node.nlink = 0
+        if node.open_count:
+            self.orphans[node.path] = node
         self.changed(node)
         self._released(node)
 
     def _released(self, node: Node) -> None:
         if node.nlink == 0 and node.open_count == 0:
+            if self.orphans and self.orphans.get(node.path) is node:
+                del self.orphans[node.path]
             self.on_last_reference(node)
             self._drop_if_unreferenced(node)
 
