@@ -114,6 +114,17 @@ def test_commit_extended_tail_makes_zero_pages_real_and_dirty_and_under_trap_ask
     assert not modified(world, vmo)
 
 
+def test_under_trap_commit_asks_for_zeros_only_not_for_dirty_pages_between_them(world: World) -> None:
+    vmo = grown(world, 0, 5, trap=True)
+    ack(world, vmo, 1)
+    ack(world, vmo, 3)
+    access = start(world, VmoOp.COMMIT, vmo, 0, 5 * P)
+    for page in (0, 2, 4):
+        assert world.packets() == [f"DIRTY({page},1)"]
+        ack(world, vmo, page)
+    access.result()
+
+
 def test_commit_leaves_dirty_and_awaiting_pages_as_they_are(world: World) -> None:
     vmo = world.vmo(2)
     world.supply(vmo, 0, 2)
@@ -171,6 +182,7 @@ def test_always_need_protects_from_eviction_and_is_sticky(world: World) -> None:
     world.supply(vmo, 0, 8)
     start(world, VmoOp.ALWAYS_NEED, vmo, 2 * P, 2 * P).result()
     start(world, VmoOp.DONT_NEED, vmo, 0, 8 * P).result()
+    assert list(vmo.unneeded) == [PageRange(0, 2), PageRange(4, 8)]
     assert vmo.evictable(PageRange(1, 6)) == [PageRange(1, 2), PageRange(4, 6)]
     assert world.pager.evict(vmo, 0, 8 * P) == [PageRange(0, 2), PageRange(4, 8)]
     assert states(vmo) == "..cc...."

@@ -159,6 +159,21 @@ def test_op_zero_resize_a_range_that_is_cut_off_meanwhile_is_out_of_range(world:
         other.result()
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_whole_pages_that_are_cut_off_while_an_earlier_one_waits_are_out_of_range(world: World, pinned: bool) -> None:
+    vmo = resizable(world, 8, trap=True)
+    world.supply(vmo, 0)
+    if pinned:
+        world.start(vmo.pin(0, P)).result()
+    access = start_zero(world, vmo, 0 if pinned else 8, 8 * P - (0 if pinned else 8))
+    assert world.packets() == ["DIRTY(0,1)"]
+    resize(world, vmo, 4)
+    ack(world, vmo, 0)
+    with pytest.raises(OutOfRangeError):
+        access.result()
+    assert states(vmo) == "d..."
+
+
 def test_pinned_pages_are_zeroed_in_place_and_become_dirty(world: World) -> None:
     vmo = world.vmo(40)
     world.supply(vmo, 0, 40)
