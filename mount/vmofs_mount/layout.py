@@ -21,12 +21,31 @@ if TYPE_CHECKING:
 
 VERSION_TEXT = f"vmofs {__version__} interface 1\n"
 
-README_TEXT = """\
-This is a vmofs mount.
+README_TEXT = f"""\
+vmofs {__version__}: files whose pages a program, the pager, supplies when somebody reads them.
 
-vmo/      pager-backed files; a read of what is not there yet asks the file's pager and waits
-aux/      ordinary files in which a pager stages data
-control/  mkdir control/NAME makes a pager; read a command file to learn how it is used
+    vmo/      such files: a read of what is not there asks the file's pager, and waits
+    aux/      ordinary files in memory, in which a pager stages data
+    control/  mkdir control/NAME makes a pager, rmdir closes it
+
+To be a pager, here in the mount point:
+
+    mkdir control/me                                              # make a pager
+    echo vmo/hello 12 >control/me/create_vmo                      # and a file of 12 bytes
+    (cat vmo/hello &)                                             # whose reader waits
+    read -r request key offset length vmo <control/me/requests    # one line for each request
+    echo Hello world >aux/stage                                   # the data, whole pages but for the last
+    echo $vmo $offset $length aux/stage 0 >control/me/supply_pages    # moves the pages: aux/stage is zeros then
+
+Or, instead of the last line, let the reader get an error: echo FAIL $vmo $offset $length ZX_ERR_IO >control/me/op_range
+
+    cat control/me/supply_pages    # reading a command file says how it is used; every command is one line
+    cat control/me/pending         # what nobody has answered yet, and for how long
+    cat control/log                # the last commands and their results
+    getfattr -d vmo/hello          # the file's pager key, options and pages
+
+A command that fails is an error of the write; a read of the same open file gives the reason in a sentence. Numbers are
+bytes, also as 0x1000 or 4K. In names, blank, tab, newline and backslash are written \\040 \\011 \\012 \\134.
 """
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.apps.serving import EXAMPLES, STEP_SECONDS
-from tests.mounted import ROOT
+from tests.apps.serving import EXAMPLES, STEP_SECONDS, bash
+from tests.mounted import ROOT, Mounted
 
 README = (ROOT / "README.md").read_text()
 MARK = "--- end of command ---"
@@ -74,3 +74,16 @@ def test_the_readme_shows_the_example_pagers_as_they_are(name: str) -> None:
         code = code[code.index("ESCAPES") :]
     lines = [line for line in code.splitlines() if not line.lstrip().startswith("#")]
     assert shown.splitlines() == lines
+
+
+def test_the_commands_of_a_mounts_readme_work_and_it_is_short(mount: Mounted) -> None:
+    text = (mount.path / "README").read_text()
+    assert len(text.splitlines()) <= 25
+    assert max(map(len, text.splitlines())) <= 120
+    commands = re.findall(r"^    ((?:mkdir|echo|\(cat|read|cat|getfattr) .*)$", text, re.MULTILINE)
+    assert len(commands) == 10
+    script = "\n".join([f"cd {mount.path}", *commands[:6], "cat vmo/hello", *commands[6:]])
+    output = bash(script).decode()
+    assert output.count("Hello world\n") == 2
+    assert "AUX_OFFSET" in output
+    assert 'user.vmofs.size_pages="1"' in output
