@@ -76,6 +76,10 @@ def ignore(*_arguments: object) -> None:
     """Do nothing."""
 
 
+async def wait_for_nothing(_node: Node) -> None:
+    """Do nothing."""
+
+
 @dataclass
 class Seams:
     """What the parts of the mount plug in. Every entry has a working default.
@@ -88,6 +92,7 @@ class Seams:
         on_lookup: told of every name that the kernel looks up, and by which thread (a FIFO is about to be opened).
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
+        before_removal: awaited before a name is removed.
         close_pager: told before a pager's directory goes.
         make_vmo: makes the VMO of a file that is made in a directory that a pager serves.
         memory: for ``statfs``.
@@ -100,6 +105,7 @@ class Seams:
     on_lookup: Callable[[Node, int], None] = ignore
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
+    before_removal: Callable[[Node], Awaitable[None]] = wait_for_nothing
     close_pager: Callable[[Directory], None] = ignore
     make_vmo: Callable[[Directory, int, Caller], VmoFile] = refuse_file
     memory: Callable[[], Memory] = machine_memory

@@ -134,12 +134,14 @@ class Operations(pyfuse3.Operations):
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove a name."""
         parent = self._tree.directory(parent_inode)
+        await self._layout.seams.before_removal(self._tree.lookup(parent, name))
         parent.realm.unlink(parent, name)
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove a directory, or close a pager."""
         parent = self._tree.directory(parent_inode)
+        await self._layout.seams.before_removal(self._tree.lookup(parent, name))
         parent.realm.rmdir(parent, name)
 
     @handler

@@ -19,7 +19,7 @@ from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
 from vmofs_mount.mountinfo import Place
-from vmofs_mount.nodes import CommandFile, Directory, Fifo, TextFile, VmoFile
+from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.ports import ClosedReaders, PagerPorts
 from vmofs_mount.ports import Fifo as FifoLane
 
@@ -177,6 +177,13 @@ class Pagers:
         self._lanes[fifo] = lane
         scope = pager.scopes[fifo] = trio.CancelScope()
         self._nursery.start_soon(_run_in, scope, lane)
+
+    async def wait_settled(self, node: Node) -> None:
+        """Wait until nobody is just opening a FIFO that is about to go: one alone, or those of a pager."""
+        pager = self._by_directory.get(node) if isinstance(node, Directory) else None
+        fifos = list(pager.scopes) if pager is not None else [node]
+        for lane in [lane for fifo, lane in self._lanes.items() if fifo in fifos]:
+            await lane.wait_settled()
 
     def remove_fifo(self, fifo: Fifo) -> None:
         """End a FIFO that lost its name: its readers see the end of the stream. Its VMOs' requests wait."""

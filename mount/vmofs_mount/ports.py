@@ -35,6 +35,9 @@ _ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 
 _POLL_SECONDS = 1.0
 """How often an unattached FIFO is tried while requests wait: for readers stopped between lookup and open."""
 
+_SETTLE_SECONDS = 0.1
+"""How long the removal of a FIFO waits for a reader who is just opening it."""
+
 _ATTACHERS = trio.CapacityLimiter(16)
 
 attaching_threads: set[int] = set()
@@ -71,6 +74,8 @@ class Fifo:
         self._kick = kick
         self._fd: int | None = None
         self._wanted = trio.Event()
+        self._settled = trio.Event()  # unset while somebody who looked the name up may be in open
+        self._settled.set()
         self._blocked = trio.Event()
         self._serving = trio.CancelScope()
         self._lines_total = 0
@@ -92,7 +97,17 @@ class Fifo:
         """Note that somebody looked the name up and may open it; called before he learns that it exists."""
         if self._fd is not None and self._reader_is_gone(self._fd):
             self._hand_over()
+        if self._fd is None and self._settled.is_set():
+            self._settled = trio.Event()
         self._wanted.set()
+
+    async def wait_settled(self) -> None:
+        """Wait until whoever looked the name up has got through his open, or has had time enough.
+
+        For before the FIFO goes: then nobody would open it for writing any more, and he would wait in open for ever.
+        """
+        with trio.move_on_after(_SETTLE_SECONDS):
+            await self._settled.wait()
 
     def probe(self) -> None:
         """Look whether somebody reads: a request waits."""
@@ -130,14 +145,19 @@ class Fifo:
                 with trio.move_on_after(timeout):
                     await self._wanted.wait()
                 self._wanted = trio.Event()
-                if await self._attach():
+                attached = await self._attach()
+                if attached or not self._wanted.is_set():
+                    self._settled.set()
+                if attached:
                     await self._serve()
         finally:
             self._hand_over()
 
     async def _attach(self) -> bool:
         for delay in _ATTACH_DELAYS:
-            await trio.sleep(delay)
+            with trio.move_on_after(delay):
+                await self._wanted.wait()
+                return False  # looked up again: start over with short delays
             attempt = _Attempt(self._path(), self._device)
             try:
                 self._fd = await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=_ATTACHERS)

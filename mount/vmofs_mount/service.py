@@ -84,6 +84,7 @@ class Service:
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_lookup = self._looked_up
         seams.open_pager = self.pagers.open
+        seams.before_removal = self.pagers.wait_settled
         seams.close_pager = self.pagers.close
         seams.add_fifo = self.pagers.add_fifo
         tree, control = self._layout.tree, self._layout.control
