@@ -7,6 +7,7 @@ import pyfuse3
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.caller import Caller
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
+from vmofs_mount.supply_files import SupplyDirectory, SupplyFile
 
 _BLOCKS_PER_PAGE = PAGE_SIZE // 512
 
@@ -64,9 +65,10 @@ def _entry_seconds(node: Node) -> float:
     """Return how long a name may be taken for this node without asking.
 
     A FIFO's lookup tells that somebody is about to open it (fuse-facts 19); that of a VMO brings what commands
-    changed, its committed pages and its size, with every open and every ``stat``.
+    changed, its committed pages and its size, with every open and every ``stat``. What ``supply/`` shows may be
+    renamed or removed in ``vmo/`` at any time.
     """
-    return 0.0 if isinstance(node, (Fifo, VmoFile)) else LONG_SECONDS
+    return 0.0 if isinstance(node, (Fifo, VmoFile, SupplyFile, SupplyDirectory)) else LONG_SECONDS
 
 
 def to_caller(ctx: pyfuse3.RequestContext) -> Caller:

@@ -11,7 +11,7 @@ from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import NotSupportedError, Status, VmoError
-from vmofs.units import Key
+from vmofs.units import Key, PageRange
 from vmofs.wire.commands import (
     Command,
     CreateVmo,
@@ -137,11 +137,15 @@ class PagerCommands:
         filled = pager.supply_pages(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
-        self._engine.settle()  # who waits is answered first
-        self._opened.supplied(file, filled)
-        self._cache.supplied(file, filled)
+        self.supplied(file, filled)
         await self._cache.wait_dropped(source, _DROP_SECONDS)
         return OK
+
+    def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
+        """Act on newly filled pages: who waits is answered first, the other pages go to the page cache."""
+        self._engine.settle()
+        self._opened.supplied(file, filled)
+        self._cache.supplied(file, filled)
 
     async def _op_range(self, command: OpRange, handle: CommandHandle) -> str:
         pager = _pager_of(handle)

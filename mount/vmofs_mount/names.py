@@ -10,7 +10,7 @@ import trio
 
 from vmofs.status import AccessDeniedError, AlreadyExistsError, BadHandleError, InvalidArgsError, WrongTypeError
 from vmofs.wire.names import quote
-from vmofs_mount.access import examine
+from vmofs_mount.access import Examined, Identity, examine
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
 from vmofs_mount.realms import adopt
@@ -74,9 +74,7 @@ class Names:
     async def _examine(self, handle: CommandHandle, path: str, mode: int) -> Node:
         if handle.identity.uid == 0 == os.geteuid():  # the kernel grants root everything, but not what is not there
             return self._resolve(path)
-        found = await trio.to_thread.run_sync(
-            examine, f"{self._place.mountpoint}/{path}", mode, handle.identity, limiter=_THREADS, abandon_on_cancel=True
-        )
+        found = await self._ask_kernel(path, mode, handle.identity)
         if found.device != self._place.device and found.ino:
             raise _missing(path)  # another mount lies over this one
         if found.ino == 0:
@@ -87,6 +85,22 @@ class Names:
         if found.errno and isinstance(node, VmoFile | AuxFile | Directory):
             raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(path)}")
         return node
+
+    async def _ask_kernel(self, path: str, mode: int, identity: Identity) -> Examined:
+        place = f"{self._place.mountpoint}/{path}"
+        return await trio.to_thread.run_sync(examine, place, mode, identity, limiter=_THREADS, abandon_on_cancel=True)
+
+    async def check_node(self, identity: Identity, node: Node, mode: int) -> None:
+        """Check that somebody may use a file, wherever it is, in the way ``mode`` says.
+
+        Raises:
+            AccessDeniedError: he may not, or the file has lost its name.
+        """
+        if identity.uid == 0 == os.geteuid():
+            return
+        found = await self._ask_kernel(node.path, mode, identity)
+        if found.errno or (found.ino, found.device) != (node.ino, self._place.device):
+            raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
 
     def _resolve(self, path: str) -> Node:
         node = self._find(path)

@@ -47,6 +47,8 @@ class Node:
     )
 
     TYPE: ClassVar[int] = stat.S_IFREG
+    NAMELESS: ClassVar[bool] = False
+    """Whether it lives without a name: it is made when it is looked up, and gone when the kernel forgets it."""
 
     def __init__(self, permissions: int, uid: int, gid: int) -> None:
         self.ino = 0  # given by the tree

@@ -27,6 +27,7 @@ from vmofs_mount import acl
 from vmofs_mount.attributes import to_attributes, to_caller, to_listed_attributes
 from vmofs_mount.errno_map import errno_of
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, VmoFile
+from vmofs_mount.supply_files import SupplyFile
 from vmofs_mount.xattrs import Xattrs
 
 if TYPE_CHECKING:
@@ -322,6 +323,8 @@ class Operations(pyfuse3.Operations):
                 await self._layout.seams.vmo_set_size(node, size)
             case Directory():
                 raise OSError(errno.EISDIR, f"{node.path} is a directory")
+            case SupplyFile():
+                return  # ``dd seek=`` cuts its output first; nothing can be cut here
             case _ if size or isinstance(node, Fifo):
                 raise OSError(errno.EINVAL, f"{node.path} has no size")
             case _:

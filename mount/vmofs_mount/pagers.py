@@ -22,6 +22,7 @@ from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.ports import ClosedReaders, PagerPorts
 from vmofs_mount.ports import Fifo as FifoLane
+from vmofs_mount.supply_files import SupplyDirectory, SupplyRealm
 
 if TYPE_CHECKING:
     from vmofs_mount.caller import Caller
@@ -116,9 +117,16 @@ class Pagers:
     """All pagers of a mount."""
 
     def __init__(
-        self, tree: Tree, engine: Engine, place: Place, nursery: trio.Nursery, deadline: Callable[[], float]
+        self,
+        tree: Tree,
+        vmo: Directory,
+        engine: Engine,
+        place: Place,
+        nursery: trio.Nursery,
+        deadline: Callable[[], float],
     ) -> None:
         self._tree = tree
+        self._vmo = vmo
         self._engine = engine
         self._place = place
         self._nursery = nursery
@@ -149,6 +157,8 @@ class Pagers:
         self._add_fifo(pager, requests, pager.ports.default)
         for kind in PAGER_COMMANDS:
             self._tree.add(directory, kind.value.encode(), CommandFile(0o600, uid, gid, kind, pager))
+        supply_realm = SupplyRealm(self._tree, self._vmo, pager.pager)
+        self._tree.add(directory, b"supply", SupplyDirectory(0o700, uid, gid, supply_realm, self._vmo))
         texts = {
             b"pending": TextFile(0o400, uid, gid, pager.pending_text),
             b"stats": TextFile(0o400, uid, gid, pager.stats_text),

@@ -21,6 +21,7 @@ from vmofs_mount.nodes import AuxFile, CommandFile, Fifo, Node, TextFile, VmoFil
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import attaching_threads
+from vmofs_mount.supply_files import SupplyFile, SupplyHandle
 from vmofs_mount.vmo_commands import VmoCommands
 from vmofs_mount.vmo_handle import OpenVmos, VmoHandle
 
@@ -60,8 +61,8 @@ class Service:
         nursery, place = session.nursery, Place.of(session.mountpoint)
         self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
         self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place.minor, layout.tree.modified)
-        self.pagers = Pagers(layout.tree, self.engine, place, nursery, lambda: deadline)
-        names = Names(layout.tree, place)
+        self.pagers = Pagers(layout.tree, layout.vmo, self.engine, place, nursery, lambda: deadline)
+        names = self._names = Names(layout.tree, place)
         self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened)
         self._commands = Commands(
             self.engine,
@@ -77,6 +78,7 @@ class Service:
         seams = self._layout.seams
         seams.openers[VmoFile] = self._open_vmo
         seams.openers[CommandFile] = self._open_command
+        seams.openers[SupplyFile] = self._open_supply
         seams.releasers[VmoFile] = self._release_vmo
         seams.releasers[Fifo] = self.pagers.remove_fifo
         seams.make_vmo = self._pager_commands.make_vmo
@@ -105,6 +107,9 @@ class Service:
 
     def _open_command(self, file: CommandFile, flags: int, caller: Caller) -> CommandHandle:
         return CommandHandle(file, flags, caller, self._commands.execute, self._log_command, self._spawn)
+
+    def _open_supply(self, file: SupplyFile, flags: int, caller: Caller) -> SupplyHandle:
+        return SupplyHandle(file, flags, caller, self._names, self._pager_commands.supplied)
 
     def _stale(self, owner: object, pages: list[PageRange]) -> None:
         file = owner.owner  # type: ignore[attr-defined] # every object of the core has one

@@ -130,6 +130,10 @@ class Tree:
         parent.attach(name, node)
         self._touch(parent)
 
+    def add_nameless(self, node: Node) -> None:
+        """Give a new node its number and times but no name: it lives while the kernel knows it."""
+        self._register(node)
+
     def unlink(self, parent: Directory, name: bytes) -> None:
         """Remove the name of a node that is no directory.
 
@@ -203,7 +207,7 @@ class Tree:
         Raises:
             OSError: ESTALE, the last reference is gone (a descriptor of an unlinked file from ``O_PATH`` comes here).
         """
-        if node.nlink == node.open_count == 0:
+        if not node.NAMELESS and node.nlink == node.open_count == 0:
             raise OSError(errno.ESTALE, f"{node.path} was released")
         node.open_count += 1
 

@@ -12,10 +12,12 @@ from weakref import WeakSet
 
 from vmofs.core import content, writeback
 from vmofs.core.aux import AuxVmo
+from vmofs.core.content import Bytes
 from vmofs.core.port import Port
 from vmofs.core.request import Command, PageRequest
+from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState
-from vmofs.core.states import PageEvent
+from vmofs.core.states import PageEvent, PageState
 from vmofs.core.system import System
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.core.writeback import DirtyRange
@@ -167,7 +169,30 @@ class Pager:
             content.free_runs(self._system.frames, taken)
             raise
         shift = pages.start - PageRange.of_bytes(aux_offset, length).start
-        filled = target.insert(pages, [run.moved(shift) for run in taken])
+        return self._insert(target, pages, [run.moved(shift) for run in taken])
+
+    def supply_bytes(self, vmo: Vmo, offset: int, data: Bytes) -> list[PageRange]:
+        """Supply pages with the given bytes, as ``supply_pages`` does from an aux; return the newly filled runs.
+
+        ``offset`` is page aligned; the last page may be short, the rest of it is zeros then.
+
+        Raises:
+            InvalidArgsError: ``offset`` is not page aligned, or the VMO is not of this pager.
+            OutOfRangeError: the bytes do not lie inside the VMO.
+            BadStateError: the VMO is detached.
+            NoMemoryError: the memory limit is reached. Nothing changed, as with the others.
+        """
+        check_page_aligned(offset=offset)
+        target = self.check_vmo(vmo)
+        pages = _check_target(target, offset, len(data))
+        fresh = RunMap()
+        content.commit_zero(target.frames, fresh, pages, PageState.CLEAN)
+        content.write_committed(target.frames, fresh, offset, data)
+        self._totals["supply_calls"] += 1
+        return self._insert(target, pages, fresh.take(pages))
+
+    def _insert(self, target: PagerVmo, pages: PageRange, supplied: list[Run]) -> list[PageRange]:
+        filled = target.insert(pages, supplied)
         count = sum(part.pages for part in filled)
         self._totals["pages_supplied"] += count
         self._totals["pages_redundant"] += pages.pages - count

@@ -1,0 +1,98 @@
+"""What /proc tells of the processes that use the mount. All of it in worker threads, except ``thread_group``.
+
+A thread that waits for a page that another READ brings, or that read-ahead asked for, is in state D. One that waits for
+the answer to a READ of its own is in state S first, and in state D, unkillable, once it got a signal.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmofs.units import PageRange
+
+_MAX_THREADS = 4096
+_KILLED = 1 << (signal.SIGKILL - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """How many threads of a process wait for pages: inside a system call, in a page fault.
+
+    ``asking``: one waits in a page fault for a READ of its own.
+    """
+
+    reads: int = 0
+    faults: int = 0
+    asking: bool = False
+
+
+def thread_group(thread: int) -> int:
+    """Return the process that a thread belongs to; the thread itself if that is not known."""
+    for line in _lines(f"/proc/{thread}/status"):
+        if line.startswith("Tgid:"):
+            return int(line.split()[1])
+    return thread
+
+
+def blocked_threads(process: int) -> Blocked:
+    """Return which threads of a process wait for pages."""
+    reads = faults = 0
+    asking = False
+    for thread in _threads(process):
+        state = _state(thread)
+        if state == "D":
+            if _in_fault(thread):
+                faults += 1
+            else:
+                reads += 1
+        elif state == "S":
+            asking = asking or _in_fault(thread)
+    return Blocked(reads, faults, asking)
+
+
+def is_dying(process: int) -> bool:
+    """Return whether a process got a signal that ends it, but some thread of it has not ended yet."""
+    for thread in _threads(process):
+        for line in _lines(f"{thread}/status"):
+            if line.startswith("SigPnd:") and int(line.split()[1], 16) & _KILLED:
+                return True
+    return False
+
+
+def has_mapped(process: int, ino: int, device_minor: int, pages: PageRange) -> bool:
+    """Return whether a process has one of the pages of a file mapped."""
+    for line in _lines(f"/proc/{process}/maps"):
+        addresses, _, offset, device, inode, *_ = line.split()
+        if int(inode) == ino and int(device.partition(":")[2], 16) == device_minor:
+            start, _, end = addresses.partition("-")
+            length = int(end, 16) - int(start, 16)
+            if PageRange.of_bytes(int(offset, 16), length) & pages:
+                return True
+    return False
+
+
+def _threads(process: int) -> Iterator[Path]:
+    with suppress(OSError):
+        for _, thread in zip(range(_MAX_THREADS), Path(f"/proc/{process}/task").iterdir(), strict=False):
+            yield thread
+
+
+def _state(thread: Path) -> str:
+    fields = "".join(_lines(thread / "stat")).rpartition(")")[2].split()
+    return fields[0] if fields else ""
+
+
+def _in_fault(thread: Path) -> bool:
+    """Return whether a thread that sleeps in the kernel came there by no system call."""
+    return any(line.startswith("-1 ") for line in _lines(thread / "syscall"))
+
+
+def _lines(path: Path | str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,137 @@
+"""``control/PAGER/supply/``: files to write pages into, straight, without an aux. One for each VMO of the pager.
+
+``supply/vmo/disk.img`` (what a request line names), and for short ``supply/disk.img``, stand for ``vmo/disk.img``. The
+names are made when they are looked up and gone when the kernel forgets them, so they cost nothing, and a VMO that is
+renamed or made is there at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from vmofs.core.pager import Pager
+from vmofs.status import InvalidArgsError
+from vmofs.units import PAGE_SIZE, PageRange, is_page_aligned
+from vmofs_mount.access import Identity
+from vmofs_mount.caller import Caller
+from vmofs_mount.handles import Data, Handle
+from vmofs_mount.nodes import Directory, Node, VmoFile
+from vmofs_mount.realms import Realm
+
+if TYPE_CHECKING:
+    from vmofs_mount.names import Names
+    from vmofs_mount.tree import Tree
+
+_CUT_BYTES = 2**20 - PAGE_SIZE
+"""The kernel cuts longer writes into pieces that may end anywhere in a page."""
+
+_VMO = b"vmo"
+
+
+class SupplyFile(Node):
+    """Where pages of one VMO are written to."""
+
+    __slots__ = ("file", "pager")
+
+    NAMELESS = True
+
+    def __init__(self, permissions: int, uid: int, gid: int, file: VmoFile, pager: Pager) -> None:
+        super().__init__(permissions, uid, gid)
+        self.file = file
+        self.pager = pager
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the VMO, for programs that look where its end is."""
+        return self.file.size_bytes
+
+
+class SupplyDirectory(Directory):
+    """``supply/`` itself, or what stands in it for a directory below ``vmo/``: ``mirrored``."""
+
+    __slots__ = ("mirrored",)
+
+    NAMELESS = True
+
+    def __init__(self, permissions: int, uid: int, gid: int, realm: Realm, mirrored: Directory) -> None:
+        super().__init__(permissions, uid, gid, realm)
+        self.mirrored = mirrored
+
+
+class SupplyRealm(Realm):
+    """Looks up in ``vmo/`` what is looked up here; nothing can be made or removed."""
+
+    def __init__(self, tree: Tree, vmo: Directory, pager: Pager) -> None:
+        super().__init__(tree)
+        self._vmo = vmo
+        self._pager = pager
+        self._made: WeakValueDictionary[tuple[int, int], Node] = WeakValueDictionary()
+
+    def lookup(self, parent: Directory, name: bytes) -> Node | None:
+        """Return the node that stands for a VMO of this pager, or for a directory."""
+        assert isinstance(parent, SupplyDirectory)
+        is_top = parent.nlink > 0  # the others have no name of their own
+        target: Node | None = self._vmo if is_top and name == _VMO else parent.mirrored.children.get(name)
+        if isinstance(target, VmoFile) and target.pager is not self._pager:
+            return None
+        if not isinstance(target, VmoFile | Directory):
+            return None
+        key = (parent.ino, target.ino)
+        node = self._made.get(key)
+        if node is None or node.lookup_count == 0:
+            node = self._made[key] = self._make(parent, name, target)
+        return node
+
+    def _make(self, parent: SupplyDirectory, name: bytes, target: VmoFile | Directory) -> Node:
+        node: Node
+        if isinstance(target, VmoFile):
+            node = SupplyFile(0o200, parent.uid, parent.gid, target, self._pager)
+        else:
+            node = SupplyDirectory(parent.mode, parent.uid, parent.gid, self, target)
+        self.tree.add_nameless(node)
+        node.parent, node.name = parent, name
+        return node
+
+
+class SupplyHandle(Handle):
+    """An open supply file: each write is a supply_pages of the written bytes."""
+
+    def __init__(
+        self,
+        node: SupplyFile,
+        flags: int,
+        caller: Caller,
+        names: Names,
+        supplied: Callable[[VmoFile, list[PageRange]], None],
+    ) -> None:
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            raise OSError(errno.EACCES, f"{node.path} can only be written")
+        super().__init__(node, flags, caller)
+        self.direct_io = True
+        self.identity = Identity.of_process(caller.uid, caller.gid, caller.pid)
+        self._supply = node
+        self._names = names
+        self._supplied = supplied
+        self._checked = False
+
+    async def read(self, offset: int, size: int) -> Data:
+        """Refuse: nothing can be read here."""
+        raise OSError(errno.EBADF, f"{self._supply.path} is open for writing {offset}+{size}")
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Supply whole pages; the last page of the VMO may be short. Anything else is INVALID_ARGS."""
+        if not self._checked:
+            await self._names.check_node(self.identity, self._supply.file, os.W_OK)
+            self._checked = True
+        end = offset + len(data)
+        if len(data) >= _CUT_BYTES and not is_page_aligned(end):
+            data = data[: len(data) - end % PAGE_SIZE]  # the rest comes again
+        elif not is_page_aligned(end) and end != self._supply.file.size_bytes:
+            raise InvalidArgsError(f"the write {offset}+{len(data)} does not end with a page, or with the VMO")
+        filled = self._supply.pager.supply_bytes(self._supply.file.vmo, offset, data)
+        self._supplied(self._supply.file, filled)
+        return len(data)
