@@ -104,3 +104,12 @@ def test_it_refuses_a_source_that_is_not_there(mount: Mounted, program: Path, tm
 def test_the_shell_pager_has_ten_lines() -> None:
     lines = [line for line in SHELL_PAGER.read_text().splitlines() if line and not line.lstrip().startswith("#")]
     assert len(lines) <= 10
+
+
+def test_a_program_that_is_just_opening_the_fifo_of_a_pager_that_is_closed_sees_its_end(mount: Mounted) -> None:
+    for number in range(10):
+        pager = mount.path / "control" / f"closed{number}"
+        pager.mkdir()
+        opening = subprocess.Popen(["bash", "-c", 'read -r line <"$1" 2>/dev/null; exit 0', "bash", pager / "requests"])
+        pager.rmdir()
+        assert opening.wait(END_SECONDS) == 0
