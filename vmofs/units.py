@@ -49,6 +49,10 @@ class PageRange(NamedTuple):
         """Length in bytes."""
         return self.pages * PAGE_SIZE
 
+    def moved(self, pages: int) -> PageRange:
+        """Return the same range ``pages`` pages further on."""
+        return PageRange(self.start + pages, self.end + pages)
+
     def __bool__(self) -> bool:
         """Return whether the range has any page."""
         return self.end > self.start

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-import xxhash
-
 from vmofs.core import content
+from vmofs.core.checksum import check_sum
 from vmofs.core.content import Bytes
+from vmofs.core.hierarchy import Node
+from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.runs import Run, RunMap
-from vmofs.core.states import PageState
 from vmofs.core.system import System
-from vmofs.status import BadStateError, IoDataIntegrityError, NotSupportedError, OutOfRangeError, UnavailableError
+from vmofs.status import (
+    AccessDeniedError,
+    BadStateError,
+    NotSupportedError,
+    OutOfRangeError,
+    UnavailableError,
+)
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, page_count
 
 
@@ -36,18 +42,28 @@ class AuxStatistics:
 class AuxVmo:
     """Anonymous memory: absent pages read as zeros and occupy nothing. Never waits for anybody.
 
-    ``size_bytes`` is exact; the VMO is that, rounded up to pages. Zircon: zx_vmo_create.
+    ``size_bytes`` is exact; the VMO is that, rounded up to pages. Snapshots are of this class too; pages that a
+    snapshot shares count as committed in all who see them. Zircon: zx_vmo_create.
     """
 
     def __init__(
-        self, system: System, size_bytes: int = 0, kind: AuxKind = AuxKind.PLAIN, *, resizable: bool = True
+        self,
+        system: System,
+        size_bytes: int = 0,
+        kind: AuxKind = AuxKind.PLAIN,
+        *,
+        resizable: bool = True,
+        no_write: bool = False,
     ) -> None:
-        self._system = system
+        self.system = system
         self._frames = system.frames
         self._runs = RunMap()
+        self.node = Node(system, self._runs, self)
+        self.lineage = Lineage()
         self._size_bytes = size_bytes
         self.kind = kind
         self.resizable = resizable
+        self.no_write = no_write
         self.owner: object = None  # the edge's
         self.pins = Pins()
         self.pinned = self.pins.pages
@@ -65,34 +81,37 @@ class AuxVmo:
 
     @property
     def committed_pages(self) -> int:
-        """Pages that occupy memory."""
-        return self._runs.committed_pages
+        """Pages that occupy memory, shared ones included."""
+        return self._runs.committed_pages + self.node.shared_pages
 
     def read_nowait(self, offset: int, length: int) -> Bytes:
         """Return the bytes ``[offset, offset+length)``, fewer at the end. Valid until the next call on any object."""
         end = min(offset + length, self._size_bytes)
         if end <= offset:
             return b""
-        data = content.read_present(self._frames, self._runs, offset, end, gaps_are_zero=True)
+        data = self.node.read_present(offset, end)
         assert data is not None
         return data
 
-    def write_nowait(self, offset: int, data: Bytes) -> int:
-        """Write bytes, growing the file if they end beyond it; return their number.
+    def write_nowait(self, offset: int, data: Bytes, by: object = None) -> int:
+        """Write bytes, growing the file if they end beyond it; return their number. ``by``: the view written to.
 
         Raises:
+            AccessDeniedError: a snapshot that was made with NO_WRITE.
             OutOfRangeError: they would end beyond the largest VMO.
             UnavailableError: they end beyond an aux that is not resizable.
             NoMemoryError: the memory limit is reached; nothing changed.
         """
+        self.check_writable()
         if not data:
             return 0  # as in Unix, writing nothing beyond the end does not extend
         end = offset + len(data)
         if end > self._size_bytes:
             self._check_size(end)
         pages = PageRange.of_bytes(offset, len(data))
-        content.commit_zero(self._frames, self._runs, pages, PageState.CLEAN)
+        self.node.own(pages)
         content.write_committed(self._frames, self._runs, offset, data)
+        self.node.changed(pages, by or self)
         self._size_bytes = max(self._size_bytes, end)
         return len(data)
 
@@ -103,16 +122,35 @@ class AuxVmo:
             UnavailableError: not resizable.
             OutOfRangeError: larger than the largest VMO.
             BadStateError: pinned pages would be cut off.
+            NoMemoryError: the rest of the last page is shared, and there is no memory for a copy; nothing changed.
         """
         self._check_size(size_bytes)
         cut = PageRange(page_count(size_bytes), self.size_pages)
         if self.pinned.over(cut):
             raise BadStateError(f"pinned pages lie beyond the new size {size_bytes}")
-        self._free(cut)
-        tail = -size_bytes % PAGE_SIZE
-        if size_bytes < self._size_bytes and tail:
-            self._overwrite_with_zeros(size_bytes, size_bytes + tail)
+        if size_bytes < self._size_bytes:
+            self.zero_tail(size_bytes)
+        if cut:
+            self._changed_if_present(cut)
+            self.node.cut(cut.start)
         self._size_bytes = size_bytes
+
+    def zero_tail(self, size_bytes: int) -> None:
+        """Zero the rest of the last page of a content of this size: it must not show up when the content grows.
+
+        Raises:
+            NoMemoryError: the page is shared, and there is no memory for a copy.
+        """
+        self._overwrite_with_zeros(size_bytes, size_bytes + -size_bytes % PAGE_SIZE)
+
+    def check_writable(self) -> None:
+        """Check that this may be written to.
+
+        Raises:
+            AccessDeniedError: it was made with NO_WRITE.
+        """
+        if self.no_write:
+            raise AccessDeniedError("the snapshot was made with NO_WRITE")
 
     def _check_size(self, size_bytes: int) -> None:
         if not self.resizable:
@@ -137,26 +175,31 @@ class AuxVmo:
         Zircon: ZX_VMO_OP_COMMIT.
         """
         self._check_inside(offset, length)
-        content.commit_zero(self._frames, self._runs, PageRange.of_bytes(offset, length), PageState.CLEAN)
+        self.check_writable()
+        self.node.own(PageRange.of_bytes(offset, length))
 
     def decommit(self, offset: int, length: int) -> None:
         """Free the memory of a range of bytes (rounded outward to pages), which then reads as zeros.
 
         Raises:
             OutOfRangeError: the range overflows or does not lie inside the VMO.
-            NotSupportedError: contiguous or physical memory.
+            NotSupportedError: contiguous or physical memory, or there are snapshots.
             BadStateError: a page is pinned.
 
         Zircon: ZX_VMO_OP_DECOMMIT.
         """
         self._check_inside(offset, length)
+        self.check_writable()
+        if self.node.parent is not None:
+            raise NotSupportedError("memory that snapshots share cannot be decommitted")
         if self.kind is not AuxKind.PLAIN:
             raise NotSupportedError(f"{self.kind.value} memory cannot be decommitted")
         pages = PageRange.of_bytes(offset, length)
         pinned = self.pinned.over(pages)
         if pinned:
             raise BadStateError(f"aux pages {pinned[0]} are pinned")
-        self._free(pages)
+        self._changed_if_present(pages)
+        self.node.blank(pages)
 
     def op_zero(self, offset: int, length: int) -> None:
         """Zero a range of bytes. Whole pages give their memory back, unless they are pinned or of special memory.
@@ -167,6 +210,7 @@ class AuxVmo:
         Zircon: ZX_VMO_OP_ZERO.
         """
         self._check_inside(offset, length)
+        self.check_writable()
         end = offset + length
         whole = PageRange(page_count(offset), end // PAGE_SIZE)
         kept = self.pinned.over(whole) if self.kind is AuxKind.PLAIN else [whole]
@@ -179,7 +223,8 @@ class AuxVmo:
             self._overwrite_with_zeros(part.offset, part.end * PAGE_SIZE)
         if self.kind is AuxKind.PLAIN:
             for part in self.pinned.missing(whole):
-                self._free(part)
+                self._changed_if_present(part)
+                self.node.blank(part)
 
     def prefetch(self, offset: int, length: int) -> None:
         """Do nothing: no page is ever absent. Zircon: ZX_VMO_OP_PREFETCH.
@@ -201,75 +246,73 @@ class AuxVmo:
 
     def _overwrite_with_zeros(self, start: int, end: int) -> None:
         """Zero bytes of pages that have memory; the others are zero anyway."""
-        for run in self._runs.over(PageRange.of_bytes(start, end - start)):
-            first, last = max(start, run.start * PAGE_SIZE), min(end, run.end * PAGE_SIZE)
+        for part in self.node.committed(PageRange.of_bytes(start, end - start)):
+            self.node.own(part)
+            first, last = max(start, part.offset), min(end, part.end * PAGE_SIZE)
             content.write_committed(self._frames, self._runs, first, content.zeros(last - first))
-            self._system.mark_stale(self, run.range)
+            self.node.changed(part)
 
-    def _free(self, pages: PageRange) -> None:
-        content.free_runs(self._frames, self._take(pages))
+    def _changed_if_present(self, pages: PageRange) -> None:
+        for part in self.node.committed(pages):
+            self.node.changed(part)
 
     # Giving pages away
 
-    def check_can_give(self, offset: int, length: int, xxh3: int | None = None) -> None:
+    def check_can_give(self, offset: int, length: int, xxh3: int | None = None, children: int | None = None) -> None:
         """Check everything that would keep ``take`` from taking a page-aligned range of bytes.
 
         Raises:
             NotSupportedError: contiguous or physical memory.
             OutOfRangeError: the range overflows or does not lie inside the VMO.
-            BadStateError: a page is pinned.
+            AccessDeniedError: a snapshot that was made with NO_WRITE.
+            BadStateError: there are children, or a page is pinned.
             IoDataIntegrityError: the bytes do not have the XXH3-64 sum ``xxh3``.
 
         Zircon: zx_pager_supply_pages, step 6.
         """
+        self.check_writable()
         if self.kind is not AuxKind.PLAIN:
             raise NotSupportedError(f"pages of {self.kind.value} memory cannot be taken")
         if length == 0:
             return  # not even the end of the aux is looked at
+        children = self.lineage.num_children if children is None else children
         size = self.size_pages * PAGE_SIZE
         if offset + length > UINT64_MAX or offset + length > size:
             raise OutOfRangeError(f"aux range {offset}+{length} does not lie inside the aux VMO of {size} bytes")
+        if children:
+            raise BadStateError(f"the aux has {children} children")
         pinned = self.pinned.over(PageRange.of_bytes(offset, length))
         if pinned:
             raise BadStateError(f"aux pages {pinned[0]} are pinned")
         if xxh3 is not None:
-            self._check_sum(offset, length, xxh3)
-
-    def _check_sum(self, offset: int, length: int, xxh3: int) -> None:
-        digest = xxhash.xxh3_64()
-        step = 256 * PAGE_SIZE
-        for start in range(offset, offset + length, step):
-            stop = min(start + step, offset + length)
-            data = content.read_present(self._frames, self._runs, start, stop, gaps_are_zero=True)
-            assert data is not None
-            digest.update(data)
-        if digest.intdigest() != xxh3:
-            raise IoDataIntegrityError(
-                f"xxh3 of aux range {offset}+{length} is {digest.hexdigest()}, not {xxh3:016x}; nothing was moved"
-            )
+            check_sum(self.node, offset, length, xxh3)
 
     def take(self, offset: int, length: int) -> list[Run]:
-        """Remove the pages of a range and return them as runs; from now on it reads as zeros. Frames change hands."""
-        return self._take(PageRange.of_bytes(offset, length))
+        """Remove the pages of a range and return them as runs; from now on it reads as zeros. Frames change hands.
 
-    def _take(self, pages: PageRange) -> list[Run]:
-        taken = self._runs.take(pages)
-        for run in taken:
-            self._system.mark_stale(self, run.range)
-        return taken
+        Raises:
+            NoMemoryError: snapshots share pages of the range, and there is no memory for copies; nothing changed.
+        """
+        return self.node.take(PageRange.of_bytes(offset, length))
 
     def close(self) -> None:
-        """Free everything: the last handle is gone."""
-        self._free(PageRange(0, self.size_pages))
-        self._system.unregister(self)
+        """Give up the handle. What no child needs is freed."""
+        self.lineage.close()
+        self.node.close(self)
+
+    def freed(self) -> None:
+        """End, for the family: the last reference is gone."""
+        self.system.unregister(self)
 
     def statistics(self) -> AuxStatistics:
         """Return the present sizes."""
-        return AuxStatistics(self._size_bytes, self._runs.committed_pages)
+        return AuxStatistics(self._size_bytes, self.committed_pages)
 
     def check(self) -> None:
-        """Assert that every page lies inside and is plain committed memory."""
+        """Assert that every page lies inside, and that pinned ones have frames."""
         self._runs.check()
+        self.node.check()
         self.pins.check()
-        assert self._runs.committed_pages == self._runs.pages_in(PageState.CLEAN)
+        for part in self.pinned:
+            assert all(found.node is self.node for _, found in self.node.find_all(part)), part
         assert not self._runs.whole_over(PageRange(self.size_pages, MAX_VMO_BYTES // PAGE_SIZE))

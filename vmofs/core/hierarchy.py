@@ -19,47 +19,18 @@ have to touch. ``shared_pages`` of a leaf counts the frames of hidden nodes that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vmofs.core import content
 from vmofs.core.content import Bytes
+from vmofs.core.found import ALL_PAGES, Found
 from vmofs.core.ranges import RangeSet
 from vmofs.core.runs import NO_FRAME, Run, RunMap
 from vmofs.core.states import PageState
-from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange
+from vmofs.units import PAGE_SIZE, PageRange
 
 if TYPE_CHECKING:
     from vmofs.core.system import System
-
-ALL_PAGES = PageRange(0, MAX_VMO_BYTES // PAGE_SIZE)
-
-
-class Found(NamedTuple):
-    """What a node shows from some page on, the same kind of thing for ``pages`` pages.
-
-    With ``run`` it is what ``node`` has at its page ``page`` and on; without, a gap of ``node``, or zeros if that is
-    None.
-    """
-
-    pages: int
-    node: Node | None
-    page: int
-    run: Run | None
-
-    @property
-    def absent(self) -> bool:
-        """Whether the pager must be asked."""
-        return self.run is None and self.node is not None
-
-    @property
-    def range(self) -> PageRange:
-        """The pages of ``node`` that are shown."""
-        return PageRange(self.page, self.page + self.pages)
-
-    @property
-    def has_frames(self) -> bool:
-        """Whether it is more than zeros."""
-        return self.run is not None and self.run.frame != NO_FRAME
 
 
 class Owner(Protocol):
@@ -165,8 +136,10 @@ class Node:
             for part in moved:
                 self._adopt(found.node.runs.take(part), page - found.page)
                 self.shared_pages -= part.pages
-            for part in moved.missing(found.range):
-                copies.append((part.start + page - found.page, found._replace(pages=part.pages, page=part.start)))
+            copies += [
+                (page + part.start - found.page, found._replace(pages=part.pages, page=part.start))
+                for part in moved.missing(found.range)
+            ]
         content.commit_zero(self.frames, self.runs, pages, PageState.CLEAN)
         for page, found in copies:
             data = self.bytes_of(found, 0, found.pages * PAGE_SIZE)
@@ -232,7 +205,7 @@ class Node:
     def _free_unseen_above(self, pages: PageRange) -> None:
         node, part = self, pages
         while part and node.parent is not None and node.parent.hidden:
-            part = shifted(part, node.offset)
+            part = part.moved(node.offset)
             node = node.parent
             for unseen in node.unseen(part, self):
                 content.free_runs(self.frames, node.runs.take(unseen))
@@ -250,14 +223,14 @@ class Node:
             gaps = [
                 gap
                 for part in parts
-                for left in unseen.over(shifted(part, base))
-                for gap in node.runs.gaps(shifted(left, -base))
+                for left in unseen.over(part.moved(base))
+                for gap in node.runs.gaps(left.moved(-base))
             ]
             if node.hidden:
                 waiting += _below(node, gaps, base)
             else:
                 for gap in gaps:
-                    unseen.discard(shifted(gap, base))
+                    unseen.discard(gap.moved(base))
         return unseen
 
     def changed(self, pages: PageRange, by: object = None) -> None:
@@ -267,9 +240,9 @@ class Node:
             node, part = waiting.pop()
             for viewer, window in node.viewers.items():
                 if viewer is not by:
-                    self.system.mark_stale(viewer, shifted(part & window, -window.start))
+                    self.system.mark_stale(viewer, (part & window).moved(-window.start))
             for child in node.children:
-                shown = shifted(part, -child.offset) & PageRange(0, child.limit)
+                shown = part.moved(-child.offset) & PageRange(0, child.limit)
                 waiting += [(child, gap) for gap in child.runs.gaps(shown)]
 
     # The family
@@ -400,18 +373,12 @@ class Node:
             assert all(run.state in states for run in self.runs.over(ALL_PAGES))
 
 
-def shifted(pages: PageRange, by: int) -> PageRange:
-    """Return a range ``by`` pages further on."""
-    return PageRange(pages.start + by, pages.end + by)
-
-
 def _below(node: Node, parts: list[PageRange], base: int) -> list[tuple[Node, int, list[PageRange]]]:
     """Return the children of a node with what they show of ``parts``; leaves come last, they mostly show the most."""
     below = []
     for child in sorted(node.children, key=lambda child: not child.hidden):
         window = PageRange(0, child.limit)
-        shown = [common for part in parts if (common := shifted(part, -child.offset) & window)]
+        shown = [common for part in parts if (common := part.moved(-child.offset) & window)]
         if shown:
             below.append((child, base + child.offset, shown))
     return below
-

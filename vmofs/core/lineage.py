@@ -7,26 +7,26 @@ class Lineage:
     """The place of one VMO among parents and children. Closing a VMO hands its children to its parent, as in Zircon."""
 
     def __init__(self) -> None:
-        self._parent: Lineage | None = None
-        self._children: dict[Lineage, None] = {}
+        self.parent: Lineage | None = None
+        self.children: dict[Lineage, None] = {}
 
     @property
     def num_children(self) -> int:
         """Children that are open, of all kinds; those of closed children count too."""
-        return len(self._children)
+        return len(self.children)
 
     def add(self, child: Lineage) -> None:
         """Count a new child."""
-        child._parent = self
-        self._children[child] = None
+        child.parent = self
+        self.children[child] = None
 
     def close(self) -> None:
         """Leave; a second call does nothing."""
-        parent, self._parent = self._parent, None
+        parent, self.parent = self.parent, None
         if parent is not None:
-            del parent._children[self]
-        for child in self._children:
-            child._parent = None
+            del parent.children[self]
+        for child in self.children:
+            child.parent = None
             if parent is not None:
                 parent.add(child)
-        self._children = {}
+        self.children = {}

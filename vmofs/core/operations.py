@@ -7,6 +7,9 @@ from enum import Enum
 
 from vmofs.core.access import Access, Steps
 from vmofs.core.aux import AuxVmo
+from vmofs.core.children import Vmo
+from vmofs.core.clone import CloneVmo
+from vmofs.core.view import AuxView, PagerView
 from vmofs.core.vmo import PagerVmo
 
 
@@ -21,13 +24,13 @@ class VmoOp(Enum):
     PREFETCH = 14
 
 
-def op_range(op: VmoOp, vmo: PagerVmo | AuxVmo, offset: int, length: int) -> Access[None]:
-    """Return the operation on a range of bytes as an access, to be started; on an aux it never waits.
+def op_range(op: VmoOp, vmo: Vmo, offset: int, length: int) -> Access[None]:
+    """Return the operation on a range of bytes as an access, to be started; on an aux and its children it never waits.
 
     What it may fail with stands at the methods of the VMOs. On an aux the two hints are always good: not even their
     range is looked at. Zircon: zx_vmo_op_range.
     """
-    if isinstance(vmo, PagerVmo):
+    if not isinstance(vmo, AuxVmo | AuxView):
         return _on_pager_vmo(op, vmo, offset, length)
     methods = {
         VmoOp.COMMIT: vmo.commit,
@@ -38,7 +41,7 @@ def op_range(op: VmoOp, vmo: PagerVmo | AuxVmo, offset: int, length: int) -> Acc
     return Access(_at_once(methods.get(op, _nothing), offset, length))
 
 
-def _on_pager_vmo(op: VmoOp, vmo: PagerVmo, offset: int, length: int) -> Access[None]:
+def _on_pager_vmo(op: VmoOp, vmo: PagerVmo | CloneVmo | PagerView, offset: int, length: int) -> Access[None]:
     may_wait = {
         VmoOp.COMMIT: vmo.commit,
         VmoOp.ZERO: vmo.op_zero,

@@ -1,0 +1,41 @@
+"""What a VMO shows at a page, and which VMO of its family has that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vmofs.core.runs import NO_FRAME, Run
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.hierarchy import Node
+
+ALL_PAGES = PageRange(0, MAX_VMO_BYTES // PAGE_SIZE)
+
+
+class Found(NamedTuple):
+    """What a node shows from some page on, the same kind of thing for ``pages`` pages.
+
+    With ``run`` it is what ``node`` has at its page ``page`` and on; without, a gap of ``node``, or zeros if that is
+    None.
+    """
+
+    pages: int
+    node: Node | None
+    page: int
+    run: Run | None
+
+    @property
+    def absent(self) -> bool:
+        """Whether the pager must be asked."""
+        return self.run is None and self.node is not None
+
+    @property
+    def range(self) -> PageRange:
+        """The pages of ``node`` that are shown."""
+        return PageRange(self.page, self.page + self.pages)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether it is more than zeros."""
+        return self.run is not None and self.run.frame != NO_FRAME
