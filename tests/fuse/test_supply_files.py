@@ -1,0 +1,128 @@
+"""control/PAGER/supply/: pages are supplied by writing them there (INTERFACE.md section 5)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.pager_client import Background, PagerClient, Vmo
+from vmofs.units import PAGE_SIZE
+
+P = PAGE_SIZE
+
+
+def supply_path(pager: PagerClient, vmo: Vmo) -> Path:
+    return pager.control / "supply" / vmo.path.relative_to(pager.mount)
+
+
+def write(path: Path, data: bytes, offset: int) -> int:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        return os.pwrite(fd, data, offset)
+    finally:
+        os.close(fd)
+
+
+def test_a_page_written_there_answers_its_reader(pager: PagerClient) -> None:
+    vmo = pager.create(size=4 * P)
+    fd = os.open(vmo.path, os.O_RDONLY)
+    reader = Background(lambda: os.pread(fd, P, 2 * P))
+    pager.take_read(vmo, 2 * P)
+    assert write(supply_path(pager, vmo), b"s" * P, 2 * P) == P
+    assert reader.result() == b"s" * P
+    os.close(fd)
+    assert vmo.path.stat().st_blocks == P // 512
+
+
+def test_the_short_form_of_the_name_works_too(pager: PagerClient) -> None:
+    vmo = pager.create(size=P)
+    write(pager.control / "supply" / pager.name / "v", b"s" * P, 0)
+    assert vmo.path.read_bytes() == b"s" * P
+
+
+def test_supplied_pages_are_kept(pager: PagerClient) -> None:
+    vmo = pager.create(size=P)
+    write(supply_path(pager, vmo), b"1" * P, 0)
+    write(supply_path(pager, vmo), b"2" * P, 0)
+    assert vmo.path.read_bytes() == b"1" * P
+
+
+def test_the_last_page_may_be_short(pager: PagerClient) -> None:
+    vmo = pager.create(size=P + 7)
+    write(supply_path(pager, vmo), b"s" * (P + 7), 0)
+    assert vmo.path.read_bytes() == b"s" * (P + 7)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "code"),
+    [(1, P, errno.EINVAL), (0, P - 1, errno.EINVAL), (P, 6, errno.EINVAL), (2 * P, P, errno.ERANGE)],
+)
+def test_any_other_shape_is_refused(pager: PagerClient, offset: int, length: int, code: int) -> None:
+    vmo = pager.create(size=P + 7)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+        write(supply_path(pager, vmo), bytes(length), offset)
+    assert caught.value.errno == code
+    assert vmo.path.stat().st_blocks == 0
+
+
+def test_it_cannot_be_read(pager: PagerClient) -> None:
+    vmo = pager.create(size=P)
+    with pytest.raises(PermissionError):
+        supply_path(pager, vmo).read_bytes()
+
+
+def test_only_vmos_of_this_pager_are_there(pager: PagerClient) -> None:
+    other = PagerClient(pager.mount)
+    try:
+        vmo = other.create(size=P)
+        assert not supply_path(pager, vmo).exists()
+        assert supply_path(other, vmo).exists()
+    finally:
+        other.close()
+
+
+def test_a_renamed_vmo_is_found_under_its_new_name(pager: PagerClient) -> None:
+    vmo = pager.create(size=P)
+    old = supply_path(pager, vmo)
+    assert old.exists()
+    new = vmo.path.rename(vmo.path.with_name("with blank"))
+    assert not old.exists()
+    write(supply_path(pager, Vmo(new, "")), b"n" * P, 0)
+    assert new.read_bytes() == b"n" * P
+
+
+@pytest.mark.parametrize("block", ["4096", "1M", "3M"])
+def test_dd_and_cp_work_on_it(pager: PagerClient, tmp_path: Path, block: str) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(5 * 2**20 + 123))
+    by_dd = pager.create("dd", source.stat().st_size)
+    subprocess.run(["dd", f"if={source}", f"of={supply_path(pager, by_dd)}", f"bs={block}", "status=none"], check=True)
+    assert by_dd.path.read_bytes() == source.read_bytes()
+    by_cp = pager.create("cp", source.stat().st_size)
+    subprocess.run(["cp", "--sparse=never", source, supply_path(pager, by_cp)], check=True)
+    assert by_cp.path.read_bytes() == source.read_bytes()
+
+
+def test_dd_can_seek_in_it(pager: PagerClient, tmp_path: Path) -> None:
+    vmo = pager.create(size=8 * P)
+    source = tmp_path / "page"
+    source.write_bytes(b"p" * P)
+    command = ["dd", f"if={source}", f"of={supply_path(pager, vmo)}", f"bs={P}", "seek=5", "status=none"]
+    subprocess.run(command, check=True)
+    fd = os.open(vmo.path, os.O_RDONLY)
+    assert os.pread(fd, P, 5 * P) == b"p" * P
+    os.close(fd)
+
+
+def test_a_write_that_is_not_aligned_in_memory_supplies_everything(pager: PagerClient) -> None:
+    vmo = pager.create(size=2 * 2**20)
+    data = os.urandom(2 * 2**20)
+    done = 0
+    while done < len(data):
+        done += write(supply_path(pager, vmo), data[done:], done)
+        assert done % P == 0
+    assert vmo.path.read_bytes() == data
