@@ -4,6 +4,9 @@ vmofs computes no permission. A worker thread takes the identity (uid, gid, supp
 command file, walks to the named file through the mount, and asks the kernel whether that identity may use it so. The
 file itself is only opened as a path: an open for writing would fail, and make others fail, while a program is executed
 from it (ETXTBSY).
+
+The walk starts at the root of the mount, where the caller has been already to open the command file, and never leaves
+it: a filesystem that somebody mounted below could keep the thread waiting for ever.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import ctypes
 import errno
 import os
 import platform
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,23 +23,78 @@ from pathlib import Path
 
 _AT_EACCESS = 0x200
 _AT_EMPTY_PATH = 0x1000
-_SYS_FACCESSAT2 = 439  # the same on every architecture
-_SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159, "riscv64": 159}
+_SYS_OPENAT2 = 437  # this and the next are the same on every architecture
+_SYS_FACCESSAT2 = 439
+_OPEN_HOW = struct.Struct("=QQQ")  # flags, mode, resolve
+_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 2, 4, 8
+_SYS_SETGROUPS = {
+    "x86_64": 116,
+    "aarch64": 159,
+    "riscv64": 159,
+    "loongarch64": 159,
+    "ppc64le": 81,
+    "s390x": 206,
+    "armv7l": 206,
+}
+_SYS_CAPGET_CAPSET = {
+    "x86_64": (125, 126),
+    "aarch64": (90, 91),
+    "riscv64": (90, 91),
+    "loongarch64": (90, 91),
+    "ppc64le": (183, 184),
+    "s390x": (184, 185),
+    "armv7l": (184, 185),
+}
+_CAP_HEADER = struct.Struct("=Ii")  # version, thread
+_CAP_DATA = struct.Struct("=6I")  # effective, permitted, inheritable; once more for the upper 32
+_CAP_VERSION_3 = 0x20080522
+_CAP_DAC_OVERRIDE = 1 << 1
+_CAP_DAC_READ_SEARCH = 1 << 2
+_CAP_SETGID = 1 << 6
+_CAP_SETUID = 1 << 7
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
+for _function in (_LIBC.setfsuid, _LIBC.setfsgid):
+    _function.argtypes, _function.restype = [ctypes.c_uint32], ctypes.c_uint32  # an int would make uid 2^32-2 negative
+
+_OWN_UID = 0xFFFF_FFFF
+"""Asks setfsuid for the present value: it is nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who opened a file."""
+    """Who opened a file.
+
+    Attributes:
+        uid: for access to files.
+        gid: for access to files.
+        groups: the supplementary ones.
+        umask: for files that commands make.
+        overrides: passes mode bits and ACLs, as root does unless that capability was taken from it.
+    """
 
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+    umask: int = 0o022
+    overrides: bool = False
 
     @classmethod
     def of_process(cls, uid: int, gid: int, pid: int) -> Identity:
-        """Return the identity of a process that is waiting for us, with its supplementary groups."""
-        return cls(uid, gid, _supplementary_groups(pid))
+        """Return the identity of a process that is waiting for us.
+
+        Of a process that lives outside this pid namespace (``pid`` 0) we know uid and gid only.
+        """
+        status = _process_status(pid)
+        groups = tuple(int(group) for group in status.get("Groups", "").split())
+        capabilities = int(status.get("CapEff", "0"), 16)
+        # In another user namespace capabilities are about other things.
+        overrides = uid == 0 and bool(capabilities & _CAP_DAC_OVERRIDE) and _is_in_own_user_namespace(pid)
+        return cls(uid, gid, groups, int(status.get("Umask", "022"), 8), overrides)
+
+    def is_member(self, gid: int) -> bool:
+        """Return whether this is one of its groups."""
+        return gid == self.gid or gid in self.groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +106,45 @@ class Examined:
     errno: int
 
 
-def examine(path: str, mode: int, identity: Identity) -> Examined:
-    """Walk to a path through the mount and ask whether ``identity`` has ``mode`` (os.R_OK | os.W_OK | os.X_OK) there.
+def can_examine(identity: Identity) -> bool:
+    """Return whether ``examine`` can find out about this identity: root about all, others only about themselves."""
+    return os.geteuid() in {0, identity.uid}
+
+
+def can_take_identities() -> bool:
+    """Return whether this process may act for others on filesystems."""
+    if os.geteuid() != 0:
+        return False
+    capabilities = int(_process_status(os.getpid()).get("CapEff", "0"), 16)
+    return capabilities & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
+
+
+def examine(mountpoint: str, path: str, mode: int, identity: Identity) -> Examined:
+    """Walk to a path in the mount and ask whether ``identity`` has ``mode`` (os.R_OK | os.W_OK | os.X_OK) there.
 
     In a worker thread. ``ino`` is 0 if the walk itself failed.
     """
-    with _as(identity):
-        try:
-            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            return Examined(0, 0, error.errno or errno.EIO)
-        try:
-            status = os.fstat(fd)
-            return Examined(status.st_ino, status.st_dev, _access(fd, mode))
-        finally:
-            os.close(fd)
+    root = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # not held: that would keep the mount busy
+    try:
+        with _as(identity):
+            fd = _open_path(root, path)
+            if fd < 0:
+                return Examined(0, 0, -fd)
+            try:
+                status = os.fstat(fd)
+                return Examined(status.st_ino, status.st_dev, _access(fd, mode))
+            finally:
+                os.close(fd)
+    finally:
+        os.close(root)
+
+
+def _open_path(root: int, path: str) -> int:
+    """Return a descriptor, or minus the errno."""
+    resolve = _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+    how = _OPEN_HOW.pack(os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0, resolve)
+    fd: int = _LIBC.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, len(how))
+    return fd if fd >= 0 else -ctypes.get_errno()
 
 
 def _access(fd: int, mode: int) -> int:
@@ -72,18 +155,24 @@ def _access(fd: int, mode: int) -> int:
 @contextmanager
 def _as(identity: Identity) -> Iterator[None]:
     """Let this thread, and no other, have the identity on filesystems. Only root can; others are who they are."""
-    if os.geteuid() != 0 or identity.uid == 0:  # with uid 0 the check is that of the daemon itself
+    if os.geteuid() != 0:
+        if identity.uid not in {0, os.geteuid()}:
+            raise PermissionError(errno.EPERM, f"only root can act for uid {identity.uid}")
         yield
         return
     own_groups = os.getgroups()
     try:
         _set_groups(identity.groups)
         _LIBC.setfsgid(identity.gid)
-        _LIBC.setfsuid(identity.uid)
-        if _LIBC.setfsuid(-1) != identity.uid:
-            raise OSError(errno.EPERM, f"cannot take the identity of uid {identity.uid}")
+        _LIBC.setfsuid(identity.uid)  # takes the capabilities of a superuser on filesystems away too, except for uid 0
+        if _LIBC.setfsuid(_OWN_UID) != identity.uid or _LIBC.setfsgid(_OWN_UID) != identity.gid:
+            raise PermissionError(errno.EPERM, f"cannot take the identity of uid {identity.uid}")
+        if identity.uid == 0 and not identity.overrides:
+            _set_override(on=False)
         yield
     finally:
+        if identity.uid == 0 and not identity.overrides:
+            _set_override(on=True)
         _LIBC.setfsuid(0)
         _LIBC.setfsgid(os.getegid())
         _set_groups(tuple(own_groups))
@@ -91,17 +180,50 @@ def _as(identity: Identity) -> Iterator[None]:
 
 def _set_groups(groups: tuple[int, ...]) -> None:
     """Set the supplementary groups of this thread only: libc's function would change all threads."""
-    array = (ctypes.c_uint * len(groups))(*groups)
-    if _LIBC.syscall(_SYS_SETGROUPS[platform.machine()], len(groups), array) != 0:
-        raise OSError(ctypes.get_errno(), "setgroups")
+    array = (ctypes.c_uint32 * len(groups))(*groups)
+    _thread_syscall(_SYS_SETGROUPS, "setgroups", len(groups), array)
 
 
-def _supplementary_groups(pid: int) -> tuple[int, ...]:
+def _set_override(*, on: bool) -> None:
+    """Let this thread pass mode bits, or not."""
+    mask = _CAP_DAC_OVERRIDE | _CAP_DAC_READ_SEARCH
+    capget, capset = _SYS_CAPGET_CAPSET[platform.machine()]
+    header = ctypes.create_string_buffer(_CAP_HEADER.pack(_CAP_VERSION_3, 0))
+    data = ctypes.create_string_buffer(_CAP_DATA.size)
+    _syscall("capget", capget, header, data)
+    effective, permitted, *others = _CAP_DATA.unpack(data.raw)
+    effective = effective | (mask & permitted) if on else effective & ~mask
+    _syscall("capset", capset, header, _CAP_DATA.pack(effective, permitted, *others))
+
+
+def _thread_syscall(numbers: dict[str, int], name: str, *arguments: object) -> None:
+    number = numbers.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of {name} on {platform.machine()} is not known")
+    _syscall(name, number, *arguments)
+
+
+def _syscall(name: str, number: int, *arguments: object) -> None:
+    if _LIBC.syscall(number, *arguments) != 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+def _process_status(pid: int) -> dict[str, str]:
+    """Return the fields of ``/proc/PID/status``, none if there is no such process.
+
+    Raises:
+        OSError: it cannot be read for another reason: who has no groups may be granted more than who has some.
+    """
     try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    fields = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in fields}
+
+
+def _is_in_own_user_namespace(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/ns/user").readlink() == Path("/proc/self/ns/user").readlink()
     except OSError:
-        return ()  # a process outside this pid namespace: it has the groups that can be proven, none
-    for line in status.splitlines():
-        if line.startswith("Groups:"):
-            return tuple(int(group) for group in line.split()[1:])
-    return ()
+        return False

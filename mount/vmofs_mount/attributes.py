@@ -53,6 +53,8 @@ def to_listed_attributes(node: Node) -> pyfuse3.EntryAttributes:
 
 
 def _attr_seconds(node: Node) -> float:
+    if isinstance(node, SupplyDirectory):
+        return 0.0  # its rights are those of another directory
     if isinstance(node, Directory):
         return DIRECTORY_SECONDS
     # The times and sizes of control files are nobody's business but ours: always asked for.

@@ -10,7 +10,7 @@ from typing import Any
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
-from vmofs.status import NotSupportedError, Status, VmoError
+from vmofs.status import AccessDeniedError, NotSupportedError, Status, VmoError
 from vmofs.units import Key, PageRange
 from vmofs.wire.commands import (
     Command,
@@ -97,7 +97,9 @@ class PagerCommands:
         parent, name = await self._names.new_name(handle, command.vmo, "vmo")
         options = VmoOptions(command.resizable, command.trap_dirty, command.unbounded, command.writeback)
         permissions = 0o644 if command.mode is None else command.mode
-        file = VmoFile(permissions & ~handle.caller.umask, handle.identity.uid, handle.identity.gid, None, pager.pager)
+        file = VmoFile(
+            permissions & ~handle.identity.umask, handle.identity.uid, handle.identity.gid, None, pager.pager
+        )
         self._names.add(parent, name, file, command.vmo)
         try:
             key = self._pagers.new_key() if command.key is None else Key(command.key)
@@ -112,6 +114,10 @@ class PagerCommands:
         pager = _pager_directory_of(handle)
         port = pager.port(command.port)
         directory = await self._names.directory(handle, command.directory, "vmo")
+        # What others make there, and the names below, become this pager's business: as with the sticky bit, that
+        # they may write there is not enough.
+        if not (handle.identity.overrides or handle.identity.uid == directory.uid):
+            raise AccessDeniedError(f"only its owner may have {quote(command.directory)} served")
         options = VmoOptions(resizable=True, trap_dirty=command.trap_dirty, writeback=command.writeback)
         directory.default_pager = ServedDirectory(pager, port, options)
         return OK

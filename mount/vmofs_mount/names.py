@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vmofs.status import AccessDeniedError, AlreadyExistsError, BadHandleError, InvalidArgsError, WrongTypeError
+from vmofs.status import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    BadHandleError,
+    InvalidArgsError,
+    IoError,
+    VmoError,
+    WrongTypeError,
+)
 from vmofs.wire.names import quote
-from vmofs_mount.access import Examined, Identity, examine
+from vmofs_mount.access import Examined, Identity, can_examine, examine
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
 from vmofs_mount.realms import adopt
@@ -28,6 +36,11 @@ _RIGHTS = {
 }
 
 _THREADS = trio.CapacityLimiter(16)
+
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EINVAL}
+
+MAX_KEPT_NAMES = 16384
+"""Of one open command file. Beyond it the oldest are let go of, and checked again when they are named again."""
 
 
 class Names:
@@ -59,6 +72,8 @@ class Names:
         if not isinstance(node, VmoFile | AuxFile):
             raise WrongTypeError(f"{quote(path)} is no VMO")
         handle.names[path, mode] = node
+        if len(handle.names) > MAX_KEPT_NAMES:
+            del handle.names[next(iter(handle.names))]
         return node
 
     def _orphan(self, handle: CommandHandle, path: str) -> VmoFile | None:
@@ -72,7 +87,7 @@ class Names:
         return None
 
     async def _examine(self, handle: CommandHandle, path: str, mode: int) -> Node:
-        if handle.identity.uid == 0 == os.geteuid():  # the kernel grants root everything, but not what is not there
+        if handle.identity.overrides:  # the kernel grants root everything, but not what is not there
             return self._resolve(path)
         found = await self._ask_kernel(path, mode, handle.identity)
         if found.device != self._place.device and found.ino:
@@ -80,15 +95,23 @@ class Names:
         if found.ino == 0:
             if found.errno == errno.EACCES:
                 raise AccessDeniedError(f"no permission to search a directory of {quote(path)}")
-            raise _missing(path)
+            if found.errno in _NOT_THERE:
+                raise _missing(path)
+            raise IoError(f"{quote(path)} cannot be looked at: {os.strerror(found.errno)}")
         node = self._tree.get(found.ino)
         if found.errno and isinstance(node, VmoFile | AuxFile | Directory):
             raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(path)}")
         return node
 
     async def _ask_kernel(self, path: str, mode: int, identity: Identity) -> Examined:
-        place = f"{self._place.mountpoint}/{path}"
-        return await trio.to_thread.run_sync(examine, place, mode, identity, limiter=_THREADS, abandon_on_cancel=True)
+        if not can_examine(identity):
+            raise AccessDeniedError("the mount is not served by root and cannot learn what others may do")
+        try:
+            return await trio.to_thread.run_sync(
+                examine, self._place.mountpoint, path, mode, identity, limiter=_THREADS, abandon_on_cancel=True
+            )
+        except OSError as error:
+            raise IoError(f"the rights of uid {identity.uid} cannot be looked at: {error}") from error
 
     async def check_node(self, identity: Identity, node: Node, mode: int) -> None:
         """Check that somebody may use a file, wherever it is, in the way ``mode`` says.
@@ -96,7 +119,7 @@ class Names:
         Raises:
             AccessDeniedError: he may not, or the file has lost its name.
         """
-        if identity.uid == 0 == os.geteuid():
+        if identity.overrides:
             return
         found = await self._ask_kernel(node.path, mode, identity)
         if found.errno or (found.ino, found.device) != (node.ino, self._place.device):
@@ -154,6 +177,9 @@ class Names:
         adopt(parent, file)
         try:
             self._tree.add(parent, name, file)
+        except VmoError:
+            self._tree.on_last_reference(file)
+            raise
         except OSError as error:
             self._tree.on_last_reference(file)
             if error.errno == errno.EEXIST:

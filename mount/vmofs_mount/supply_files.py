@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -62,8 +63,39 @@ class SupplyDirectory(Directory):
         self.mirrored = mirrored
 
 
+class _Mirrored:
+    """An attribute of the directory that is mirrored, so that the kernel lets the same people through."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, node: MirrorDirectory, owner: type) -> object:
+        return getattr(node.mirrored, self._name)
+
+    def __set__(self, node: MirrorDirectory, value: object) -> None:
+        """Change nothing: it is changed below ``vmo/``."""
+
+
+class MirrorDirectory(SupplyDirectory):
+    """What stands in ``supply/`` for a directory below ``vmo/``: nobody learns more of it here than there."""
+
+    __slots__ = ()
+
+    mode = _Mirrored("mode")  # type: ignore[assignment] # a slot of every other node
+    uid = _Mirrored("uid")  # type: ignore[assignment]
+    gid = _Mirrored("gid")  # type: ignore[assignment]
+    xattrs = _Mirrored("xattrs")  # type: ignore[assignment]
+
+    def __init__(self, realm: Realm, mirrored: Directory) -> None:
+        self.mirrored = mirrored
+        super().__init__(mirrored.mode, mirrored.uid, mirrored.gid, realm, mirrored)
+
+
 class SupplyRealm(Realm):
-    """Looks up in ``vmo/`` what is looked up here; nothing can be made or removed."""
+    """Looks up in ``vmo/`` what is looked up here; nothing can be made or removed.
+
+    The owner and the group of ``supply/`` itself, as far as its mode gives them write permission, may write.
+    """
 
     def __init__(self, tree: Tree, vmo: Directory, pager: Pager) -> None:
         super().__init__(tree)
@@ -80,6 +112,8 @@ class SupplyRealm(Realm):
             return None
         if not isinstance(target, VmoFile | Directory):
             return None
+        if is_top and target is not self._vmo and isinstance(target, Directory) and not self._vmo.mode & stat.S_IXOTH:
+            return None  # on the way by ``supply/vmo`` the kernel checks who may search ``vmo/``
         key = (parent.ino, target.ino)
         node = self._made.get(key)
         if node is None or node.lookup_count == 0:
@@ -89,9 +123,12 @@ class SupplyRealm(Realm):
     def _make(self, parent: SupplyDirectory, name: bytes, target: VmoFile | Directory) -> Node:
         node: Node
         if isinstance(target, VmoFile):
-            node = SupplyFile(0o200, parent.uid, parent.gid, target, self._pager)
+            top = parent
+            while isinstance(top.parent, SupplyDirectory):
+                top = top.parent
+            node = SupplyFile(top.mode & 0o222, top.uid, top.gid, target, self._pager)
         else:
-            node = SupplyDirectory(parent.mode, parent.uid, parent.gid, self, target)
+            node = MirrorDirectory(self, target)
         self.tree.add_nameless(node)
         node.parent, node.name = parent, name
         return node
