@@ -1,0 +1,55 @@
+"""What the documents name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    path
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "tests/README.md",
+        ROOT / "mount/SEMANTICS.md",
+        ROOT / "mount/CONCURRENCY.md",
+    )
+    if path.exists()
+]
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_every_test_that_the_semantics_name_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "mount/SEMANTICS.md").read_text()))
+    defined = {
+        name
+        for module in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", module.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 50
+    assert named - defined == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_link_of_a_document_leads_to_a_file(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_module_and_tool_that_a_document_names_exists(document: Path) -> None:
+    names = re.findall(r"`((?:tools|tests|mount|vmofs|vmofs_mount)/[\w./-]+)`", document.read_text())
+    roots = (ROOT, ROOT / "mount")
+    assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_a_document_names_no_place_of_the_machine_it_was_written_on(document: Path) -> None:
+    assert not re.search(r"/work/|/root/", document.read_text())
