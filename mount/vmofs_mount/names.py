@@ -77,12 +77,12 @@ class Names:
         return node
 
     def _orphan(self, handle: CommandHandle, path: str) -> VmoFile | None:
-        """Return the VMO that was unlinked under this name and is still open, if the command file is its pager's.
+        """Return the VMO that was unlinked under this name and is still read, if the command file is its pager's.
 
         It has no name by which the kernel could check anything, but its readers wait, and its pager must go on.
         """
-        node = self._tree.orphans.get(path)
-        if isinstance(node, VmoFile) and handle.file.pager is not None and node.pager is handle.file.pager.pager:
+        node = find_orphan(self._tree, path)
+        if node is not None and handle.file.pager is not None and node.pager is handle.file.pager.pager:
             return None if self._find(path) else node
         return None
 
@@ -189,6 +189,17 @@ class Names:
     def discard(self, file: VmoFile | AuxFile) -> None:
         """Take a file back that was just added."""
         self._tree.discard(file)
+
+
+def find_orphan(tree: Tree, path: str) -> VmoFile | None:
+    """Return the pager VMO that has lost this name but not its readers: it is open, or has children."""
+    node = tree.orphans.get(path)
+    if not isinstance(node, VmoFile) or node.pager is None:
+        return None
+    if node.vmo not in node.pager.vmos:
+        del tree.orphans[path]
+        return None
+    return node
 
 
 def _missing(path: str) -> BadHandleError:

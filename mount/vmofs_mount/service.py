@@ -6,6 +6,8 @@ import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from vmofs.core.children import is_resizable
+from vmofs.core.vmo import PagerVmo
 from vmofs.units import PageRange
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
@@ -124,7 +126,9 @@ class Service:
 
     def _release_vmo(self, file: VmoFile) -> None:
         if file.vmo is not None:
-            file.pager.close_vmo(file.vmo)
+            file.vmo.close()
+            if file.pager is not None and file.vmo in file.pager.vmos:  # it has children, which go on asking for pages
+                self._layout.tree.orphans[file.path] = file
             self.engine.settle()
 
     def _looked_up(self, node: Node, pid: int) -> None:
@@ -163,18 +167,17 @@ class Service:
 
 
 def _vmo_xattrs(file: VmoFile) -> dict[bytes, bytes]:
+    """Return key, options, state, and the page counts of a VMO or a child."""
     vmo = file.vmo
-    counts = vmo.statistics()
-    options = [name for name in ("resizable", "trap_dirty", "unbounded", "writeback") if getattr(vmo.options, name)]
+    counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
+    counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
+    counts["runs"] = counts.pop("runs_pages", 0)
+    options = asdict(vmo.options) if isinstance(vmo, PagerVmo) else {"resizable": is_resizable(vmo)}
     values = {
-        b"key": vmo.source.key,
-        b"options": ",".join(options),
-        b"state": vmo.source.state.value,
-        b"size_pages": counts.size_pages,
-        b"clean_pages": counts.clean,
-        b"marker_pages": counts.marker,
-        b"dirty_pages": counts.dirty,
-        b"awaiting_clean_pages": counts.awaiting_clean,
-        b"dirty_zero_pages": counts.dirty_zero,
+        "key": vmo.source.key,
+        "state": vmo.source.state.value,
+        "options": ",".join(name for name, is_set in options.items() if is_set),
+        "children": vmo.lineage.num_children,
+        **counts,
     }
-    return {name: str(value).encode() for name, value in values.items()}
+    return {name.encode(): str(value).encode() for name, value in values.items()}

@@ -58,7 +58,10 @@ class Tree:
         self._numbers = itertools.count(ROOT_INO)
         self._nodes: dict[int, Node] = {}
         self.orphans: dict[str, Node] = {}
-        """Unlinked nodes that are still open, by their last path; the last one to be unlinked where several had it."""
+        """Unlinked nodes that are still needed, by their last path; the last one where several had it.
+
+        They are open, or somebody who knows why has put them here and takes them out again.
+        """
         self._register(root)
         root.nlink = 2
 
@@ -247,7 +250,7 @@ class Tree:
             if node is not self.root and node.nlink:
                 assert node.parent is not None
                 assert node.parent.children[node.name] is node
-        assert all(node.open_count and not node.nlink for node in self.orphans.values())
+        assert not any(node.nlink for node in self.orphans.values())
         for node in self.root.descendants():
             assert self._nodes[node.ino] is node
             assert node.nlink

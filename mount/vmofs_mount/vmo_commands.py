@@ -9,6 +9,7 @@ from typing import TypeVar
 from vmofs.core import operations
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxKind, AuxVmo
+from vmofs.core.children import ChildKind, create_child
 from vmofs.core.pins import Pin
 from vmofs.status import NotSupportedError, OutOfRangeError
 from vmofs.units import MAX_VMO_BYTES
@@ -45,12 +46,28 @@ class VmoCommands:
             raise OutOfRangeError(f"size {command.size} is above the largest VMO, {MAX_VMO_BYTES}")
         kind = AuxKind.PLAIN if command.kind is None else AuxKind(command.kind.value)
         aux = AuxVmo(self._engine.system, command.size, kind, resizable=command.resizable)
-        file = AuxFile(0o644 & ~handle.caller.umask, handle.identity.uid, handle.identity.gid, aux)
+        file = AuxFile(0o644 & ~handle.identity.umask, handle.identity.uid, handle.identity.gid, aux)
         self._names.add(parent, name, file, command.aux)
         return OK
 
     async def _vmo_create_child(self, command: VmoCreateChild, handle: CommandHandle) -> str:
-        raise NotSupportedError(f"{handle.kind} {command.kind} is not supported")
+        source = await self._names.file(handle, command.parent, os.R_OK)
+        is_aux = isinstance(source, AuxFile)
+        directory, name = await self._names.new_name(handle, command.child, "aux" if is_aux else "vmo")
+        child = create_child(
+            vmo_of(source),
+            ChildKind(command.kind.value),
+            command.offset,
+            command.size,
+            no_write=command.no_write,
+            resizable=command.resizable,
+        )
+        permissions = (0o444 if command.no_write else 0o644) & ~handle.caller.umask
+        make = AuxFile if is_aux else VmoFile
+        file = make(permissions, handle.identity.uid, handle.identity.gid, child)  # type: ignore[arg-type]
+        child.owner = file
+        self._names.add(directory, name, file, command.child)
+        return OK
 
     async def _vmo_op_range(self, command: VmoOpRange, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, _RIGHTS.get(command.op, os.W_OK))
@@ -59,7 +76,7 @@ class VmoCommands:
 
     async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.W_OK)
-        if not isinstance(file, VmoFile):
+        if isinstance(file, AuxFile):
             raise NotSupportedError("an aux has no stream size: its size is exact")
         return self._start(file.vmo.set_stream_size(command.size))
 

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import errno
-import itertools
-from collections.abc import Callable, Iterable
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+import trio
+
+from vmofs.core.access import Access
+from vmofs.core.children import is_resizable
 from vmofs.core.content import Bytes
-from vmofs.status import OutOfRangeError, VmoError
+from vmofs.core.view import PagerView
+from vmofs.core.vmo import PagerVmo
+from vmofs.status import IoError, OutOfRangeError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
 from vmofs_mount.engine import Engine
-from vmofs_mount.failures import Failures, count_retries
+from vmofs_mount.failures import Failure, Failures, Retries, find_stale
 from vmofs_mount.handles import Handle
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import PageCache
+from vmofs_mount.processes import is_dying, thread_group
+
+_KILL_SECONDS = 0.1
+"""How often it is looked whether a process that only we can end was killed."""
 
 
 class OpenVmos:
-    """What the open files of all VMOs share: the numbers of those that are open, and the recent failures, by VMO."""
+    """What the open files of all VMOs share: the processes that have them open, and the recent failures, by VMO."""
 
     def __init__(
         self,
@@ -31,45 +43,56 @@ class OpenVmos:
         self.engine = engine
         self.cache = cache
         self._spawn = spawn
-        self._device_minor = device_minor
+        self._retries = Retries(device_minor)
         self.modified = modified
-        self._numbers = itertools.count(1)
-        self._open: dict[VmoFile, dict[int, None]] = {}
+        self._open: dict[VmoFile, Counter[int]] = {}
         self._failures: dict[VmoFile, Failures] = {}
 
-    def add(self, file: VmoFile) -> int:
-        """Count an open file and return its number."""
-        number = next(self._numbers)
-        self._open.setdefault(file, {})[number] = None
-        return number
+    def add(self, file: VmoFile, process: int) -> None:
+        """Count an open file of a process."""
+        self._open.setdefault(file, Counter())[process] += 1
 
-    def remove(self, file: VmoFile, number: int) -> None:
+    def remove(self, file: VmoFile, process: int) -> None:
         """Count it no longer."""
-        numbers = self._open[file]
-        del numbers[number]
-        if not numbers:
+        processes = self._open[file]
+        processes[process] -= 1
+        if not processes[process]:
+            del processes[process]
+        if not processes:
             del self._open[file]
-            self._failures.pop(file, None)
 
-    async def failed(self, handle: VmoHandle, file: VmoFile, pages: PageRange, error: VmoError, *, stale: bool) -> None:
-        """Remember a failed read for the kernel's retries; ``stale``: its page was in the page cache, failed before."""
-        retries = await count_retries(handle.caller, handle.flags, file.ino, self._device_minor, pages)
-        others = self._open.get(file, {})
+    async def failed(self, handle: VmoHandle, pages: PageRange, error: VmoError, suspects: list[Failure]) -> None:
+        """Remember a failed read for the kernel's retries; ``suspects``: what ``in_cache`` returned as it came."""
+        file = handle.file
+        stale_by = await find_stale(suspects)
+        others = self._open.get(file, Counter())
+        left = await self._retries.count(
+            handle.process, handle.flags, others, file.ino, pages, stale=stale_by is not None
+        )
+        self._remember(file, left, pages, error, stale_by)
+
+    def _remember(
+        self, file: VmoFile, left: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None = None
+    ) -> None:
         failures = self._failures.get(file)
         if failures is None:
             failures = self._failures[file] = Failures(lambda pages: self.cache.drop_failed(file, pages))
-        retries = max(0, retries - stale)
-        self._spawn(failures.expire, failures.remember(handle.number, retries, others, pages, error))
+        self._spawn(self._expire, file, failures, failures.remember(left, pages, error, stale_by))
 
-    async def is_stale(self, file: VmoFile, pages: PageRange) -> bool:
-        """Return whether a READ that just came is for a page that failed before and is still in the page cache."""
+    async def _expire(self, file: VmoFile, failures: Failures, failure: Failure) -> None:
+        await failures.expire(failure)
+        if not failures and self._failures.get(file) is failures:
+            del self._failures[file]
+
+    def in_cache(self, file: VmoFile, pages: PageRange) -> list[Failure]:
+        """Return the failures whose pages may still be in the page cache where a READ begins."""
         failures = self._failures.get(file)
-        return failures is not None and await failures.is_stale(pages)
+        return [] if failures is None else failures.in_cache(pages)
 
-    def recall(self, file: VmoFile, number: int, pages: PageRange) -> VmoError | None:
+    def recall(self, file: VmoFile, process: int, pages: PageRange) -> VmoError | None:
         """Return the error of the read that this one is a retry of, if it is one."""
         failures = self._failures.get(file)
-        return None if failures is None else failures.recall(number, pages)
+        return None if failures is None else failures.recall(process, pages)
 
     def supplied(self, file: VmoFile, filled: Iterable[PageRange]) -> None:
         """Forget failures of pages that are there now."""
@@ -78,10 +101,36 @@ class OpenVmos:
             for pages in filled:
                 failures.forget(pages)
 
+    @contextmanager
+    def waiting(self, handle: VmoHandle, pages: PageRange) -> Iterator[None]:
+        """Note that a READ waits for a pager."""
+        process, direct = handle.process, handle.flags & os.O_DIRECT
+        number = None if direct else self.cache.begin_read(handle.file, pages)  # O_DIRECT locks no page of the cache
+        self._retries.began(process)
+        try:
+            yield
+        finally:
+            self._retries.ended(process)
+            if number is not None:
+                self.cache.end_read(handle.file, number)
+
+    @contextmanager
+    def cancelled_by_kill(self, process: int, scope: trio.CancelScope) -> Iterator[None]:
+        """Cancel ``scope`` when the process is killed."""
+        watch = trio.CancelScope()
+        self._spawn(_watch_for_kill, process, watch, scope)
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def killed(self, file: VmoFile, pages: PageRange) -> None:
+        """Note that nobody waits for pages any more that are in the page cache without content."""
+        self._remember(file, {}, pages, IoError("the reader was killed"))
+
     def check(self) -> None:
-        """Assert that failures are remembered of open files only."""
-        assert self._failures.keys() <= self._open.keys()
-        assert all(self._open.values())
+        """Assert that files are counted as often as they are open."""
+        assert all(processes.total() == file.open_count for file, processes in self._open.items())
 
 
 class VmoHandle(Handle):
@@ -89,13 +138,14 @@ class VmoHandle(Handle):
 
     def __init__(self, file: VmoFile, flags: int, caller: Caller, opened: OpenVmos) -> None:
         super().__init__(file, flags, caller)
-        self._file = file
+        self.file = file
+        self.process = thread_group(caller.pid)
         self._opened = opened
-        self.number = opened.add(file)
+        opened.add(file, self.process)
 
     async def read(self, offset: int, size: int) -> Bytes:
         """Read up to the end of the content; ask the pager for what is absent, and wait."""
-        vmo = self._file.vmo
+        vmo = self.file.vmo
         length = min(size, vmo.stream_size - offset)
         if length <= 0:
             return b""
@@ -103,52 +153,71 @@ class VmoHandle(Handle):
         return data if data is not None else await self._wait(offset, length)
 
     async def _wait(self, offset: int, length: int) -> Bytes:
-        file, opened = self._file, self._opened
+        file, opened = self.file, self._opened
         pages = PageRange.of_bytes(offset, length)
-        error = opened.recall(file, self.number, pages)
+        error = opened.recall(file, self.process, pages)
         if error is not None:
             raise error
-        number = opened.cache.begin_read(file, pages)
-        stale = False
-        try:
-            stale = await opened.is_stale(file, pages)
-            data: bytes = await opened.engine.run(file.vmo.read(offset, length))
-        except OutOfRangeError:
-            return b""  # cut off while we waited
-        except VmoError as failure:
-            await opened.failed(self, file, file.vmo.absent(pages), failure, stale=stale)
-            raise
-        finally:
-            opened.cache.end_read(file, number)
-        return data
+        suspects = opened.in_cache(file, pages)
+        with opened.waiting(self, pages):
+            try:
+                return await self._read_unless_killed(offset, length, killable=not suspects)
+            except OutOfRangeError:
+                return b""  # cut off while we waited
+            except VmoError as failure:
+                await opened.failed(self, file.vmo.absent(pages), failure, suspects)
+                raise
+
+    async def _read_unless_killed(self, offset: int, length: int, *, killable: bool) -> Bytes:
+        """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""
+        read: Access[Bytes] = self.file.vmo.read(offset, length)
+        if killable:
+            return await self._opened.engine.run(read)
+        with trio.CancelScope() as scope, self._opened.cancelled_by_kill(self.process, scope):
+            return await self._opened.engine.run(read)
+        self._opened.killed(self.file, PageRange.of_bytes(offset, length))
+        raise OSError(errno.EINTR, f"the reader {self.process} of {self.file.path} was killed")
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""
         room = await self._make_room(offset, len(data))
         if self.caller.uid != 0:  # as CAP_FSETID
-            self._file.drop_privileges()
-        written: int = await self._opened.engine.run(self._file.vmo.write(offset, data[:room]))
-        self._opened.modified(self._file)
+            self.file.drop_privileges()
+        written: int = await self._opened.engine.run(self.file.vmo.write(offset, data[:room]))
+        self._opened.modified(self.file)
         return written
 
     async def _make_room(self, offset: int, length: int) -> int:
         """Grow the content to hold ``length`` bytes at ``offset``; return how many of them there is room for."""
-        vmo, run = self._file.vmo, self._opened.engine.run
+        vmo, run = self.file.vmo, self._opened.engine.run
         end = offset + length
         if end <= vmo.stream_size:
             return length
-        if vmo.options.resizable:
+        if is_resizable(vmo):
             await run(vmo.set_size(end))
-        elif vmo.options.unbounded:
+        elif isinstance(vmo, PagerVmo) and vmo.options.unbounded:
             await run(vmo.set_stream_size(end))
         elif offset >= vmo.stream_size:
-            raise OSError(errno.ENOSPC, f"{self._file.path} ends at {vmo.stream_size} and cannot grow")
+            raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
         return min(length, max(0, int(vmo.stream_size) - offset))
 
     async def fsync(self) -> None:
         """Wait until the pager has written back what is dirty now, if the VMO was made so."""
-        await self._opened.engine.run(self._file.vmo.sync())
+        vmo = self.file.vmo
+        if isinstance(vmo, PagerView):
+            vmo = vmo.of  # the same memory
+        if isinstance(vmo, PagerVmo):
+            await self._opened.engine.run(vmo.sync())
 
     def release(self) -> None:
         """Count the file as open no longer."""
-        self._opened.remove(self._file, self.number)
+        self._opened.remove(self.file, self.process)
+
+
+async def _watch_for_kill(process: int, watch: trio.CancelScope, waiting: trio.CancelScope) -> None:
+    with watch:
+        while True:
+            await trio.sleep(_KILL_SECONDS)
+            if await trio.to_thread.run_sync(is_dying, process, abandon_on_cancel=True):
+                waiting.cancel()
+                return

@@ -74,7 +74,7 @@ def _slice(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bo
     end = parent.size_pages * PAGE_SIZE
     if offset + page_count(size) * PAGE_SIZE > min(UINT64_MAX, end):
         raise InvalidArgsError(f"slice {offset}+{size} does not lie inside the parent of {end} bytes")
-    if _is_resizable(parent):
+    if is_resizable(parent):
         raise NotSupportedError("a resizable VMO cannot have slices")
     vmo, start = _resolve(parent)
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
@@ -89,7 +89,7 @@ def _reference(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable
         raise NotSupportedError("a slice cannot have references")
     if isinstance(vmo, AuxVmo) and vmo.kind is not AuxKind.PLAIN:
         raise NotSupportedError(f"{vmo.kind.value} memory cannot have references")
-    if resizable and not _is_resizable(vmo):
+    if resizable and not is_resizable(vmo):
         raise NotSupportedError("the parent is not resizable, so a reference to it cannot be")
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
     return make(vmo, no_write=no_write)  # type: ignore[arg-type]
@@ -177,6 +177,7 @@ def _is_slice(parent: Vmo) -> bool:
     return isinstance(parent, PagerView | AuxView) and parent.is_slice
 
 
-def _is_resizable(parent: Vmo) -> bool:
+def is_resizable(parent: Vmo) -> bool:
+    """Return whether ``set_size`` is possible."""
     vmo, _ = _resolve(parent)
     return not _is_slice(parent) and (vmo.options.resizable if isinstance(vmo, PagerVmo) else vmo.resizable)

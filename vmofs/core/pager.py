@@ -6,6 +6,7 @@ are looked up stands in functions of its own, so that the edge can keep to the o
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from dataclasses import dataclass
 from enum import IntEnum
 from weakref import WeakSet
@@ -237,6 +238,7 @@ class Pager:
             pages = PageRange.of_bytes(offset, length)
             for gap in writeback.end(target.runs, pages):
                 target.mark_stale(gap)
+            target.became_evictable(pages)
             target.syncs.end(target, pages)
         else:
             raise NotSupportedError(f"unknown operation {op}")
@@ -316,9 +318,9 @@ class Pager:
             source.withdraw_all()
 
     @property
-    def vmos(self) -> list[PagerVmo]:
-        """The VMOs of this pager that still exist."""
-        return list(self._vmos)
+    def vmos(self) -> KeysView[PagerVmo]:
+        """The VMOs of this pager that still exist: open ones, and those that have children."""
+        return self._vmos.keys()
 
     def pending(self) -> list[PageRequest]:
         """Return the requests that are not answered, oldest first."""
