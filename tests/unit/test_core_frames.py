@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_less_address_space_is_reserved_where_the_kernel_grants_no_more(monkeypa
 def test_lent_frames_keep_their_content_until_given_back(frames: Frames) -> None:
     (run,) = frames.allocate(1)
     frames.view(run)[:3] = b"abc"
-    loan = frames.lend()
+    loan = frames.lend(frames.view(run)[1:3])
     frames.free(run)
     assert bytes(frames.view(run)[:3]) == b"abc"
     assert frames.allocate(1) == [FrameRun(1, 1)]
@@ -111,26 +112,51 @@ def test_lent_frames_keep_their_content_until_given_back(frames: Frames) -> None
     assert frames.allocate(1) == [run]
 
 
-def test_a_later_loan_does_not_hold_what_was_freed_before_it(frames: Frames) -> None:
-    one, two = frames.allocate(1)[0], frames.allocate(1)[0]
-    first = frames.lend()
-    frames.free(one)
-    second = frames.lend()
-    frames.free(two)
-    frames.give_back(first)
-    assert frames.statistics().held == 1
-    frames.give_back(second)
-    assert frames.statistics().held == 0
-
-
-def test_an_older_loan_holds_what_a_younger_one_has_given_back(frames: Frames) -> None:
-    (run,) = frames.allocate(1)
-    first, second = frames.lend(), frames.lend()
+def test_what_is_not_lent_is_free_at_once(frames: Frames) -> None:
+    (run,) = frames.allocate(4)
+    loan = frames.lend(frames.view(run._replace(frame=1, pages=2)))
     frames.free(run)
-    frames.give_back(second)
-    assert frames.statistics().held == 1
+    assert (frames.statistics().held, frames.used) == (2, 2)
+    assert frames.allocate(2) == [FrameRun(0, 1), FrameRun(3, 1)]
+    frames.give_back(loan)
+
+
+def test_frames_that_were_lent_twice_are_held_until_both_loans_end(frames: Frames) -> None:
+    (run,) = frames.allocate(2)
+    first, second = frames.lend(frames.view(run)), frames.lend(frames.view(run._replace(pages=1)))
+    frames.free(run)
     frames.give_back(first)
+    assert frames.statistics().held == 1
+    frames.give_back(second)
     assert frames.statistics().held == 0
+
+
+@pytest.mark.parametrize("data", [b"copy", memoryview(b"copy"), memoryview(bytearray())])
+def test_lending_what_is_no_frame_holds_nothing(frames: Frames, data: bytes | memoryview) -> None:
+    (run,) = frames.allocate(1)
+    loan = frames.lend(data)
+    frames.free(run)
+    assert frames.used == 0
+    frames.give_back(loan)
+
+
+def test_before_the_limit_is_passed_others_are_asked_to_make_room() -> None:
+    frames = Frames(4)
+    (run,) = frames.allocate(4)
+    asked: list[tuple[int, list[FrameRun]]] = []
+
+    def reclaim(pages: int, spared: Iterable[FrameRun]) -> None:
+        asked.append((pages, list(spared)))
+        frames.free(FrameRun(run.frame, pages))
+
+    frames.reclaim = reclaim
+    assert frames.allocate(0) == []
+    with pytest.raises(NoMemoryError):
+        frames.allocate(5)
+    assert asked == []
+    frames.allocate(2, [FrameRun(3, 1)])
+    assert asked == [(2, [FrameRun(3, 1)])]
+    assert frames.used == 4
 
 
 def test_closing_gives_the_memory_back_unless_somebody_looks_at_it(frames: Frames) -> None:

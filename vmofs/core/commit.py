@@ -81,6 +81,7 @@ def _commit_pages_steps(vmo: PagerVmo, pages: PageRange) -> Steps[None]:
             vmo.make_dirty(zero, PageEvent.COMMIT)
         elif run.state is PageState.MARKER:
             content.commit_zero(vmo.frames, vmo.runs, run.range & rest, after(run.state, PageEvent.COMMIT))
+            vmo.used(run.range & rest)
         position = min(run.end, end)
 
 
@@ -89,9 +90,13 @@ def pin_steps(vmo: PagerVmo, offset: int, length: int, *, write: bool) -> Steps[
     vmo.check_inside(offset, length)
     pages = PageRange.of_bytes(offset, length)
     ready = _DIRTY if write else COMMITTED
-    while writeback.first_run_in(vmo.runs, pages, ready).end < pages.end:
-        yield from (_make_writable_steps if write else _commit_pages_steps)(vmo, pages)
-        vmo.check_inside(offset, length)
+    gathering = vmo.gathering.add(pages)
+    try:
+        while writeback.first_run_in(vmo.runs, pages, ready).end < pages.end:
+            yield from (_make_writable_steps if write else _commit_pages_steps)(vmo, pages)
+            vmo.check_inside(offset, length)
+    finally:
+        gathering.unpin()
     vmo.modified |= write and bool(pages)
     return vmo.pins.add(pages)
 

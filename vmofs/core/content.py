@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vmofs.core.frames import Frames
+from collections.abc import Sequence
+
+from vmofs.core.frames import FrameRun, Frames
 from vmofs.core.runs import NO_FRAME, Run, RunMap
 from vmofs.core.states import PageState
 from vmofs.units import PAGE_SIZE, PageRange
@@ -62,14 +64,22 @@ def write_committed(frames: Frames, runs: RunMap, offset: int, data: Bytes) -> N
         frames.view(held)[start - base : stop - base] = data[start - offset : stop - offset]
 
 
-def commit_zero(frames: Frames, runs: RunMap, pages: PageRange, state: PageState) -> None:
+def commit_zero(
+    frames: Frames, runs: RunMap, pages: PageRange, state: PageState, spared: Sequence[FrameRun] = ()
+) -> None:
     """Put zeroed frames in state ``state`` where ``pages`` has no frames; whatever was there instead is dropped.
+
+    Pages elsewhere may be evicted for that, except those in the frames ``spared``.
 
     Raises:
         NoMemoryError: nothing changed.
     """
-    bare = [run.range for run in runs.over(pages) if run.frame == NO_FRAME] + runs.gaps(pages)
-    fresh = frames.allocate(sum(part.pages for part in bare))
+    present = runs.over(pages)
+    bare = [run.range for run in present if run.frame == NO_FRAME] + runs.gaps(pages)
+    if not bare:
+        return
+    held = [held for run in present if (held := run.frames)]
+    fresh = frames.allocate(sum(part.pages for part in bare), [*held, *spared])
     for part in bare:
         runs.take(part)
         position = part.start

@@ -7,8 +7,9 @@ So the daemon's resident memory is the number of used frames, exactly.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
-from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,29 +46,45 @@ class FramesStatistics:
 class Frames:
     """An allocator of page frames.
 
-    ``limit_pages`` bounds the frames in use, those lent out included; None means no bound but the machine's.
+    ``limit_pages`` bounds the frames in use, those lent out included; None means no bound but the machine's. Before it
+    would be passed, ``reclaim`` is told how many frames are wanted, and which must stay as they are.
     """
 
     def __init__(self, limit_pages: int | None = None) -> None:
+        self.reclaim: Callable[[int, Iterable[FrameRun]], None] = _nothing_to_reclaim
         self._memory = _reserve()
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._view = memoryview(self._memory)
         self._free = RangeSet()  # below _top
         self._top = 0
         self._used = 0
         self._peak = 0
         self._limit_pages = limit_pages
-        self._loans: dict[int, None] = {}  # serial numbers of the open loans, oldest first
-        self._serial = 0
-        self._held: deque[tuple[int, FrameRun]] = deque()  # (serial at the time of freeing, frames)
+        self._loans: dict[int, PageRange] = {}  # number of the loan -> frames
+        self._last_loan = 0
+        self._held: list[FrameRun] = []
 
-    def allocate(self, pages: int) -> list[FrameRun]:
+    @property
+    def used(self) -> int:
+        """Frames in use, held ones included."""
+        return self._used
+
+    def allocate(self, pages: int, spared: Iterable[FrameRun] = ()) -> list[FrameRun]:
         """Return frames for ``pages`` pages, all zero, in as few runs as the free memory allows.
+
+        Args:
+            pages: how many.
+            spared: frames that must not be reclaimed for this. All others may: look again at what may be evicted.
 
         Raises:
             NoMemoryError: the limit would be passed; nothing was allocated.
         """
-        if self._limit_pages is not None and self._used + pages > self._limit_pages:
-            raise NoMemoryError(f"{pages} pages wanted, {self._used} of at most {self._limit_pages} pages are in use")
+        limit = self._limit_pages
+        if limit is not None and self._used + pages > limit:
+            if 0 < pages <= limit:
+                self.reclaim(self._used + pages - limit, spared)
+            if self._used + pages > limit:
+                raise NoMemoryError(f"{pages} pages wanted, {self._used} of at most {limit} pages are in use")
         if self._top + pages - self._free.pages > len(self._memory) // PAGE_SIZE:
             raise NoMemoryError(f"{pages} pages wanted, the reserved address space is used up")
         self._used += pages
@@ -96,11 +113,17 @@ class Frames:
         return FrameRun(found.start, found.pages)
 
     def free(self, run: FrameRun) -> None:
-        """Give frames back. While somebody borrows frames, their content stays as it is until he returns them."""
-        if self._loans:
-            self._held.append((self._serial, run))
-        else:
+        """Give frames back. Those that somebody borrows stay as they are until he returns them."""
+        if not self._loans:
             self._release(run)
+            return
+        lent = RangeSet()
+        for loan in self._loans.values():
+            lent.add(loan)
+        pages = PageRange(run.frame, run.frame + run.pages)
+        self._held += [FrameRun(part.start, part.pages) for part in lent.over(pages)]
+        for part in lent.missing(pages):
+            self._release(FrameRun(part.start, part.pages))
 
     def _release(self, run: FrameRun) -> None:
         self._memory.madvise(mmap.MADV_DONTNEED, run.frame * PAGE_SIZE, run.pages * PAGE_SIZE)
@@ -111,21 +134,28 @@ class Frames:
         """Return the bytes of the frames, writable, without a copy. Valid until they are freed; see ``lend``."""
         return self._view[run.frame * PAGE_SIZE : (run.frame + run.pages) * PAGE_SIZE]
 
-    def lend(self) -> int:
-        """Open a loan: frames freed from now on keep their content until the loan is returned.
+    def lend(self, data: bytes | memoryview) -> int:
+        """Open a loan: frames that ``data`` is a view of keep their content until the loan is returned, also if freed.
 
         For another thread that reads a view while this one may free the frames under it.
         """
-        self._serial += 1
-        self._loans[self._serial] = None
-        return self._serial
+        self._last_loan += 1
+        self._loans[self._last_loan] = self._frames_of(data)
+        return self._last_loan
+
+    def _frames_of(self, data: bytes | memoryview) -> PageRange:
+        """Return the frames that bytes lie in; none for bytes that are a copy."""
+        if not isinstance(data, memoryview) or data.readonly or not data.nbytes:
+            return PageRange(0, 0)
+        offset = ctypes.addressof(ctypes.c_char.from_buffer(data)) - self._base
+        return PageRange.of_bytes(offset, data.nbytes)
 
     def give_back(self, loan: int) -> None:
-        """End a loan, and release what no older loan can still be reading."""
+        """End a loan, and release what no other loan can still be reading."""
         del self._loans[loan]
-        oldest = next(iter(self._loans), self._serial + 1)
-        while self._held and self._held[0][0] < oldest:
-            self._release(self._held.popleft()[1])
+        held, self._held = self._held, []
+        for run in held:
+            self.free(run)
 
     def close(self) -> None:
         """Give memory and address space back at once. Nothing of these frames may be used any more.
@@ -138,13 +168,13 @@ class Frames:
 
     def statistics(self) -> FramesStatistics:
         """Return the present counts."""
-        held = sum(run.pages for _, run in self._held)
+        held = sum(run.pages for run in self._held)
         return FramesStatistics(self._used, self._peak, held, self._limit_pages)
 
     def check(self, owned: list[FrameRun]) -> None:
         """Assert that the frames of ``owned`` (all that objects hold), held and free ones make up the memory."""
         everything = RangeSet()
-        for run in (*owned, *(run for _, run in self._held)):
+        for run in (*owned, *self._held):
             pages = PageRange(run.frame, run.frame + run.pages)
             assert not everything.over(pages), f"frames {pages} have two owners"
             everything.add(pages)
@@ -152,6 +182,10 @@ class Frames:
         assert everything.pages + self._free.pages == self._top
         assert not any(everything.over(free) for free in self._free)
         self._free.check()
+
+
+def _nothing_to_reclaim(_pages: int, _spared: Iterable[FrameRun]) -> None:
+    """Stand for a reclaimer where there is no limit."""
 
 
 def _reserve() -> mmap.mmap:

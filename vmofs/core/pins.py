@@ -6,14 +6,20 @@ zeroed in place, and keeps the VMO from shrinking over it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vmofs.core.ranges import RangeSet
 from vmofs.units import PageRange
 
 
 class Pins:
-    """Counts the pins of the pages of one object; costs the ranges it touches, times the depth of the pinning."""
+    """Counts the pins of the pages of one object; costs the ranges it touches, times the depth of the pinning.
 
-    def __init__(self) -> None:
+    ``when_unpinned`` is told of pages from which a pin was taken; other pins may still hold them.
+    """
+
+    def __init__(self, when_unpinned: Callable[[PageRange], None] | None = None) -> None:
+        self._when_unpinned = when_unpinned
         self.pages = RangeSet()
         """The pages that are pinned at least once."""
         self._deeper: list[RangeSet] = []  # the pages that are pinned at least 2, 3, ... times
@@ -46,6 +52,8 @@ class Pins:
                 level.discard(part)
         while self._deeper and not self._deeper[-1]:
             self._deeper.pop()
+        if self._when_unpinned is not None:
+            self._when_unpinned(pages)
 
     def check(self) -> None:
         """Assert that what is pinned n+1 times is pinned n times."""

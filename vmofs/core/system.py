@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmofs.core.access import Access
+from vmofs.core.eviction import Eviction
 from vmofs.core.frames import Frames, FramesStatistics
 from vmofs.core.port import Port
 from vmofs.core.ranges import RangeSet
@@ -35,6 +36,11 @@ class System:
 
     def __init__(self, limit_pages: int | None = None) -> None:
         self.frames = Frames(limit_pages)
+        self.eviction: Eviction | None = None
+        """Where there is a limit, what makes room for more."""
+        if limit_pages is not None:
+            self.eviction = Eviction(self.frames)
+            self.frames.reclaim = self.eviction.reclaim
         self.requests: dict[PageRequest, None] = {}  # all outstanding ones, oldest first
         self.woken: dict[Access[object], None] = {}
         self.ports_ready: dict[Port, None] = {}  # ports that got a packet
@@ -96,6 +102,8 @@ class System:
         """Assert that every frame has one owner and that every object's own invariants hold."""
         owned = [run for runs in self._objects.values() for run in runs.frames()]
         self.frames.check(owned)
+        if self.eviction is not None:
+            self.eviction.check()
         for owner in self._objects:
             owner.check()  # type: ignore[attr-defined]
         for request in self.requests:

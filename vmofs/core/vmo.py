@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vmofs.core import commit, content, resize, writeback, zero
 from vmofs.core.access import Access, Need, Steps
 from vmofs.core.content import Bytes
+from vmofs.core.eviction import Recency
 from vmofs.core.hierarchy import Node
 from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin, Pins
@@ -32,12 +33,16 @@ MAX_VMO_PAGES = MAX_VMO_BYTES // PAGE_SIZE
 
 @dataclass(frozen=True, slots=True)
 class VmoOptions:
-    """Creation options. Zircon: ZX_VMO_RESIZABLE, ZX_VMO_TRAP_DIRTY, ZX_VMO_UNBOUNDED; ``writeback``: see ``sync``."""
+    """Creation options. Zircon: ZX_VMO_RESIZABLE, ZX_VMO_TRAP_DIRTY, ZX_VMO_UNBOUNDED; ``writeback``: see ``sync``.
+
+    ``noevict``: pages go on command only, not when memory is short.
+    """
 
     resizable: bool = False
     trap_dirty: bool = False
     unbounded: bool = False
     writeback: bool = False
+    noevict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,15 @@ class PagerVmo:
         self.lineage = Lineage()
         self.when_freed: Callable[[PagerVmo], None] = _nobody_asks
         self.owner: object = None  # the edge's
-        self.pins = Pins()
+        self.recency: Recency | None = None
+        """Where uses are noted, if pages may be evicted for want of memory."""
+        if system.eviction is not None and not options.noevict:
+            self.recency = system.eviction.join(self)
+            self.node.when_used = self.used
+        self.pins = Pins(self.became_evictable)
         self.pinned = self.pins.pages
+        self.gathering = Pins(self.became_evictable)
+        """Pages that are being brought in to be pinned; those that are there must not go before the others come."""
         self.always_needed = RangeSet()
         """Pages that are not evicted, present or not."""
         self.unneeded = RangeSet()
@@ -129,7 +141,24 @@ class PagerVmo:
         self.check_inside(offset, length)
         if length == 0:
             return b""
-        return content.read_present(self.frames, self.runs, offset, offset + length, gaps_are_zero=False)
+        data = content.read_present(self.frames, self.runs, offset, offset + length, gaps_are_zero=False)
+        if self.recency is not None and data is not None:
+            self.used(PageRange.of_bytes(offset, length))
+        return data
+
+    def used(self, pages: PageRange) -> None:
+        """Note that present pages are used: they are the last to be evicted, and no longer unneeded."""
+        if self.recency is not None:
+            self.recency.used(pages)
+            if self.unneeded:
+                self.unneeded.discard(pages)
+
+    def became_evictable(self, pages: PageRange) -> None:
+        """Note that clean pages may be evicted now that could not be before."""
+        if self.recency is not None:
+            for run in self.runs.over(pages):
+                if run.state is PageState.CLEAN:
+                    self.recency.became_evictable(run.range)
 
     def read(self, offset: int, length: int) -> Access[bytes]:
         """Read bytes, asking the pager for what is absent. Zircon: zx_vmo_read.
@@ -152,6 +181,7 @@ class PagerVmo:
             stop = min(end, run.end * PAGE_SIZE)
             # Copied now, not at the end: a page that is evicted meanwhile does not have to be asked for again.
             pieces.append(bytes(content.run_bytes(self.frames, run, position, stop)))
+            self.used(PageRange.of_bytes(position, stop - position))
             position = stop
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -190,7 +220,9 @@ class PagerVmo:
                 stop = min(batch_end, dirty.end * PAGE_SIZE)
                 content.write_committed(self.frames, self.runs, position, data[position - offset : stop - offset])
                 self.modified = True
-                self.node.changed(PageRange.of_bytes(position, stop - position), by or self)
+                written = PageRange.of_bytes(position, stop - position)
+                self.used(written)
+                self.node.changed(written, by or self)
                 position = stop
         return len(data)
 
@@ -288,6 +320,8 @@ class PagerVmo:
         self.check_inside(offset, length)
         for part in self.always_needed.missing(PageRange.of_bytes(offset, length)):
             self.unneeded.add(part)
+            if self.recency is not None:
+                self.recency.unneeded()
 
     def decommit(self, offset: int, length: int) -> None:
         """Refuse: what a pager VMO holds is not its user's to drop.
@@ -327,6 +361,9 @@ class PagerVmo:
                 self.put_zero(hole, after(PageState.GAP, PageEvent.SUPPLY_ZERO))
             for run in fresh.take(gap):
                 self.runs.put(run.becomes(after(PageState.GAP, PageEvent.SUPPLY_PAGE)))
+                self.used(run.range)
+            if self.recency is not None:
+                self.recency.supplied(gap)
             self._zero_beyond_stream(gap)
             self.source.resolve(Command.READ, gap)
         content.free_runs(self.frames, fresh.take(pages))
@@ -371,7 +408,7 @@ class PagerVmo:
         self.source.withdraw_all()
 
     def evictable(self, pages: PageRange) -> list[PageRange]:
-        """Return the parts of a range that may be dropped: clean, not pinned, not always needed."""
+        """Return the parts of a range that may be dropped: clean, not pinned, not always needed; each is of one run."""
         return [
             free
             for run in self.runs.over(pages)
@@ -383,6 +420,29 @@ class PagerVmo:
     def evict(self, pages: PageRange) -> list[PageRange]:
         """Drop what is evictable in a range; return what was dropped. The next access asks again."""
         return self._drop(self.evictable(pages))
+
+    def evict_idle(self, pages: PageRange, spared: RangeSet) -> list[PageRange]:
+        """Drop what is evictable in a range, except pages being gathered or in the frames ``spared``; return what went.
+
+        Nothing is if no pager could bring it again: present pages of a closed pager stay readable.
+        """
+        if self.source.state is not SourceState.ATTACHED:
+            return []
+        parts = [free for part in self.evictable(pages) for free in self.gathering.pages.missing(part)]
+        if spared:
+            parts = [free for part in parts for free in self._outside(part, spared)]
+        return self._drop(parts)
+
+    def _outside(self, pages: PageRange, spared: RangeSet) -> list[PageRange]:
+        """Return the parts of pages of one run that are not in the frames ``spared``."""
+        run = self.runs.at(pages.start)
+        assert run is not None
+        shift = run.frame - run.start
+        return [part.moved(-shift) for part in spared.missing(pages.moved(shift))]
+
+    def next_present(self, page: int, limit: int) -> int:
+        """Return the first present page from ``page`` on, at most ``limit``."""
+        return page if self.runs.at(page) is not None else self.runs.next_start(page, limit)
 
     def _drop(self, parts: list[PageRange]) -> list[PageRange]:
         """Turn pages into gaps; return them, coalesced."""
@@ -413,6 +473,8 @@ class PagerVmo:
             self.source.fail_all(Status.BAD_STATE)
             self.source.send_complete()
         self.system.unregister(self)
+        if self.recency is not None:
+            self.recency.leave()
         self.when_freed(self)
 
     def statistics(self) -> VmoStatistics:
@@ -436,6 +498,12 @@ class PagerVmo:
         self.node.check()
         self.source.check()
         self.pins.check()
+        self.gathering.check()
+        if self.recency is not None and self.source.state is SourceState.ATTACHED:
+            ends = (
+                page for part in self.evictable(PageRange(0, self.size_pages)) for page in (part.start, part.end - 1)
+            )
+            assert all(self.recency.has(page) for page in ends)
         assert not self.runs.whole_over(PageRange(self.size_pages, MAX_VMO_PAGES))
         for part in self.pinned:
             assert writeback.first_run_in(self.runs, part, COMMITTED) == part, part
