@@ -7,16 +7,25 @@ import errno
 import os
 import select
 import subprocess
+import time
 
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _WAIT_SECONDS = 10.0
+_BUSY_SECONDS = 0.5
+"""How long a busy mount is tried again: its own daemon looks whether somebody reads a FIFO, for a moment each time."""
+
+_PAUSE_SECONDS = 0.02
 
 
 class UnmountError(Exception):
     """The mount cannot be taken away; the message is one sentence."""
+
+
+class _BusyError(UnmountError):
+    """Somebody has a file open there."""
 
 
 def unmount(path: str) -> None:
@@ -32,7 +41,7 @@ def unmount(path: str) -> None:
         _unmount(path, lazy=True)
         return
     daemon = _daemon_of(path)
-    _unmount(path, lazy=False)
+    _unmount_patiently(path)
     if daemon is not None:
         _wait_for(daemon)
 
@@ -77,6 +86,17 @@ def _wait_for(process: int) -> None:
         os.close(process)
 
 
+def _unmount_patiently(path: str) -> None:
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return _unmount(path, lazy=False)
+        except _BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+
+
 def _unmount(path: str, *, lazy: bool) -> None:
     if os.geteuid() == 0:
         _unmount_as_root(path, lazy=lazy)
@@ -88,7 +108,9 @@ def _unmount_as_root(path: str, *, lazy: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)) != 0:
         code = ctypes.get_errno()
-        raise UnmountError(_busy(path) if code == errno.EBUSY else f"{path} cannot be unmounted: {os.strerror(code)}")
+        if code == errno.EBUSY:
+            raise _busy(path)
+        raise UnmountError(f"{path} cannot be unmounted: {os.strerror(code)}")
 
 
 def _unmount_as_user(path: str, *, lazy: bool) -> None:
@@ -98,9 +120,10 @@ def _unmount_as_user(path: str, *, lazy: bool) -> None:
     except FileNotFoundError:
         raise UnmountError("fusermount3 is not installed, and only root can unmount without it") from None
     if done.returncode != 0:
-        busy = "busy" in done.stderr.lower()
-        raise UnmountError(_busy(path) if busy else f"{path} cannot be unmounted: {done.stderr.strip()}")
+        if "busy" in done.stderr.lower():
+            raise _busy(path)
+        raise UnmountError(f"{path} cannot be unmounted: {done.stderr.strip()}")
 
 
-def _busy(path: str) -> str:
-    return f"{path} is busy: some program has a file open there, or its working directory"
+def _busy(path: str) -> _BusyError:
+    return _BusyError(f"{path} is busy: some program has a file open there, or its working directory")
