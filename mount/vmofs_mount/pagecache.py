@@ -169,7 +169,7 @@ class PageCache:
             if data is None or not file.open_count:
                 continue
             self._stored_pages_total += part.pages
-            loan = self._frames.lend()
+            loan = self._frames.lend(data)
             try:
                 await trio.to_thread.run_sync(
                     self._kernel.store, file.ino, part.offset, data, limiter=self._storers, abandon_on_cancel=True
