@@ -1,17 +1,18 @@
 """A short memory of failed reads, for the kernel's own retries.
 
 The kernel asks again before it tells a reader that a page failed. Measured (Linux 6.18, read-ahead of one page): a
-pread sends 2 READs, the second for its first page only; a page fault sends 3; O_DIRECT sends 1. Each further reader
-who waited for the page's lock in the kernel sends 1 of his own. A retry must get the error of the access that it
-belongs to and raise no request; the next real access must raise one: a failure is never the state of a page.
+pread sends 2 READs, the second for its first page only; a page fault sends 3; O_DIRECT sends 1. Each further thread
+that waited for the page's lock in the kernel sends 1 of its own, 2 for a page fault. A retry must get the error of the
+access that it belongs to and raise no request; the next real access must raise one: a failure is never the state of a
+page.
 
-Nothing in a READ tells the two apart. But a retry comes from a file that was open when the access failed, and soon,
-and how many will come is known from whether the process has the pages mapped.
+Nothing in a READ tells the two apart. But a retry comes soon, from a file that was open when the access failed, and
+how many will come can be counted: while the failure is not yet answered, those who wait for it stand still.
 
 The failed page stays in the page cache, not up to date, and further accesses of it would go through a synchronous READ
 that cannot be killed, and be retried once less. So once the retries are over it is dropped from the page cache. A READ
-that comes while that is under way may have been made before or after the page went. It went before if the drop ends
-while the READ is pending; otherwise the drop waits for the lock that the READ holds.
+that came before the page went is called stale. One that comes while the drop is under way is stale if the drop does
+not end before the READ: then it waits for the lock that the READ holds.
 
 After a time-out the pager is known to be stuck, and everybody who waited behind the page's lock would wait for another
 deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
@@ -20,125 +21,201 @@ deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import trio
 
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.caller import Caller
+from vmofs_mount.processes import Blocked, blocked_threads, has_mapped
 
 RETRY_SECONDS = 0.25
 """How long a retry may take to arrive; a loaded machine needs some of it."""
 
 _RETRIES_OF_FAULT = 2
 _RETRIES_OF_READ = 1
-_LOOK_SECONDS = 0.1
-_DROP_SECONDS = 0.005  # a drop that no lock holds up takes 0.1 ms
+_LOOK_SECONDS = 0.2
+_DROP_SECONDS = 0.02  # a drop that no lock holds up takes 0.1 ms
 
 
-class _Failure:
-    """One failed READ: pages, error, and how many more READs of each open file are retries of it."""
+class Failure:
+    """One failed READ: pages, error, and how many more READs of each process are retries of it."""
 
-    __slots__ = ("error", "left", "over", "pages")
+    __slots__ = ("dropped", "dropping", "error", "left", "over", "pages", "settled", "shares_drop_of")
 
-    def __init__(self, pages: PageRange, error: VmoError, left: dict[int, int]) -> None:
+    def __init__(
+        self, pages: PageRange, error: VmoError, left: dict[int, int], shares_drop_of: Failure | None = None
+    ) -> None:
         self.pages = pages
         self.error = error
         self.left = left
+        self.shares_drop_of = shares_drop_of
         self.over = trio.Event()
+        self.settled = trio.Event()
+        self.dropping = False
+        self.dropped = False
+        self.end_if_met()
+
+    def end_if_met(self) -> None:
+        """Note that it is over if no retry is left."""
+        if not any(self.left.values()):
+            self.over.set()
 
 
 class Failures:
-    """The recent failures of one VMO. Open files are known by numbers.
+    """The recent failures of one VMO. Processes are known by numbers.
 
-    ``drop(pages)`` drops pages from the page cache; it is called when the retries of a failure are over.
+    ``drop(pages)`` drops pages from the page cache and returns True, or leaves them because a READ waits for them; it
+    is called when the retries of a failure are over.
     """
 
-    __slots__ = ("_drop", "_dropping", "_recent")
+    __slots__ = ("_drop", "_in_cache", "_recent")
 
-    def __init__(self, drop: Callable[[PageRange], Awaitable[None]]) -> None:
-        self._recent: list[_Failure] = []
-        self._dropping: dict[_Failure, trio.Event] = {}
+    def __init__(self, drop: Callable[[PageRange], Awaitable[bool]]) -> None:
+        self._recent: list[Failure] = []
+        self._in_cache: dict[Failure, None] = {}
         self._drop = drop
 
-    def remember(self, number: int, retries: int, others: Iterable[int], pages: PageRange, error: VmoError) -> _Failure:
-        """Note that a READ of ``pages`` by the open file ``number`` failed while ``others`` were open too."""
-        left = dict.fromkeys(others, _RETRIES_OF_READ) | {number: retries}
+    def remember(self, left: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
+        """Note that a READ of ``pages`` failed, and how many retries each process will make.
+
+        A drop that is under way for ``stale_by`` waits for this READ. Another one could meet the page of the next.
+        """
         self.forget(pages)
-        failure = _Failure(pages, error, left)
+        failure = Failure(pages, error, left, stale_by if stale_by is not None and stale_by.dropping else None)
         self._recent.append(failure)
+        self._in_cache[failure] = None
         return failure
 
-    async def expire(self, failure: _Failure) -> None:
-        """Forget a failure when its reader has had his retries, or time is up."""
+    async def expire(self, failure: Failure) -> None:
+        """Forget a failure when all readers have had their retries, or time is up."""
         with trio.move_on_after(RETRY_SECONDS):
             await failure.over.wait()
         if failure not in self._recent:
             return
         self._recent.remove(failure)
-        dropped = self._dropping[failure] = trio.Event()
+        failure.dropping = True
         try:
-            await self._drop(failure.pages)
+            if failure.shares_drop_of is None:
+                failure.dropped = await self._drop(failure.pages)
+            else:
+                await failure.shares_drop_of.settled.wait()
+                failure.dropped = failure.shares_drop_of.dropped
         finally:
-            dropped.set()
-            del self._dropping[failure]
+            failure.dropping = False
+            if failure.dropped:
+                self._in_cache.pop(failure, None)
+            failure.settled.set()
 
-    async def is_stale(self, pages: PageRange) -> bool:
-        """Return whether a READ that just came is for a page that failed before and is still in the page cache."""
-        for failure, dropped in list(self._dropping.items()):
-            if pages.start in failure.pages:
-                with trio.move_on_after(_DROP_SECONDS):
-                    await dropped.wait()
-                return not dropped.is_set()
-        return False
+    def __bool__(self) -> bool:
+        """Return whether anything is remembered."""
+        return bool(self._in_cache)
 
-    def recall(self, number: int, pages: PageRange) -> VmoError | None:
-        """Return the error if a READ of ``pages`` by an open file is a retry of a failed one; it then has one less."""
+    def in_cache(self, pages: PageRange) -> list[Failure]:
+        """Return the failures whose pages may still be in the page cache where a READ that just came begins."""
+        return [failure for failure in self._in_cache if pages.start in failure.pages]
+
+    def recall(self, process: int, pages: PageRange) -> VmoError | None:
+        """Return the error if a READ of ``pages`` for a process is a retry of a failed one; it then has one less."""
         for failure in self._recent:
             if not failure.pages & pages:
                 continue
             if failure.error.status is Status.TIMED_OUT:
                 return failure.error
-            if failure.left.get(number, 0) > 0:
-                failure.left[number] -= 1
-                if not any(failure.left.values()):
-                    failure.over.set()
+            if failure.left.get(process, 0) > 0:
+                failure.left[process] -= 1
+                failure.end_if_met()
                 return failure.error
         return None
 
     def forget(self, pages: PageRange) -> None:
         """Drop what is known about pages that were supplied, or failed again."""
-        for failure in [failure for failure in self._recent if failure.pages & pages]:
-            self._recent.remove(failure)
-            failure.over.set()
+        for failure in [failure for failure in self._in_cache if failure.pages & pages]:
+            del self._in_cache[failure]
+            if failure in self._recent:
+                self._recent.remove(failure)
+                failure.over.set()
 
 
-async def count_retries(caller: Caller, flags: int, ino: int, device_minor: int, pages: PageRange) -> int:
-    """Return how many retries the kernel will make of a failed READ from a file that ``caller`` opened."""
-    if flags & os.O_DIRECT:
-        return 0
-    mapped = False
-    with trio.move_on_after(_LOOK_SECONDS):
-        # In a thread: this takes the memory lock of a process that may be waiting for us.
-        mapped = await trio.to_thread.run_sync(
-            _has_mapped, caller.pid, ino, device_minor, pages, abandon_on_cancel=True
-        )
-    return _RETRIES_OF_FAULT if mapped else _RETRIES_OF_READ
+async def find_stale(suspects: Iterable[Failure]) -> Failure | None:
+    """Return the failure whose page a READ met in the page cache; ``suspects`` is ``in_cache`` as it came."""
+    for failure in suspects:
+        if failure.dropping:
+            with trio.move_on_after(_DROP_SECONDS):
+                await failure.settled.wait()
+        if not failure.dropped:
+            return failure
+    return None
 
 
-def _has_mapped(pid: int, ino: int, device_minor: int, pages: PageRange) -> bool:
-    """Return whether a process has one of the pages of a file mapped."""
-    try:
-        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    for line in maps.splitlines():
-        addresses, _, offset, device, inode, *_ = line.split()
-        if int(inode) == ino and int(device.partition(":")[2], 16) == device_minor:
-            start, _, end = addresses.partition("-")
-            length = int(end, 16) - int(start, 16)
-            if PageRange.of_bytes(int(offset, 16), length) & pages:
-                return True
-    return False
+class Retries:
+    """Counts the retries that will come by looking at who waits; ``began``, ``ended``: of the READs that wait."""
+
+    def __init__(self, device_minor: int) -> None:
+        self._device_minor = device_minor
+        self._reads: Counter[int] = Counter()
+        self._lock = trio.Lock()
+        self._looks = 0
+        self._seen: dict[int, Blocked] = {}
+
+    def began(self, process: int) -> None:
+        """Note that a READ for a process waits."""
+        self._reads[process] += 1
+
+    def ended(self, process: int) -> None:
+        """Note that it is about to be answered."""
+        self._reads[process] -= 1
+        if not self._reads[process]:
+            del self._reads[process]
+
+    async def count(
+        self, process: int, flags: int, others: Iterable[int], ino: int, pages: PageRange, *, stale: bool
+    ) -> dict[int, int]:
+        """Return how many retries each process will make of a failed READ, before that is answered.
+
+        ``others`` are the processes that have the file open too.
+        """
+        if flags & os.O_DIRECT:
+            return {}
+        with trio.move_on_after(_LOOK_SECONDS):
+            seen = await self._look({process, *others})
+            left = {other: self._behind_lock(other, seen) for other in others if other != process}
+            left[process] = await self._of_reader(process, seen, ino, pages, stale=stale)
+            return left
+        return {process: _RETRIES_OF_READ}  # the machine is very slow
+
+    async def _look(self, processes: set[int]) -> Mapping[int, Blocked]:
+        """Look at processes; those who ask while somebody looks share the next look."""
+        asked = self._looks
+        async with self._lock:
+            if self._looks == asked or not processes <= self._seen.keys():
+                self._looks += 1
+                self._seen = await trio.to_thread.run_sync(_look_at, processes, abandon_on_cancel=True)
+            return self._seen
+
+    def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:
+        """Return the retries of threads that wait for a page but have no READ of their own under way."""
+        blocked = seen[process]
+        waiting = max(0, blocked.reads + blocked.faults + stale - self._reads[process])
+        faults = min(waiting, blocked.faults)
+        return faults * _RETRIES_OF_FAULT + (waiting - faults) * _RETRIES_OF_READ
+
+    async def _of_reader(
+        self, process: int, seen: Mapping[int, Blocked], ino: int, pages: PageRange, *, stale: bool
+    ) -> int:
+        blocked = seen[process]
+        if stale:  # the reader itself is not seen as blocked, and retries once less
+            own = int(blocked.asking)
+        elif blocked.faults or blocked.reads:
+            own = _RETRIES_OF_READ if blocked.reads else _RETRIES_OF_FAULT
+        else:  # the reader inherited the file from this process
+            mapped = await trio.to_thread.run_sync(
+                has_mapped, process, ino, self._device_minor, pages, abandon_on_cancel=True
+            )
+            own = _RETRIES_OF_FAULT if mapped else _RETRIES_OF_READ
+        return own + self._behind_lock(process, seen, stale=stale)
+
+
+def _look_at(processes: set[int]) -> dict[int, Blocked]:
+    return {process: blocked_threads(process) for process in processes}

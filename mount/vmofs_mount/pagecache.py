@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
+from vmofs.core.children import Vmo
 from vmofs.core.frames import Frames
 from vmofs.core.ranges import RangeSet
 from vmofs.units import PAGE_SIZE, PageRange
@@ -97,11 +98,13 @@ class PageCache:
             backlog.to_drop.add(pages)
         self._start(file, backlog)
 
-    async def drop_failed(self, file: VmoFile, pages: PageRange) -> None:
-        """Drop pages whose READ failed, unless another READ waits for them: the next access starts afresh."""
+    async def drop_failed(self, file: VmoFile, pages: PageRange) -> bool:
+        """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits."""
         backlog = self._backlogs.get(file)
-        if backlog is None or not any(waiting & pages for waiting in backlog.reads.values()):
-            await self._drop(file, pages)
+        if backlog is not None and any(waiting & pages for waiting in backlog.reads.values()):
+            return False
+        await self._drop(file, pages)
+        return True
 
     async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
         """Wait until nothing is left to be dropped or stored, at most ``seconds``."""
@@ -115,6 +118,13 @@ class PageCache:
         if not self._changed:
             self._spawn(self._announce)
         self._changed[file] = None
+
+    def size_changed(self, vmo: Vmo) -> None:
+        """Let the kernel know at once that a size changed, in all files that show this VMO."""
+        for shown in vmo.node.viewers:
+            file = getattr(shown, "owner", None)
+            if isinstance(file, CachedFile) and file.lookup_count:
+                self._kernel.drop_attributes(file.ino)
 
     async def _announce(self) -> None:
         await trio.sleep(_ATTRIBUTES_SECONDS)

@@ -123,6 +123,7 @@ class Service:
 
     async def _set_size(self, file: VmoFile, size_bytes: int) -> None:
         await self.engine.run(file.vmo.set_size(size_bytes))
+        self.cache.size_changed(file.vmo)
 
     def _release_vmo(self, file: VmoFile) -> None:
         if file.vmo is not None:

@@ -199,6 +199,7 @@ class VmoHandle(Handle):
             await run(vmo.set_stream_size(end))
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
+        self._opened.cache.size_changed(vmo)
         return min(length, max(0, int(vmo.stream_size) - offset))
 
     async def fsync(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
 import pytest
 
 from tests.mounted import Mounted, Mounter
+from tests.pager_client import PagerClient, Readers
 
 HERE = Path(__file__).parent
 
@@ -37,3 +37,33 @@ def mounter(tmp_path: Path) -> Iterator[Mounter]:
 def mount(mounter: Mounter) -> Mounted:
     """A vmofs, mounted with the default options."""
     return mounter()
+
+
+@pytest.fixture(scope="module")
+def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
+    """One mount for all tests of a module, where each has a pager of its own."""
+    mounter = Mounter(tmp_path_factory.mktemp("shared"))
+    try:
+        yield mounter()
+        mounter.finish()
+    finally:
+        mounter.clean_up()
+
+
+@pytest.fixture
+def pager(shared_mount: Mounted) -> Iterator[PagerClient]:
+    """A pager in the module's mount, closed after the test, so that nobody goes on waiting for it."""
+    client = PagerClient(shared_mount.path)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def start(pager: PagerClient) -> Iterator[Readers]:
+    """A starter of reader processes, which are killed after the test, before the pager is closed."""
+    del pager
+    readers = Readers()
+    yield readers
+    readers.close()
