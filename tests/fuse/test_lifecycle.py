@@ -87,6 +87,15 @@ def test_a_busy_mount_says_so(mount: Mounted) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_looking_at_fifos_does_not_keep_a_mount_from_being_unmounted(place: Path) -> None:
+    for _ in range(5):  # each lookup of a FIFO makes the daemon look whether somebody reads it
+        assert vmofs("mount", place).returncode == 0
+        (place / "control" / "p").mkdir()
+        assert (place / "control" / "p" / "requests").is_fifo()
+        done = vmofs("umount", place)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_stale_mount_is_replaced(place: Path) -> None:
     assert vmofs("mount", place).returncode == 0
     os.kill(int(os.getxattr(place, "user.vmofs.pid")), signal.SIGKILL)
