@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from vmofs.core.frames import FrameRun
 from vmofs.core.runs import NO_FRAME, Run
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange
 
@@ -39,3 +40,8 @@ class Found(NamedTuple):
     def has_frames(self) -> bool:
         """Whether it is more than zeros."""
         return self.run is not None and self.run.frame != NO_FRAME
+
+    @property
+    def frames(self) -> FrameRun | None:
+        """The frames that hold the pages, None for zeros."""
+        return None if self.run is None else self.run.cut(self.range).frames

@@ -19,6 +19,7 @@ have to touch. ``shared_pages`` of a leaf counts the frames of hidden nodes that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from vmofs.core import content
@@ -57,6 +58,8 @@ class Node:
         self.children: dict[Node, None] = {}
         self.viewers: dict[object, PageRange] = {}
         """The open VMOs that are this node or a window on it (slices, references), and the window of each."""
+        self.when_used: Callable[[PageRange], None] | None = None
+        """Told which pages of this node are read through another one."""
         self.shared_pages = 0
         self._owner: Owner = self
         if owner is None:
@@ -99,6 +102,8 @@ class Node:
         """Return the bytes ``[start, end)`` of something found, counted from its first page. It is not absent."""
         if found.run is None:
             return content.zeros(end - start)
+        if found.node is not None and found.node.when_used is not None:
+            found.node.when_used(found.range)
         base = found.page * PAGE_SIZE
         return content.run_bytes(self.frames, found.run, base + start, base + end)
 
@@ -117,16 +122,27 @@ class Node:
 
     # Changing what is this node's own
 
-    def own(self, pages: PageRange) -> None:
-        """Give every page of a range a frame that is this node's own, with what it shows. None may be absent.
+    def own(self, *parts: PageRange) -> None:
+        """Give every page of some ranges a frame that is this node's own, with what it shows. None may be absent.
 
         A frame that nobody else sees moves here, others are copied.
 
         Raises:
             NoMemoryError: nothing changed that can be seen.
         """
+        copies = {part: self._copies(part) if self.parent is not None else [] for part in parts}
+        spared = [frames for found in copies.values() for _, it in found if (frames := it.frames) is not None]
+        for part, found_there in copies.items():
+            content.commit_zero(self.frames, self.runs, part, PageState.CLEAN, spared)
+            for page, found in found_there:
+                data = self.bytes_of(found, 0, found.pages * PAGE_SIZE)
+                content.write_committed(self.frames, self.runs, page * PAGE_SIZE, data)
+                self.shared_pages -= found.pages if found.node is not None and found.node.hidden else 0
+
+    def _copies(self, pages: PageRange) -> list[tuple[int, Found]]:
+        """Take what of a range is in hidden nodes and nobody else sees; return what must be copied."""
         copies: list[tuple[int, Found]] = []
-        for page, found in self.find_all(pages) if self.parent is not None else ():
+        for page, found in self.find_all(pages):
             if not found.has_frames or found.node is None or found.node is self:
                 continue
             if not found.node.hidden:
@@ -140,11 +156,7 @@ class Node:
                 (page + part.start - found.page, found._replace(pages=part.pages, page=part.start))
                 for part in moved.missing(found.range)
             ]
-        content.commit_zero(self.frames, self.runs, pages, PageState.CLEAN)
-        for page, found in copies:
-            data = self.bytes_of(found, 0, found.pages * PAGE_SIZE)
-            content.write_committed(self.frames, self.runs, page * PAGE_SIZE, data)
-            self.shared_pages -= found.pages if found.node is not None and found.node.hidden else 0
+        return copies
 
     def _adopt(self, runs: list[Run], shift: int) -> None:
         for run in runs:
@@ -182,8 +194,8 @@ class Node:
         Raises:
             NoMemoryError: nothing changed that can be seen.
         """
-        for part in self.committed(pages) if self.parent is not None else ():
-            self.own(part)
+        if self.parent is not None:
+            self.own(*self.committed(pages))
         taken = [run for run in self.runs.take(pages) if run.frame != NO_FRAME]
         self._hide_above(pages)
         for run in taken:
