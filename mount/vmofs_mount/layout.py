@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vmofs import __version__
 from vmofs.core.aux import AuxVmo
 from vmofs_mount.handles import AuxHandle, Opener, TextHandle
+from vmofs_mount.limits import Limits
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.realms import AuxRealm, ControlRealm, FileRealm, Realm
 from vmofs_mount.tree import Tree
@@ -61,8 +62,9 @@ def machine_memory() -> Memory:
     return Memory(os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES"))
 
 
-async def refuse_resize(node: VmoFile, size_bytes: int) -> None:
+async def refuse_resize(node: VmoFile, size_bytes: int, thread: int) -> None:
     """Refuse to resize a VMO. Zircon: ZX_ERR_UNAVAILABLE."""
+    del thread
     raise OSError(errno.EPERM, f"{node.path} cannot be resized to {size_bytes} bytes")
 
 
@@ -88,7 +90,7 @@ class Seams:
         openers: how a kind of node is opened.
         releasers: what is done when the last reference to a kind of node is gone.
         computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
-        vmo_set_size: resizes a VMO (truncate, ftruncate), may wait.
+        vmo_set_size: resizes a VMO (truncate, ftruncate) for a thread; may wait.
         on_lookup: told of every name that the kernel looks up, and by which thread (a FIFO is about to be opened).
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
@@ -101,7 +103,7 @@ class Seams:
     openers: dict[type[Node], Opener] = field(default_factory=dict)
     releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
-    vmo_set_size: Callable[[VmoFile, int], Awaitable[None]] = refuse_resize
+    vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
     on_lookup: Callable[[Node, int], None] = ignore
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
@@ -120,16 +122,32 @@ class Layout:
     vmo: Directory
     aux: Directory
     control: Directory
+    limits: Limits
 
 
-def build_layout(system: System, *, uid: int, gid: int, open_to_all: bool) -> Layout:
+def build_layout(
+    system: System,
+    *,
+    uid: int,
+    gid: int,
+    open_to_all: bool,
+    limits: Limits | None = None,
+    pager_gid: int | None = None,
+) -> Layout:
     """Make the tree of a new mount, which belongs to the given user.
 
     ``open_to_all``: every user may make files and pagers, and remove only their own, as in ``/tmp``.
+    ``pager_gid``: only members of this group, and root, may make pagers.
     """
     seams = Seams()
+    limits = Limits() if limits is None else limits
+
+    def last_reference(node: Node) -> None:
+        limits.remove(node)
+        seams.releasers.get(type(node), ignore)(node)
+
     root = Directory(0o755, uid, gid, realm=None)  # type: ignore[arg-type] # a realm needs the tree first
-    tree = Tree(root, on_last_reference=lambda node: seams.releasers.get(type(node), ignore)(node))
+    tree = Tree(root, on_last_reference=last_reference)
     root.realm = Realm(tree)
     permissions = 0o1777 if open_to_all else 0o755
     vmo = Directory(permissions, uid, gid, FileRealm(tree, lambda *arguments: seams.make_vmo(*arguments)))  # noqa: PLW0108
@@ -140,9 +158,13 @@ def build_layout(system: System, *, uid: int, gid: int, open_to_all: bool) -> La
         close_pager=lambda directory: seams.close_pager(directory),  # noqa: PLW0108
         add_fifo=lambda directory, fifo: seams.add_fifo(directory, fifo),  # noqa: PLW0108
     )
-    control = Directory(permissions, uid, gid, control_realm)
-    layout = Layout(tree, seams, vmo, aux, control)
+    if pager_gid is None:
+        control = Directory(permissions, uid, gid, control_realm)
+    else:  # the kernel refuses all others
+        control = Directory(0o1775, uid, pager_gid, control_realm)
+    layout = Layout(tree, seams, vmo, aux, control, limits)
     _add_first_names(layout, uid, gid)
+    tree.admit = limits.add
     seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(node, flags, caller, tree)
     seams.openers[TextFile] = TextHandle
     seams.releasers[AuxFile] = lambda node: node.aux.close()

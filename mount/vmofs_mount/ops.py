@@ -24,11 +24,12 @@ import pyfuse3
 from vmofs.status import VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs_mount import acl
+from vmofs_mount.access import Identity
 from vmofs_mount.attributes import to_attributes, to_caller, to_listed_attributes
 from vmofs_mount.errno_map import errno_of
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.supply_files import SupplyFile
-from vmofs_mount.xattrs import Xattrs
+from vmofs_mount.xattrs import Xattrs, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -221,14 +222,24 @@ class Operations(pyfuse3.Operations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Set an extended attribute; pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE."""
         node = self._tree.get(inode)
+        mode, xattrs = node.mode, dict(node.xattrs or {})
         self._xattrs.set(node, name, value)
+        try:
+            self._layout.limits.xattrs_change(node, bytes_of(xattrs), bytes_of(node.xattrs))
+        except VmoError:
+            node.mode, node.xattrs = mode, xattrs or None
+            raise
+        if name == acl.ACCESS and ctx.uid and not _is_member(ctx, node.gid):
+            node.mode &= ~stat.S_ISGID  # as chmod does; only pyfuse3 is not told of it (FUSE_SETXATTR_ACL_KILL_SGID)
         self._tree.changed(node)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove an extended attribute."""
         node = self._tree.get(inode)
+        before = bytes_of(node.xattrs)
         self._xattrs.remove(node, name)
+        self._layout.limits.xattrs_change(node, before, bytes_of(node.xattrs))
         self._tree.changed(node)
 
     @handler
@@ -261,7 +272,10 @@ class Operations(pyfuse3.Operations):
     @handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write; may wait for a pager."""
-        return await self._handles.get(fh).write(off, buf)
+        handle = self._handles.get(fh)
+        node = handle.node
+        self._layout.limits.reserve(node.file if isinstance(node, SupplyFile) else node, len(buf))
+        return await handle.write(off, buf)
 
     @handler
     async def release(self, fh: int) -> None:
@@ -320,7 +334,7 @@ class Operations(pyfuse3.Operations):
             case AuxFile():
                 node.aux.set_size(size)
             case VmoFile():
-                await self._layout.seams.vmo_set_size(node, size)
+                await self._layout.seams.vmo_set_size(node, size, ctx.pid)
             case Directory():
                 raise OSError(errno.EISDIR, f"{node.path} is a directory")
             case SupplyFile():
@@ -337,6 +351,11 @@ class Operations(pyfuse3.Operations):
         if not (fields.update_uid or fields.update_gid):
             return
         node.uid = attr.st_uid if fields.update_uid else node.uid
+        self._layout.limits.chown(node, node.uid)
         node.gid = attr.st_gid if fields.update_gid else node.gid
         if not isinstance(node, Directory):
             node.drop_privileges()  # root's chown too, as Linux does
+
+
+def _is_member(ctx: pyfuse3.RequestContext, gid: int) -> bool:
+    return Identity.of_process(ctx.uid, ctx.gid, ctx.pid).is_member(gid)

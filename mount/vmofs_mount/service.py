@@ -23,6 +23,7 @@ from vmofs_mount.nodes import AuxFile, CommandFile, Fifo, Node, TextFile, VmoFil
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import attaching_threads
+from vmofs_mount.processes import thread_group
 from vmofs_mount.supply_files import SupplyFile, SupplyHandle
 from vmofs_mount.vmo_commands import VmoCommands
 from vmofs_mount.vmo_handle import OpenVmos, VmoHandle
@@ -42,6 +43,10 @@ _COMMANDS = (
     CommandKind.VMO_SET_STREAM_SIZE,
     CommandKind.VMO_PIN,
 )
+
+
+_LOGGED_CHARACTERS = 500
+"""Of a command in ``control/log``: a line may be 64 KiB long."""
 
 
 class Service:
@@ -108,7 +113,8 @@ class Service:
         return VmoHandle(file, flags, caller, self.opened)
 
     def _open_command(self, file: CommandFile, flags: int, caller: Caller) -> CommandHandle:
-        return CommandHandle(file, flags, caller, self._commands.execute, self._log_command, self._spawn)
+        limits = self._layout.limits
+        return CommandHandle(file, flags, caller, self._commands.execute, self._log_command, self._spawn, limits)
 
     def _open_supply(self, file: SupplyFile, flags: int, caller: Caller) -> SupplyHandle:
         return SupplyHandle(file, flags, caller, self._names, self._pager_commands.supplied)
@@ -119,10 +125,13 @@ class Service:
             self.cache.drop(file, pages)
 
     def _log_command(self, handle: CommandHandle, line: str, result: str) -> None:
-        self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {line.strip()} -> {result}")
+        shown = line.strip()
+        if len(shown) > _LOGGED_CHARACTERS:
+            shown = f"{shown[:_LOGGED_CHARACTERS]}..."
+        self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {shown} -> {result}")
 
-    async def _set_size(self, file: VmoFile, size_bytes: int) -> None:
-        await self.engine.run(file.vmo.set_size(size_bytes))
+    async def _set_size(self, file: VmoFile, size_bytes: int, thread: int) -> None:
+        await self.opened.run_unless_killed(file.vmo.set_size(size_bytes), thread_group(thread))
         self.cache.size_changed(file.vmo)
 
     def _release_vmo(self, file: VmoFile) -> None:
@@ -149,6 +158,7 @@ class Service:
             "nodes": self._layout.tree.node_count,
             "pagers": sum(1 for _ in self.pagers),
             "log_lines_total": self.log.lines_total,
+            **self._layout.limits.statistics(),
             **{f"pagecache_{name}": value for name, value in asdict(self.cache.statistics()).items()},
         }
         return format_metrics("vmofs", values)
@@ -162,6 +172,7 @@ class Service:
         """Assert the invariants of all parts."""
         self.system.check()
         self._layout.tree.check()
+        self._layout.limits.check()
         self.cache.check()
         self.opened.check()
         self.pagers.check()

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import trio
 
@@ -27,6 +28,9 @@ from vmofs_mount.processes import is_dying, thread_group
 
 _KILL_SECONDS = 0.1
 """How often it is looked whether a process that only we can end was killed."""
+
+
+T = TypeVar("T")
 
 
 class OpenVmos:
@@ -114,15 +118,24 @@ class OpenVmos:
             if number is not None:
                 self.cache.end_read(handle.file, number)
 
-    @contextmanager
-    def cancelled_by_kill(self, process: int, scope: trio.CancelScope) -> Iterator[None]:
-        """Cancel ``scope`` when the process is killed."""
-        watch = trio.CancelScope()
-        self._spawn(_watch_for_kill, process, watch, scope)
-        try:
-            yield
-        finally:
-            watch.cancel()
+    async def run_unless_killed(self, access: Access[T], process: int) -> T:
+        """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
+
+        Raises:
+            VmoError: the call failed.
+            InterruptedError: the process was killed.
+        """
+        if not self.engine.start(access):
+            watch = trio.CancelScope()
+            with trio.CancelScope() as scope:
+                self._spawn(_watch_for_kill, process, watch, scope)
+                try:
+                    await self.engine.wait(access)
+                finally:
+                    watch.cancel()
+            if scope.cancelled_caught:
+                raise InterruptedError(errno.EINTR, f"process {process} was killed")
+        return access.result()
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
@@ -173,30 +186,31 @@ class VmoHandle(Handle):
         read: Access[Bytes] = self.file.vmo.read(offset, length)
         if killable:
             return await self._opened.engine.run(read)
-        with trio.CancelScope() as scope, self._opened.cancelled_by_kill(self.process, scope):
-            return await self._opened.engine.run(read)
-        self._opened.killed(self.file, PageRange.of_bytes(offset, length))
-        raise OSError(errno.EINTR, f"the reader {self.process} of {self.file.path} was killed")
+        try:
+            return await self._opened.run_unless_killed(read, self.process)
+        except InterruptedError:
+            self._opened.killed(self.file, PageRange.of_bytes(offset, length))
+            raise
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""
         room = await self._make_room(offset, len(data))
         if self.caller.uid != 0:  # as CAP_FSETID
             self.file.drop_privileges()
-        written: int = await self._opened.engine.run(self.file.vmo.write(offset, data[:room]))
+        written: int = await self._opened.run_unless_killed(self.file.vmo.write(offset, data[:room]), self.process)
         self._opened.modified(self.file)
         return written
 
     async def _make_room(self, offset: int, length: int) -> int:
         """Grow the content to hold ``length`` bytes at ``offset``; return how many of them there is room for."""
-        vmo, run = self.file.vmo, self._opened.engine.run
+        vmo = self.file.vmo
         end = offset + length
         if end <= vmo.stream_size:
             return length
         if is_resizable(vmo):
-            await run(vmo.set_size(end))
+            await self._opened.run_unless_killed(vmo.set_size(end), self.process)
         elif isinstance(vmo, PagerVmo) and vmo.options.unbounded:
-            await run(vmo.set_stream_size(end))
+            await self._opened.run_unless_killed(vmo.set_stream_size(end), self.process)
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
         self._opened.cache.size_changed(vmo)
@@ -208,7 +222,7 @@ class VmoHandle(Handle):
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo):
-            await self._opened.engine.run(vmo.sync())
+            await self._opened.run_unless_killed(vmo.sync(), self.process)
 
     def release(self) -> None:
         """Count the file as open no longer."""

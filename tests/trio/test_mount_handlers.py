@@ -108,7 +108,7 @@ async def test_truncation_on_open_goes_through_the_hook_of_vmos(mount: Mount) ->
     assert await code_of(mount.ops.open(file.ino, os.O_WRONLY | os.O_TRUNC, CTX)) == errno.EPERM
     sizes = []
 
-    async def resize(node: VmoFile, size: int) -> None:
+    async def resize(node: VmoFile, size: int, _thread: int) -> None:
         assert node is file
         sizes.append(size)
 
