@@ -1,0 +1,341 @@
+"""What goes when memory is short, in which order, and what stays. Zircon: zircon-pager 5.1, 5.2."""
+
+from __future__ import annotations
+
+import gc
+import random
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+from vmofs.core import eviction as eviction_module
+from vmofs.core.aux import AuxVmo
+from vmofs.core.children import ChildKind, create_child
+from vmofs.core.clone import CloneVmo
+from vmofs.core.eviction import EvictedPages, Eviction, EvictionStatistics
+from vmofs.core.pager import PagerOp
+from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.status import NoMemoryError
+from vmofs.testing import pattern
+from vmofs.testing.world import AUX_KEY, KEY, World
+from vmofs.units import PAGE_SIZE, PageRange
+
+GROUP = 16
+LIMIT = 4 * GROUP
+P = PAGE_SIZE
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A world with memory for four groups of pages."""
+    world = World(LIMIT)
+    yield world
+    world.check()
+
+
+def order(world: World) -> Eviction:
+    assert world.system.eviction is not None
+    return world.system.eviction
+
+
+def full(world: World, options: VmoOptions | None = None) -> PagerVmo:
+    """Make a VMO twice as large as memory, of which memory holds the first half."""
+    vmo = world.vmo(2 * LIMIT, options=options)
+    for page in range(0, LIMIT, GROUP):
+        world.supply(vmo, page, GROUP)
+    return vmo
+
+
+def present(vmo: PagerVmo) -> list[int]:
+    """Return the groups of which a page is present."""
+    groups = range(vmo.size_pages // GROUP)
+    return [group for group in groups if vmo.runs.over(PageRange(group * GROUP, (group + 1) * GROUP))]
+
+
+def test_the_least_recently_supplied_group_goes_first(world: World) -> None:
+    vmo = full(world)
+    world.supply(vmo, LIMIT, GROUP)
+    assert present(vmo) == [1, 2, 3, 4]
+    world.supply(vmo, LIMIT + GROUP)
+    assert present(vmo) == [2, 3, 4, 5]
+    assert order(world).statistics() == EvictionStatistics(groups=4, evicted_pages_total=32, refaulted_pages_total=0)
+
+
+def test_reading_keeps_a_group(world: World) -> None:
+    vmo = full(world)
+    vmo.read_nowait(5 * P, 1)
+    world.start_read(vmo, GROUP).result()
+    world.supply(vmo, LIMIT)
+    assert present(vmo) == [0, 1, 3, 4]
+
+
+def test_writing_keeps_a_group_and_what_is_dirty_stays(world: World) -> None:
+    vmo = full(world)
+    world.start_write(vmo, 3).result()
+    for group in range(4, 8):
+        world.supply(vmo, group * GROUP, GROUP - 1)
+    assert present(vmo) == [0, 4, 5, 6, 7]
+    assert world.states(vmo)[:5] == "...d."
+
+
+def test_what_was_evicted_is_asked_for_again_and_counted(world: World) -> None:
+    vmo = full(world)
+    world.supply(vmo, LIMIT)
+    reader = world.start_read(vmo, 2, 2)
+    assert world.packets() == ["READ(2,2)"]
+    world.supply(vmo, 2, 3)
+    pattern.check(reader.result(), KEY, 2 * P)
+    world.supply(vmo, 2, 3)
+    statistics = order(world).statistics()
+    assert (statistics.evicted_pages_total, statistics.refaulted_pages_total) == (16, 3)
+
+
+def test_evicted_pages_are_stale(world: World) -> None:
+    vmo = full(world)
+    world.system.take_stale()
+    world.supply(vmo, LIMIT)
+    assert world.system.take_stale()[vmo] == [PageRange(0, GROUP)]
+
+
+def test_pages_that_are_not_needed_go_first(world: World) -> None:
+    vmo = full(world)
+    vmo.dont_need(3 * GROUP * P, GROUP * P)
+    world.supply(vmo, LIMIT, GROUP)
+    assert present(vmo) == [0, 1, 2, 4]
+    assert list(vmo.unneeded) == []
+
+
+def test_of_pages_that_are_not_needed_only_as_many_go_as_must(world: World) -> None:
+    vmo = full(world)
+    vmo.dont_need(0, 2 * LIMIT * P)
+    world.supply(vmo, LIMIT)
+    assert present(vmo) == [1, 2, 3, 4]
+    assert list(vmo.unneeded) == [PageRange(GROUP, LIMIT), PageRange(LIMIT + 1, 2 * LIMIT)]
+
+
+def test_a_use_lifts_the_hint(world: World) -> None:
+    vmo = full(world)
+    vmo.dont_need(2 * GROUP * P, 2 * GROUP * P)
+    vmo.read_nowait(2 * GROUP * P, GROUP * P)
+    world.supply(vmo, LIMIT)
+    assert present(vmo) == [0, 1, 2, 4]
+
+
+def test_pages_that_are_always_needed_stay(world: World) -> None:
+    vmo = full(world)
+    assert world.start(vmo.always_need(0, LIMIT // 2 * P)).done
+    world.supply(vmo, LIMIT, 2 * GROUP)
+    assert present(vmo) == [0, 1, 4, 5]
+
+
+def test_pinned_pages_stay_until_they_are_unpinned(world: World) -> None:
+    vmo = full(world)
+    pin = world.start(vmo.pin(0, 3 * P)).result()
+    world.supply(vmo, LIMIT, 2 * GROUP)
+    assert present(vmo) == [0, 3, 4, 5]
+    pin.unpin()
+    world.supply(vmo, 2 * GROUP + LIMIT, GROUP)
+    assert present(vmo) == [0, 4, 5, 6]
+    world.supply(vmo, 3 * GROUP + LIMIT, GROUP)
+    world.supply(vmo, GROUP, GROUP)
+    assert present(vmo) == [0, 1, 6, 7]
+    world.supply(vmo, 2 * GROUP, GROUP)
+    assert present(vmo) == [1, 2, 6, 7]  # its turn came after those that were there when it was unpinned
+
+
+def test_pages_that_were_written_back_may_go(world: World) -> None:
+    vmo = full(world)
+    world.start_write(vmo, 0, GROUP).result()
+    vmo.dont_need(GROUP * P, 3 * GROUP * P)
+    world.supply(vmo, LIMIT, 3 * GROUP)
+    assert present(vmo) == [0, 4, 5, 6]
+    world.op(PagerOp.WRITEBACK_BEGIN, vmo, 0, GROUP)
+    world.op(PagerOp.WRITEBACK_END, vmo, 0, GROUP)
+    world.supply(vmo, LIMIT + 3 * GROUP, GROUP)
+    assert present(vmo) == [4, 5, 6, 7]  # being cleaned is no use: its place was that of the write
+
+
+def test_a_vmo_made_with_noevict_keeps_its_pages(world: World) -> None:
+    kept = full(world, VmoOptions(noevict=True))
+    kept.dont_need(0, LIMIT * P)
+    with pytest.raises(NoMemoryError):
+        world.aux(0, 1)
+    assert kept.evict(PageRange(0, GROUP)) == [PageRange(0, GROUP)]  # on command they go
+    world.supply(world.vmo(1), 0)
+    world.supply(kept, LIMIT)
+    world.pager.close_vmo(kept)
+
+
+def test_when_nothing_may_go_writes_fail_and_nothing_is_lost(world: World) -> None:
+    vmo = full(world)
+    world.start_write(vmo, 0, LIMIT).result()
+    aux = AuxVmo(world.system)
+    with pytest.raises(NoMemoryError, match="1 pages wanted, 64 of at most 64 pages are in use"):
+        aux.write_nowait(0, b"x")
+    with pytest.raises(NoMemoryError):
+        aux.write_nowait(0, bytes((LIMIT + 1) * P))
+    assert aux.size_bytes == 0
+    pattern.check(world.start_read(vmo, 0, LIMIT).result(), AUX_KEY)
+    world.supply(vmo, LIMIT, zero=True)  # a supply moves pages, it needs no memory
+    with pytest.raises(NoMemoryError):
+        world.start_write(vmo, LIMIT).result()
+    aux.close()
+
+
+def test_what_cannot_be_brought_again_stays(world: World) -> None:
+    closed = full(world)
+    world.pager.close()
+    with pytest.raises(NoMemoryError):
+        world.aux(0, 1)
+    assert closed.runs.committed_pages == LIMIT
+
+
+def test_the_pages_that_are_being_made_dirty_do_not_go_for_it(world: World) -> None:
+    vmo = world.trap_vmo(2 * LIMIT)
+    world.supply(vmo, 0, LIMIT)
+    world.supply(vmo, LIMIT, GROUP, zero=True)
+    with pytest.raises(NoMemoryError):
+        world.op(PagerOp.DIRTY, vmo, 0, LIMIT + 1)
+    assert present(vmo) == [0, 1, 2, 3, 4]
+    world.op(PagerOp.DIRTY, vmo, 4, LIMIT - 3)
+    assert present(vmo) == [0, 1, 2, 3, 4]
+    assert world.states(vmo)[:6] == "....dd"
+    pattern.check(vmo.read_nowait(4 * P, 12 * P) or b"", KEY, 4 * P)
+
+
+def test_the_page_that_is_copied_into_a_clone_does_not_go_for_the_copy(world: World) -> None:
+    vmo = full(world)
+    clone = create_child(vmo, ChildKind.SNAPSHOT_AT_LEAST_ON_WRITE, 0, LIMIT * P)
+    assert isinstance(clone, CloneVmo)
+    world.start(clone.write(P, b"x")).result()
+    assert present(vmo) == [0, 1, 2, 3]
+    pattern.check(vmo.read_nowait(P, P) or b"", KEY, P)
+    assert vmo.state_at(0).value == "gap"
+    pattern.check((clone.read_nowait(P, P) or b"")[8:], KEY, P + 8)
+    clone.read_nowait(3 * GROUP * P, P)
+    world.supply(vmo, LIMIT, 2 * GROUP)
+    assert present(vmo) == [0, 3, 4, 5]  # reading the clone was a use of the root's page
+    clone.close()
+
+
+def test_pages_are_gathered_for_a_pin_without_going_again(world: World) -> None:
+    vmo = full(world)
+    pin = world.start(vmo.pin(0, (LIMIT + 1) * P))
+    assert world.packets() == [f"READ({LIMIT},1)"]
+    with pytest.raises(NoMemoryError):
+        world.aux(0, 1)
+    world.fail(vmo, LIMIT)
+    assert pin.done
+    world.supply(vmo, LIMIT)
+    assert present(vmo) == [1, 2, 3, 4]
+
+
+def test_spared_groups_keep_their_place(world: World) -> None:
+    vmo = full(world)
+    order(world).reclaim(1, [run.frames for run in vmo.runs.over(PageRange(3, 17)) if run.frames])
+    assert world.states(vmo)[:18] == "..." + 13 * "c" + "cc"
+    order(world).reclaim(GROUP)
+    assert present(vmo) == [2, 3]
+
+
+def test_closed_vmos_leave_nothing_behind(world: World) -> None:
+    vmo = full(world)
+    world.supply(vmo, LIMIT)
+    vmo.dont_need(0, P)
+    world.pager.close_vmo(vmo)
+    other = full(world)
+    world.supply(other, LIMIT)
+    assert present(other) == [1, 2, 3, 4]
+    assert order(world).statistics().groups == 4
+
+
+def test_places_without_pages_are_swept_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eviction_module, "_FEW", 8)
+    kept = world.vmo(1)
+    world.supply(kept, 0)
+    for _ in range(50):
+        vmo = world.vmo(LIMIT)
+        world.supply(vmo, 0, LIMIT)
+        if world.system.frames.used % 2:
+            vmo.evict(PageRange(0, LIMIT))
+        world.pager.close_vmo(vmo)
+    assert order(world).statistics().groups <= 8 + 2 * LIMIT
+
+
+def test_the_oldest_memory_of_evictions_is_lost_before_there_is_too_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eviction_module, "_MOST_CHUNKS", 2)
+    evicted = EvictedPages()
+    evicted.add(1, PageRange(0, 2048))
+    evicted.add(2, PageRange(1023, 1025))
+    evicted.check()
+    assert evicted.take(1, PageRange(0, 4096)) == 0
+    assert evicted.take(2, PageRange(0, 2**50)) == 2
+    evicted.add(3, PageRange(5, 7))
+    assert evicted.take(3, PageRange(6, 7)) == 1
+    evicted.add(3, PageRange(5, 6))
+    evicted.forget(3)
+    evicted.check()
+    assert evicted.take(3, PageRange(0, 9)) == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_byte_is_right_and_evictions_and_refaults_are_counted_exactly(seed: int) -> None:
+    random_numbers = random.Random(seed)
+    world = World(LIMIT)
+    vmos = [world.vmo(LIMIT, key=key * pattern.KEY_STEP) for key in (3, 4)]
+    supplied = [0] * 2 * LIMIT
+    written: dict[tuple[int, int], bytes] = {}
+    for step in range(300):
+        number, page = random_numbers.randrange(2), random_numbers.randrange(LIMIT)
+        vmo, action = vmos[number], random_numbers.random()
+        if action < 0.1 and len(written) < LIMIT // 2:
+            data = step.to_bytes(8, "little") * (P // 8)
+            access = world.start(vmo.write(page * P, data))
+            written[number, page] = data
+        elif action < 0.2:
+            vmo.dont_need(page * P, 3 * P if page < LIMIT - 3 else P)
+            continue
+        else:
+            access = world.start_read(vmo, page)  # type: ignore[assignment]
+        if not access.done:
+            assert world.packets() == [f"READ({page},1)"]
+            world.supply(vmo, page)
+            supplied[number * LIMIT + page] += 1
+        if action >= 0.2:
+            expected = written.get((number, page)) or pattern.make(vmo.source.key, page * P, P)
+            assert access.result() == expected
+    world.check()
+    statistics = order(world).statistics()
+    assert statistics.refaulted_pages_total == sum(max(0, count - 1) for count in supplied)
+    assert statistics.evicted_pages_total == sum(supplied) - world.system.frames.used
+    assert world.system.frames.statistics().peak <= LIMIT
+
+
+def cost_per_page(fill: list[PageRange], pages: int) -> float:
+    """Return the bytes of bookkeeping for a page, if a VMO is filled in this order."""
+    world = World(4 * pages)
+    vmo = world.vmo(pages)
+    world.supply(vmo, 0)
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for part in fill:
+        world.supply(vmo, part.start, part.pages)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    world.system.frames.close()
+    return (after - before) / pages
+
+
+def test_the_bookkeeping_of_large_runs_is_small() -> None:
+    pages = 4096
+    assert cost_per_page([PageRange(start, start + 256) for start in range(0, pages, 256)], pages) <= 64
+
+
+def test_the_bookkeeping_of_single_pages_is_bounded() -> None:
+    pages = 2048
+    fill = [PageRange(page, page + 1) for page in range(pages)]
+    random.Random(1).shuffle(fill)
+    assert cost_per_page(fill, pages) <= 400
