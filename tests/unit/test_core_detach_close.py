@@ -159,7 +159,7 @@ def test_a_closed_pager_can_be_closed_again_and_counts_on(world: World) -> None:
     world.pager.close()
     world.pager.close()
     assert world.pager.statistics().read_requests_total == 1
-    assert world.pager.vmos == []
+    assert not world.pager.vmos
 
 
 # The VMO closed
@@ -170,7 +170,7 @@ def test_closing_the_vmo_sends_complete_and_frees_everything(world: World) -> No
     world.pager.close_vmo(vmo)
     assert world.packets() == ["COMPLETE"]
     assert world.system.frames.statistics().used == 0
-    assert world.pager.vmos == []
+    assert not world.pager.vmos
 
 
 def test_a_complete_waits_in_the_port_when_its_vmo_is_gone(world: World) -> None:
