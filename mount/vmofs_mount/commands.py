@@ -11,7 +11,7 @@ from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import AccessDeniedError, NotSupportedError, Status, VmoError
-from vmofs.units import Key, PageRange
+from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.wire.commands import (
     Command,
     CreateVmo,
@@ -34,7 +34,7 @@ from vmofs_mount.pagecache import PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
 from vmofs_mount.vmo_handle import OpenVmos
 
-_DROP_SECONDS = 1.0
+DROP_SECONDS = 1.0
 """How long a command waits for the kernel to drop pages, which cannot take long once all readers have their error."""
 
 OK = format_result(Status.OK)
@@ -140,11 +140,12 @@ class PagerCommands:
         check_page_aligned(offset=command.offset, length=command.length, aux_offset=command.aux_offset)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
+        handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
         filled = pager.supply_pages(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
         self.supplied(file, filled)
-        await self._cache.wait_dropped(source, _DROP_SECONDS)
+        await self._cache.wait_dropped(source, DROP_SECONDS)
         return OK
 
     def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
@@ -159,7 +160,12 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
+        if PagerOp(command.op) is PagerOp.DIRTY:
+            handle.limits.reserve(file, min(command.length, file.size_bytes))  # zeros get memory
         pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
+        self._engine.settle()
+        if PagerOp(command.op) is PagerOp.WRITEBACK_END:  # zeros became absent
+            await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
         return OK
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str:
@@ -167,7 +173,7 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         pager.detach_vmo(file.vmo)
         self._engine.settle()
-        await self._cache.wait_dropped(file, _DROP_SECONDS)
+        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
         return OK
 
     async def _evict(self, command: Evict, handle: CommandHandle) -> str:
@@ -175,7 +181,7 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         dropped = pager.evict(file.vmo, command.offset, command.length)
         self._engine.settle()
-        await self._cache.wait_dropped(file, _DROP_SECONDS)
+        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
         return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
 
     async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str:

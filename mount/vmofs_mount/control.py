@@ -8,24 +8,33 @@ the open file is EAGAIN and ``poll`` says that there is nothing to read. Its fai
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from vmofs.status import VmoError
+import trio
+
+from vmofs.status import IoError, VmoError
 from vmofs.wire.commands import USAGE, Command, CommandKind, parse_command
 from vmofs.wire.lines import Line, split_lines
 from vmofs.wire.results import format_error
 from vmofs_mount.access import Identity
 from vmofs_mount.caller import Caller
 from vmofs_mount.handles import Data, Handle
+from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.nodes import CommandFile, Node
+
+_log = logging.getLogger(__name__)
 
 _CUT_BYTES = 2**20 - 4096
 """The kernel cuts writes into pieces of 1 MiB, or a page less, wherever the lines end."""
 
 _MAX_QUEUED_LINES = 4096
+
+_LINES_AT_ONCE = 64
+"""Lines of one write that are carried out before anybody else has a turn."""
 
 Waiting = Callable[[], Awaitable[str]]
 """The rest of a command that has to wait; returns its result."""
@@ -36,7 +45,7 @@ class CommandHandle(Handle):
 
     ``execute(command, handle)`` carries out one command and returns its result text, or what remains to be waited for.
     ``log(handle, line, result)`` is told of each. ``names`` keeps the files that names were turned into, and
-    ``on_release`` what is to be undone when the file is closed.
+    ``on_release`` what is to be undone when the file is closed. ``limits`` counts what the opener makes.
     """
 
     nonseekable = True
@@ -49,6 +58,7 @@ class CommandHandle(Handle):
         execute: Callable[[Command, CommandHandle], Awaitable[str | Waiting]],
         log: Callable[[CommandHandle, str, str], None],
         spawn: Callable[..., None],
+        limits: Limits,
     ) -> None:
         super().__init__(file, flags, caller)
         self.direct_io = True
@@ -61,11 +71,13 @@ class CommandHandle(Handle):
         self._execute = execute
         self._log = log
         self._spawn = spawn
+        self.limits = limits
         self._answer = USAGE[self.kind].encode() if flags & os.O_ACCMODE == os.O_RDONLY else b""
         self._position = 0
         self._waiting = False
         self._queue: deque[Line] = deque()
-        self._pollers: list[Callable[[], None]] = []
+        self._notify: Callable[[], None] | None = None
+        self._turn = trio.Lock()
 
     async def read(self, offset: int, size: int) -> Data:
         """Go on reading the answer; the offset of a stream means nothing."""
@@ -86,29 +98,47 @@ class CommandHandle(Handle):
         except VmoError as error:
             self._set_answer("", format_error(error))
             raise
+        async with self._turn:  # of a writer who was killed the kernel waits no longer, and sends the next write
+            done = await self._carry_out_all(lines)
+        return len(data) if done == len(lines) else lines[done - 1].end
+
+    async def _carry_out_all(self, lines: list[Line]) -> int:
+        """Carry out lines, or leave them for later; return their number, fewer than all if one fails."""
         if self._waiting:
-            self._enqueue(lines)
-            return len(data)
-        done = 0
+            return self._enqueue(lines)
         for number, line in enumerate(lines):
+            if number % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
+                await trio.lowlevel.checkpoint()  # others have their turn
             try:
                 waiting = await self._carry_out(line)
             except VmoError:
-                if not done:
+                if not number:
                     raise
-                return done
-            done = line.end
+                return number
             if waiting is not None:
                 self._waiting = True
-                self._enqueue(lines[number + 1 :])
                 self._spawn(self._go_on, line, waiting)
-                break
-        return len(data)
+                rest = lines[number + 1 :]
+                return number + 1 + (self._enqueue(rest, at_least=0) if rest else 0)
+        return len(lines)
 
-    def _enqueue(self, lines: list[Line]) -> None:
-        if len(self._queue) + len(lines) > _MAX_QUEUED_LINES:
+    def _enqueue(self, lines: list[Line], at_least: int = 1) -> int:
+        """Let lines wait, and return how many there was room for.
+
+        Raises:
+            BlockingIOError: for fewer than ``at_least``.
+        """
+        count = 0
+        for line in lines[: _MAX_QUEUED_LINES - len(self._queue)]:
+            try:
+                self.limits.take(Resource.QUEUE_BYTES, self.identity.uid, _queue_bytes(line))
+            except VmoError:
+                break
+            self._queue.append(line)
+            count += 1
+        if count < min(at_least, len(lines)):
             raise BlockingIOError(errno.EAGAIN, f"{len(self._queue)} commands wait already")
-        self._queue.extend(lines)
+        return count
 
     async def _carry_out(self, line: Line) -> Waiting | None:
         """Carry out a line and set the answer, or return what remains to be waited for."""
@@ -131,14 +161,20 @@ class CommandHandle(Handle):
                 if not self._queue:
                     break
                 line = self._queue.popleft()
+                self.limits.give(Resource.QUEUE_BYTES, self.identity.uid, _queue_bytes(line))
                 waiting = await self._carry_out(line)
         except VmoError as error:
             self._set_answer(line.text, format_error(error))
-            self._queue.clear()
+        except Exception as error:  # noqa: BLE001 - an error here must not end the mount
+            _log.exception("a command failed")
+            self._set_answer(line.text, format_error(IoError(f"an error of vmofs: {error}")))
         finally:
+            for left in self._queue:
+                self.limits.give(Resource.QUEUE_BYTES, self.identity.uid, _queue_bytes(left))
+            self._queue.clear()
             self._waiting = False
-            pollers, self._pollers = self._pollers, []
-            for notify in pollers:
+            notify, self._notify = self._notify, None
+            if notify is not None:
                 notify()
 
     def poll(self, notify: Callable[[], None] | None) -> int:
@@ -146,7 +182,7 @@ class CommandHandle(Handle):
         if not self._waiting:
             return select.POLLIN | select.POLLOUT
         if notify is not None:
-            self._pollers.append(notify)
+            self._notify = notify  # the kernel knows one for each open file, and wakes all who poll it
         return select.POLLOUT
 
     def _set_answer(self, line: str, result: str) -> None:
@@ -159,3 +195,8 @@ class CommandHandle(Handle):
         self.released = True
         for undo in self.on_release:
             undo()
+
+
+def _queue_bytes(line: Line) -> int:
+    """Return what a waiting line takes in memory, about."""
+    return 2 * len(line.text) + 200

@@ -6,6 +6,7 @@ import errno
 import logging
 import logging.handlers
 import os
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ import trio
 from vmofs.core.system import System
 from vmofs.units import page_count
 from vmofs_mount.layout import build_layout
+from vmofs_mount.limits import Limits, Resource
+from vmofs_mount.options import machine_memory_bytes
 from vmofs_mount.service import Service
 from vmofs_mount.session import MountError, Session, serve
 
@@ -35,7 +38,16 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
     """
     limit = options.memory_limit_bytes
     system = System(None if limit is None else page_count(limit))
-    layout = build_layout(system, uid=os.geteuid(), gid=os.getegid(), open_to_all=options.allow_other)
+    user_limits = {Resource.MEMORY: (limit or machine_memory_bytes()) // 2, **options.user_limits}
+    layout = build_layout(
+        system,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        open_to_all=options.allow_other,
+        limits=Limits(user_limits, options.requests, os.geteuid()),
+        pager_gid=options.pager_gid,
+    )
+    _raise_descriptor_limit()
 
     service: list[Service] = []
 
@@ -54,6 +66,12 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
         service[0].check()
 
     trio.run(main)
+
+
+def _raise_descriptor_limit() -> None:
+    """Every FIFO that is read takes two descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run_in_foreground(mountpoint: str, options: MountOptions) -> None:

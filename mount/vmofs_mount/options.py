@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vmofs.status import VmoError
 from vmofs.wire.numbers import parse_number
+from vmofs_mount.limits import DEFAULTS, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,7 +37,10 @@ class MountOptions:
         deadline_seconds: after this time an unanswered request fails; 0 is never.
         warn_seconds: after this time an unanswered request is logged; 0 is never.
         log_path: where the daemon logs; None is syslog.
-        memory_limit_bytes: how much memory pages may occupy; None is no limit.
+        memory_limit_bytes: how much memory pages may occupy; the default is half of the machine's, None is no limit.
+        pager_gid: only members of this group may make pagers; None is everybody.
+        requests: how many requests all users but root may have outstanding; 0 is no limit.
+        user_limits: what each user may hold; 0 is no limit. The default for memory is half of that for all.
         kernel: options for the kernel's mount.
     """
 
@@ -43,7 +48,10 @@ class MountOptions:
     deadline_seconds: float = 300.0
     warn_seconds: float = 20.0
     log_path: Path | None = None
-    memory_limit_bytes: int | None = None
+    memory_limit_bytes: int | None = field(default_factory=lambda: machine_memory_bytes() // 2)
+    pager_gid: int | None = None
+    requests: int = 60_000  # the kernel holds 65535 at most, and root may need some
+    user_limits: dict[Resource, int] = field(default_factory=lambda: dict(DEFAULTS))
     kernel: set[str] = field(default_factory=lambda: {"nodev", "nosuid"})
 
 
@@ -70,6 +78,11 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
     return options
 
 
+def machine_memory_bytes() -> int:
+    """Return the size of the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _seconds(name: str, value: str) -> float:
     try:
         seconds = float(value)
@@ -87,6 +100,13 @@ def _bytes(name: str, value: str) -> int:
         raise OptionError(f"option '{name}' needs a number of bytes such as 2G, not '{value}'") from None
 
 
+def _count(name: str, value: str) -> int:
+    try:
+        return parse_number(value, name)
+    except VmoError:
+        raise OptionError(f"option '{name}' needs a number, 0 for no limit, not '{value}'") from None
+
+
 def _set_deadline(options: MountOptions, value: str) -> None:
     options.deadline_seconds = _seconds("deadline", value)
 
@@ -100,12 +120,33 @@ def _set_log(options: MountOptions, value: str) -> None:
 
 
 def _set_memory(options: MountOptions, value: str) -> None:
-    options.memory_limit_bytes = _bytes("memory", value)
+    options.memory_limit_bytes = _bytes("memory", value) or None
+
+
+def _set_pager_group(options: MountOptions, value: str) -> None:
+    try:
+        options.pager_gid = int(value) if value.isdecimal() else grp.getgrnam(value).gr_gid
+    except KeyError:
+        raise OptionError(f"option 'pager_group' names a group that does not exist: '{value}'") from None
+
+
+def _set_requests(options: MountOptions, value: str) -> None:
+    options.requests = _count("requests", value)
+
+
+def _set_user_limit(resource: Resource) -> Callable[[MountOptions, str], None]:
+    def set_it(options: MountOptions, value: str) -> None:
+        options.user_limits[resource] = _count(f"user_{resource}", value)
+
+    return set_it
 
 
 _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
     "deadline": _set_deadline,
     "log": _set_log,
     "memory": _set_memory,
+    "pager_group": _set_pager_group,
+    "requests": _set_requests,
     "warn": _set_warn,
+    **{f"user_{resource}": _set_user_limit(resource) for resource in Resource},
 }

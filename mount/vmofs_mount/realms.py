@@ -10,6 +10,7 @@ import errno
 import stat
 from typing import TYPE_CHECKING, NoReturn
 
+from vmofs.status import VmoError
 from vmofs_mount import acl
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node
 
@@ -83,7 +84,7 @@ class FileRealm(Realm):
         adopt(parent, file)
         try:
             self.tree.add(parent, name, file)
-        except OSError:
+        except (OSError, VmoError):
             self.tree.on_last_reference(file)
             raise
         return file

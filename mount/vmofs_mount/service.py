@@ -74,7 +74,7 @@ class Service:
         self._commands = Commands(
             self.engine,
             self._pager_commands.methods,
-            VmoCommands(self.engine, names).methods,
+            VmoCommands(self.engine, names, self.cache).methods,
         )
         self._spawn = nursery.start_soon
         self._plug_in()

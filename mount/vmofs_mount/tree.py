@@ -54,6 +54,7 @@ class Tree:
     ) -> None:
         self.root = root
         self.on_last_reference = on_last_reference
+        self.admit: Callable[[Node], None] = lambda _node: None  # told of new nodes; raises to refuse them
         self.now_ns = now_ns
         self._numbers = itertools.count(ROOT_INO)
         self._nodes: dict[int, Node] = {}
@@ -123,11 +124,13 @@ class Tree:
         Raises:
             OSError: EEXIST; ENOENT, the parent was removed; EILSEQ, not UTF-8; ENAMETOOLONG, more than 255 bytes, or
                 a path that would not fit a request line.
+            NoSpaceError: its owner has too many.
         """
         self._check_new_name(parent, name)
         if name in parent.children:
             raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
         _check_path(parent, name)
+        self.admit(node)
         self._register(node)
         node.nlink = 2 if isinstance(node, Directory) else 1
         parent.attach(name, node)

@@ -11,12 +11,14 @@ from vmofs.core.access import Access
 from vmofs.core.aux import AuxKind, AuxVmo
 from vmofs.core.children import ChildKind, create_child
 from vmofs.core.pins import Pin
-from vmofs.status import NotSupportedError, OutOfRangeError
+from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, VmoError
 from vmofs.units import MAX_VMO_BYTES
 from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOp, VmoOpRange, VmoPin, VmoSetStreamSize
-from vmofs_mount.commands import OK, Method, vmo_of
+from vmofs.wire.names import quote
+from vmofs_mount.commands import DROP_SECONDS, OK, Method, vmo_of
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
+from vmofs_mount.limits import Resource
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, VmoFile
 
@@ -29,9 +31,10 @@ _RIGHTS = {VmoOp.PREFETCH: os.R_OK, VmoOp.ALWAYS_NEED: os.F_OK, VmoOp.DONT_NEED:
 class VmoCommands:
     """The commands that any user of a VMO may give."""
 
-    def __init__(self, engine: Engine, names: Names) -> None:
+    def __init__(self, engine: Engine, names: Names, cache: PageCache) -> None:
         self._engine = engine
         self._names = names
+        self._cache = cache
         self.methods: dict[type[Command], Method] = {
             VmoCreate: self._vmo_create,
             VmoCreateChild: self._vmo_create_child,
@@ -51,18 +54,25 @@ class VmoCommands:
         return OK
 
     async def _vmo_create_child(self, command: VmoCreateChild, handle: CommandHandle) -> str:
-        source = await self._names.file(handle, command.parent, os.R_OK)
+        kind = ChildKind(command.kind.value)
+        # Who writes into a slice or a reference writes into its parent.
+        writes_parent = kind in {ChildKind.SLICE, ChildKind.REFERENCE} and not command.no_write
+        source = await self._names.file(handle, command.parent, os.R_OK | (os.W_OK if writes_parent else 0))
+        if writes_parent and getattr(vmo_of(source), "no_write", False):
+            raise AccessDeniedError(f"{quote(command.parent)} was made with no_write")
         is_aux = isinstance(source, AuxFile)
         directory, name = await self._names.new_name(handle, command.child, "aux" if is_aux else "vmo")
         child = create_child(
             vmo_of(source),
-            ChildKind(command.kind.value),
+            kind,
             command.offset,
             command.size,
             no_write=command.no_write,
             resizable=command.resizable,
         )
-        permissions = (0o444 if command.no_write else 0o644) & ~handle.caller.umask
+        # As cp does: what is private stays so. Its maker has it.
+        permissions = (source.mode & 0o666 & ~handle.identity.umask) | 0o600
+        permissions &= 0o444 if command.no_write else 0o666
         make = AuxFile if is_aux else VmoFile
         file = make(permissions, handle.identity.uid, handle.identity.gid, child)  # type: ignore[arg-type]
         child.owner = file
@@ -72,13 +82,15 @@ class VmoCommands:
     async def _vmo_op_range(self, command: VmoOpRange, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, _RIGHTS.get(command.op, os.W_OK))
         op = operations.VmoOp[command.op.name]
-        return self._start(operations.op_range(op, vmo_of(file), command.offset, command.length))
+        if isinstance(file, AuxFile) and command.op is VmoOp.COMMIT:
+            handle.limits.reserve(file, min(command.length, file.size_bytes))
+        return self._start(handle, operations.op_range(op, vmo_of(file), command.offset, command.length))
 
     async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.W_OK)
         if isinstance(file, AuxFile):
             raise NotSupportedError("an aux has no stream size: its size is exact")
-        return self._start(file.vmo.set_stream_size(command.size))
+        return self._start(handle, file.vmo.set_stream_size(command.size))
 
     async def _vmo_pin(self, command: VmoPin, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.R_OK | os.W_OK)
@@ -90,19 +102,31 @@ class VmoCommands:
                 handle.on_release.append(pin.unpin)
 
         if isinstance(file, AuxFile):
+            handle.limits.reserve(file, min(command.length, file.size_bytes))
             keep(file.aux.pin(command.offset, command.length))
             return OK
-        return self._start(file.vmo.pin(command.offset, command.length), keep)
+        return self._start(handle, file.vmo.pin(command.offset, command.length), keep)
 
-    def _start(self, access: Access[T], then: Callable[[T], None] = lambda _result: None) -> str | Waiting:
+    def _start(
+        self, handle: CommandHandle, access: Access[T], then: Callable[[T], None] = lambda _result: None
+    ) -> str | Waiting:
         """Start a call; return the result if it is finished, or what remains to be waited for."""
+        limits, uid = handle.limits, handle.identity.uid
 
         async def wait() -> str:
-            await self._engine.wait(access)
+            try:
+                await self._engine.wait(access)
+            finally:
+                limits.give(Resource.REQUESTS, uid)
             then(access.result())
             return OK
 
         if not self._engine.start(access):
+            try:
+                limits.take(Resource.REQUESTS, uid)
+            except VmoError:
+                access.cancel()
+                raise
             return wait
         then(access.result())
         return OK

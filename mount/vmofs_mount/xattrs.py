@@ -18,6 +18,12 @@ MAX_TOTAL_BYTES = 128 * 1024
 
 VALUE_MAX = 64 * 1024
 
+
+def bytes_of(xattrs: Mapping[bytes, bytes] | None) -> int:
+    """Return what stored attributes take."""
+    return sum(len(name) + len(value) for name, value in (xattrs or {}).items())
+
+
 Computed = Mapping[type[Node], Callable[[Any], Mapping[bytes, bytes]]]
 """How to compute the ``user.vmofs.*`` attributes of a kind of node; the keys have no prefix."""
 
@@ -60,7 +66,7 @@ class Xattrs:
         if len(value) > VALUE_MAX:
             raise OSError(errno.E2BIG, f"{len(value)} bytes, at most {VALUE_MAX} are possible")
         kept = {other: data for other, data in (node.xattrs or {}).items() if other != name}
-        if sum(map(len, kept)) + sum(map(len, kept.values())) + len(name) + len(value) > MAX_TOTAL_BYTES:
+        if bytes_of(kept) + len(name) + len(value) > MAX_TOTAL_BYTES:
             raise OSError(errno.ENOSPC, f"the attributes of {node.path} would exceed {MAX_TOTAL_BYTES} bytes")
         node.xattrs = {**(node.xattrs or {}), name: value}
 
