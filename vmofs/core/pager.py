@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from weakref import WeakSet
 
-from vmofs.core import content, writeback
+from vmofs.core import children, content, writeback
+from vmofs.core.access import Access, Steps
 from vmofs.core.aux import AuxVmo
 from vmofs.core.content import Bytes
 from vmofs.core.port import Port
@@ -20,6 +21,8 @@ from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState
 from vmofs.core.states import PageEvent, PageState
 from vmofs.core.system import System
+from vmofs.core.taking import take_steps
+from vmofs.core.view import AuxView
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.core.writeback import DirtyRange
 from vmofs.status import (
@@ -51,7 +54,7 @@ FAIL_CODES = frozenset(
 DIRTY_RANGE_IS_ZERO = 1
 """The data of WRITEBACK_BEGIN that leaves committed pages alone. Zircon: ZX_VMO_DIRTY_RANGE_IS_ZERO."""
 
-Vmo = PagerVmo | AuxVmo
+Vmo = children.Vmo
 """What a name in a command may stand for, where a VMO is asked for."""
 
 
@@ -149,21 +152,49 @@ class Pager:
 
         Raises:
             InvalidArgsError: an argument is not page aligned, or the VMO is not of this pager.
+            AccessDeniedError: the aux was made with NO_WRITE.
             NotSupportedError: the aux is contiguous, physical or a pager VMO.
             OutOfRangeError: a range overflows or does not lie inside its VMO.
-            BadStateError: the VMO is detached, or the aux range is pinned.
+            BadStateError: the VMO is detached, the aux has children, or pinned or absent pages in the range.
             IoDataIntegrityError: ``xxh3`` is given and is not the XXH3-64 sum of the bytes.
+            NoMemoryError: snapshots share pages of the aux, and there is no memory for copies.
 
         Zircon: zx_pager_supply_pages.
         """
+        steps = self._supply_steps(vmo, offset, length, aux, aux_offset, xxh3)
+        try:
+            next(steps)
+        except StopIteration as done:
+            filled: list[PageRange] = done.value
+            return filled
+        steps.close()
+        raise BadStateError("pages of the aux, a clone of a pager VMO, are absent")
+
+    def supply_pages_access(
+        self, vmo: Vmo, offset: int, length: int, aux: Vmo, aux_offset: int, xxh3: int | None = None
+    ) -> Access[list[PageRange]]:
+        """Do what ``supply_pages`` does, but wait for absent pages of the aux: they are READ at its root first.
+
+        Also fails with what that pager says. Only an aux that is a clone of a pager VMO may need this.
+        """
+        return Access(self._supply_steps(vmo, offset, length, aux, aux_offset, xxh3))
+
+    def _supply_steps(
+        self, vmo: Vmo, offset: int, length: int, aux: Vmo, aux_offset: int, xxh3: int | None
+    ) -> Steps[list[PageRange]]:
         check_page_aligned(offset=offset, length=length, aux_offset=aux_offset)
         target = self.check_vmo(vmo)
-        if isinstance(aux, PagerVmo):
-            _check_pager_aux(aux, aux_offset, length)
-            return []
-        aux.check_can_give(aux_offset, length, xxh3)
+        if isinstance(aux, AuxVmo | AuxView):
+            aux.check_can_give(aux_offset, length, xxh3)
+            taken = aux.take(aux_offset, length)
+        else:
+            taken = yield from take_steps(aux, aux_offset, length, xxh3)
+        return self._insert_taken(target, offset, length, taken, aux_offset)
+
+    def _insert_taken(
+        self, target: PagerVmo, offset: int, length: int, taken: list[Run], aux_offset: int
+    ) -> list[PageRange]:
         self._totals["supply_calls"] += 1
-        taken = aux.take(aux_offset, length)
         try:
             pages = _check_target(target, offset, length)
         except (OutOfRangeError, BadStateError):
@@ -374,13 +405,6 @@ def _dirty(vmo: PagerVmo, offset: int, length: int) -> None:
     except NoMemoryError:
         vmo.source.resolve(Command.DIRTY, pages)
         raise
-
-
-def _check_pager_aux(aux: PagerVmo, offset: int, length: int) -> None:
-    """Refuse to take pages from a pager VMO, in Zircon's order (step 6); taking none is allowed."""
-    if length:
-        aux.check_inside(offset, length)
-        raise NotSupportedError("the aux is itself a pager VMO")
 
 
 def _check_target(vmo: PagerVmo, offset: int, length: int) -> PageRange:
