@@ -67,7 +67,9 @@ class Service:
         self.engine = Engine(system, self._kick, self._stale)
         nursery, place = session.nursery, Place.of(session.mountpoint)
         self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
-        self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place.minor, layout.tree.modified)
+        self.opened = OpenVmos(
+            self.engine, self.cache, nursery.start_soon, place.minor, layout.tree.modified, layout.limits
+        )
         self.pagers = Pagers(layout.tree, layout.vmo, self.engine, place, nursery, lambda: deadline)
         names = self._names = Names(layout.tree, place)
         self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened)

@@ -22,6 +22,7 @@ from vmofs_mount.caller import Caller
 from vmofs_mount.engine import Engine
 from vmofs_mount.failures import Failure, Failures, Retries, find_stale
 from vmofs_mount.handles import Handle
+from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.processes import is_dying, thread_group
@@ -43,8 +44,10 @@ class OpenVmos:
         spawn: Callable[..., None],
         device_minor: int,
         modified: Callable[[VmoFile], None],
+        limits: Limits,
     ) -> None:
         self.engine = engine
+        self.limits = limits
         self.cache = cache
         self._spawn = spawn
         self._retries = Retries(device_minor)
@@ -154,6 +157,8 @@ class VmoHandle(Handle):
         self.file = file
         self.process = thread_group(caller.pid)
         self._opened = opened
+        self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        file.writer_count += self._may_write
         opened.add(file, self.process)
 
     async def read(self, offset: int, size: int) -> Bytes:
@@ -172,6 +177,7 @@ class VmoHandle(Handle):
         if error is not None:
             raise error
         suspects = opened.in_cache(file, pages)
+        opened.limits.take(Resource.REQUESTS, self.caller.uid)
         with opened.waiting(self, pages):
             try:
                 return await self._read_unless_killed(offset, length, killable=not suspects)
@@ -180,6 +186,8 @@ class VmoHandle(Handle):
             except VmoError as failure:
                 await opened.failed(self, file.vmo.absent(pages), failure, suspects)
                 raise
+            finally:
+                opened.limits.give(Resource.REQUESTS, self.caller.uid)
 
     async def _read_unless_killed(self, offset: int, length: int, *, killable: bool) -> Bytes:
         """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""
@@ -197,8 +205,15 @@ class VmoHandle(Handle):
         room = await self._make_room(offset, len(data))
         if self.caller.uid != 0:  # as CAP_FSETID
             self.file.drop_privileges()
-        written: int = await self._opened.run_unless_killed(self.file.vmo.write(offset, data[:room]), self.process)
-        self._opened.modified(self.file)
+        try:
+            access: Access[int] = self.file.vmo.write(offset, data[:room])
+            written = await self._opened.run_unless_killed(access, self.process)
+        except (VmoError, InterruptedError):
+            # The page cache has what was refused, also what was stored through a mapping.
+            self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
+            raise
+        finally:
+            self._opened.modified(self.file)  # a write that fails may have written a part
         return written
 
     async def _make_room(self, offset: int, length: int) -> int:
@@ -226,6 +241,7 @@ class VmoHandle(Handle):
 
     def release(self) -> None:
         """Count the file as open no longer."""
+        self.file.writer_count -= self._may_write
         self._opened.remove(self.file, self.process)
 
 
