@@ -357,7 +357,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
             assert port.statistics().delivered == len(model_port.delivered)
         for pager, model_pager in self.pagers:
             pager.check()
-            assert pager.vmos == [self.core_of(vmo) for vmo in model_pager.vmos]
+            assert list(pager.vmos) == [self.core_of(vmo) for vmo in model_pager.vmos]
         for pair in self.vmos:
             compare_pages(pair)
         assert [
