@@ -65,6 +65,7 @@ class PageCache:
     def begin_read(self, file: VmoFile, pages: PageRange) -> int:
         """Note that a READ waits for a pager: its pages are locked until its answer brings them. Returns a number."""
         self._read_number += 1
+        file.reads_waiting += 1
         self._backlog(file).reads[self._read_number] = pages
         return self._read_number
 
@@ -72,12 +73,19 @@ class PageCache:
         """Note that the READ is about to be answered."""
         backlog = self._backlogs[file]
         del backlog.reads[number]
+        file.reads_waiting -= 1
+        if not file.reads_waiting and file.told_mtime_ns != file.mtime_ns:
+            self.attributes_changed(file)
         self._forget_if_idle(file, backlog)
 
     def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
-        """Store newly supplied pages if the file is open, except those that a waiting READ brings."""
+        """Store newly supplied pages if the file is open, except those that a waiting READ brings.
+
+        Not if somebody may write: the kernel puts what is written in the page cache before the WRITE comes here, and a
+        store that arrives in between would put back what was there before. Such readers ask for each page.
+        """
         self.attributes_changed(file)
-        if not file.open_count:
+        if not _takes_stores(file):
             return
         backlog = self._backlog(file)
         for pages in filled:
@@ -112,6 +120,14 @@ class PageCache:
         if backlog is not None and backlog.running:
             with trio.move_on_after(seconds):
                 await backlog.done.wait()
+
+    async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float) -> None:
+        """Wait as ``wait_dropped`` does, for all files that show this VMO."""
+        with trio.move_on_after(seconds):
+            for shown in list(vmo.node.viewers):
+                file = getattr(shown, "owner", None)
+                if isinstance(file, CachedFile):
+                    await self.wait_dropped(file, seconds)
 
     def attributes_changed(self, file: CachedFile) -> None:
         """Let the kernel know soon that attributes changed."""
@@ -176,7 +192,7 @@ class PageCache:
         for part in file.vmo.committed(pages):
             end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
             data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
-            if data is None or not file.open_count:
+            if data is None or not _takes_stores(file):
                 continue
             self._stored_pages_total += part.pages
             loan = self._frames.lend(data)
@@ -186,6 +202,8 @@ class PageCache:
                 )
             finally:
                 self._frames.give_back(loan)
+            if not _takes_stores(file):  # a writer has opened it meanwhile
+                backlog.to_drop.add(part)
 
     def statistics(self) -> PageCacheStatistics:
         """Return the present counts."""
@@ -195,3 +213,7 @@ class PageCache:
     def check(self) -> None:
         """Assert that every remembered file has something to do or is being read."""
         assert all(backlog.running or backlog.reads for backlog in self._backlogs.values())
+
+
+def _takes_stores(file: VmoFile) -> bool:
+    return file.open_count > 0 and not file.writer_count

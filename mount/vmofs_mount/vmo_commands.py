@@ -21,6 +21,7 @@ from vmofs_mount.engine import Engine
 from vmofs_mount.limits import Resource
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, VmoFile
+from vmofs_mount.pagecache import PageCache
 
 T = TypeVar("T")
 
@@ -84,13 +85,16 @@ class VmoCommands:
         op = operations.VmoOp[command.op.name]
         if isinstance(file, AuxFile) and command.op is VmoOp.COMMIT:
             handle.limits.reserve(file, min(command.length, file.size_bytes))
-        return self._start(handle, operations.op_range(op, vmo_of(file), command.offset, command.length))
+        return await self._start(handle, file, operations.op_range(op, vmo_of(file), command.offset, command.length))
 
     async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.W_OK)
         if isinstance(file, AuxFile):
             raise NotSupportedError("an aux has no stream size: its size is exact")
-        return self._start(handle, file.vmo.set_stream_size(command.size))
+        vmo = file.vmo
+        return await self._start(
+            handle, file, vmo.set_stream_size(command.size), lambda _result: self._cache.size_changed(vmo)
+        )
 
     async def _vmo_pin(self, command: VmoPin, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.R_OK | os.W_OK)
@@ -105,12 +109,16 @@ class VmoCommands:
             handle.limits.reserve(file, min(command.length, file.size_bytes))
             keep(file.aux.pin(command.offset, command.length))
             return OK
-        return self._start(handle, file.vmo.pin(command.offset, command.length), keep)
+        return await self._start(handle, file, file.vmo.pin(command.offset, command.length), keep)
 
-    def _start(
-        self, handle: CommandHandle, access: Access[T], then: Callable[[T], None] = lambda _result: None
+    async def _start(
+        self,
+        handle: CommandHandle,
+        file: VmoFile | AuxFile,
+        access: Access[T],
+        then: Callable[[T], None] = lambda _result: None,
     ) -> str | Waiting:
-        """Start a call; return the result if it is finished, or what remains to be waited for."""
+        """Start a call on a VMO; return the result if it is finished, or what remains to be waited for."""
         limits, uid = handle.limits, handle.identity.uid
 
         async def wait() -> str:
@@ -119,6 +127,7 @@ class VmoCommands:
             finally:
                 limits.give(Resource.REQUESTS, uid)
             then(access.result())
+            await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
             return OK
 
         if not self._engine.start(access):
@@ -129,4 +138,5 @@ class VmoCommands:
                 raise
             return wait
         then(access.result())
+        await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)  # whoever reads now sees it
         return OK
