@@ -40,15 +40,26 @@ from vmofs.wire.commands import (
 )
 
 K = CommandKind
-CREATE_USAGE = "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]"
+CREATE_USAGE = "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]"
 SUPPLY_USAGE = "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"
 
 # Lines as format_command writes them.
 CANONICAL: list[tuple[str, Command]] = [
     ("vmo/a 8193", CreateVmo("vmo/a", 8193)),
     (
-        "vmo/a\\040b 0 key=7 resizable trap_dirty unbounded mode=0640 port=w1",
-        CreateVmo("vmo/a b", 0, 7, resizable=True, trap_dirty=True, unbounded=True, mode=0o640, port="w1"),
+        "vmo/a\\040b 0 key=7 resizable trap_dirty unbounded writeback noevict mode=0640 port=w1",
+        CreateVmo(
+            "vmo/a b",
+            0,
+            7,
+            resizable=True,
+            trap_dirty=True,
+            unbounded=True,
+            mode=0o640,
+            port="w1",
+            writeback=True,
+            noevict=True,
+        ),
     ),
     ("vmo/d trap_dirty writeback port=w", ServeDirectory("vmo/d", trap_dirty=True, writeback=True, port="w")),
     ("vmo/a 4096 8192 aux/s 0", SupplyPages("vmo/a", 4096, 8192, "aux/s", 0)),

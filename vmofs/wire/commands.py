@@ -3,19 +3,19 @@ r"""Commands: the text of the command files and the values that it stands for.
 One line is one command, for the file whose name is the kind of command. The grammar, where blanks and tabs separate
 words, and names and operations are accepted in either case::
 
-    create_vmo            VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]
-    serve_directory       DIRECTORY [trap_dirty] [writeback] [port=NAME]
-    supply_pages          VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]
-    detach_vmo            VMO
-    op_range              OP VMO OFFSET LENGTH [DATA]
-    evict                 VMO OFFSET LENGTH
-    query_dirty_ranges    VMO OFFSET LENGTH
-    query_vmo_stats       VMO [reset]
-    vmo_create            AUX SIZE [resizable] [contiguous | physical]
-    vmo_create_child      KIND PARENT CHILD OFFSET SIZE [no_write] [resizable]
-    vmo_op_range          OP VMO OFFSET LENGTH
-    vmo_set_stream_size   VMO SIZE
-    vmo_pin               VMO OFFSET LENGTH
+    create_vmo          VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]
+    serve_directory     DIRECTORY [trap_dirty] [writeback] [port=NAME]
+    supply_pages        VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]
+    detach_vmo          VMO
+    op_range            OP VMO OFFSET LENGTH [DATA]
+    evict               VMO OFFSET LENGTH
+    query_dirty_ranges  VMO OFFSET LENGTH
+    query_vmo_stats     VMO [reset]
+    vmo_create          AUX SIZE [resizable] [contiguous | physical]
+    vmo_create_child    KIND PARENT CHILD OFFSET SIZE [no_write] [resizable]
+    vmo_op_range        OP VMO OFFSET LENGTH
+    vmo_set_stream_size VMO SIZE
+    vmo_pin             VMO OFFSET LENGTH
 
     VMO AUX PARENT CHILD DIRECTORY    a path relative to the mount point: names.parse_path
     SIZE OFFSET LENGTH AUX_OFFSET N   a number: numbers.parse_number; bytes, except N, which is a pager's own key
@@ -118,6 +118,7 @@ class CreateVmo:
     mode: int | None = None
     port: str | None = None
     writeback: bool = False
+    noevict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +327,8 @@ _VMO_OP_FORM = "OP VMO OFFSET LENGTH"
 
 _SYNTAXES: Mapping[CommandKind, _Syntax] = {
     CommandKind.CREATE_VMO: _syntax(
-        CreateVmo, "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [mode=OCTAL] [port=NAME]"
+        CreateVmo,
+        "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]",
     ),
     CommandKind.SERVE_DIRECTORY: _syntax(ServeDirectory, "DIRECTORY [trap_dirty] [writeback] [port=NAME]"),
     CommandKind.SUPPLY_PAGES: _syntax(SupplyPages, "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"),
