@@ -17,10 +17,10 @@ _OPTIONS_HELP = """\
 options: allow_other, no_allow_other (others may use the mount; default: only if root mounts),
 pager_group=NAME|GID (only its members, and root, may make pagers),
 deadline=SECONDS, warn=SECONDS (0 = never),
-memory=BYTES (for the pages of all; suffixes K M G; default half of the machine's memory; 0 = no limit),
+memory_limit=BYTES (for the pages of all; suffixes K M G; default half of the machine's memory; 0 = no limit),
 requests=N (outstanding, of all users but root; default 60000),
-user_memory=BYTES (per user; default half of 'memory'), user_pagers=N, user_vmos=N, user_aux_files=N, user_fifos=N,
-user_nodes=N, user_requests=N, user_queue_bytes=N, user_xattr_bytes=N (per user other than root; 0 = no limit),
+user_memory=BYTES (per user; default half of 'memory_limit'), user_pagers=N, user_vmos=N, user_aux_files=N,
+user_fifos=N, user_nodes=N, user_requests=N, user_queue_bytes=N, user_xattr_bytes=N (per user other than root; 0 = no limit),
 log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid, exec, ro, noatime"""
 
 

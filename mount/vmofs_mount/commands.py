@@ -95,7 +95,9 @@ class PagerCommands:
         pager = _pager_directory_of(handle)
         port = pager.port(command.port)
         parent, name = await self._names.new_name(handle, command.vmo, "vmo")
-        options = VmoOptions(command.resizable, command.trap_dirty, command.unbounded, command.writeback)
+        options = VmoOptions(
+            command.resizable, command.trap_dirty, command.unbounded, command.writeback, command.noevict
+        )
         permissions = 0o644 if command.mode is None else command.mode
         file = VmoFile(
             permissions & ~handle.identity.umask, handle.identity.uid, handle.identity.gid, None, pager.pager

@@ -120,7 +120,7 @@ def _set_log(options: MountOptions, value: str) -> None:
 
 
 def _set_memory(options: MountOptions, value: str) -> None:
-    options.memory_limit_bytes = _bytes("memory", value) or None
+    options.memory_limit_bytes = _bytes("memory_limit", value) or None
 
 
 def _set_pager_group(options: MountOptions, value: str) -> None:
@@ -145,6 +145,7 @@ _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
     "deadline": _set_deadline,
     "log": _set_log,
     "memory": _set_memory,
+    "memory_limit": _set_memory,
     "pager_group": _set_pager_group,
     "requests": _set_requests,
     "warn": _set_warn,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vmofs.core.children import is_resizable
+from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
 from vmofs.units import PageRange
 from vmofs.wire.commands import CommandKind
@@ -79,6 +81,9 @@ class Service:
             VmoCommands(self.engine, names, self.cache).methods,
         )
         self._spawn = nursery.start_soon
+        self._will_settle = False
+        if system.eviction is not None:
+            system.frames.reclaim = self._reclaim
         self._plug_in()
         ageing = Ageing(self.engine, self.log, warn, self.pagers.deadline_of, self.pagers.shortest_deadline)
         nursery.start_soon(ageing.run)
@@ -106,6 +111,18 @@ class Service:
             tree.add(control, name, file)
         for kind in _COMMANDS:  # whom they may be used on is decided by the rights on the files that are named
             tree.add(control, kind.value.encode(), CommandFile(0o666, control.uid, control.gid, kind))
+
+    def _reclaim(self, pages: int, spared: Iterable[FrameRun]) -> None:
+        """Evict pages, and soon drop them from the page cache: who wants memory need not have anything to settle."""
+        assert self.system.eviction is not None
+        self.system.eviction.reclaim(pages, spared)
+        if not self._will_settle:
+            self._will_settle = True
+            self._spawn(self._settle_soon)
+
+    async def _settle_soon(self) -> None:
+        self._will_settle = False
+        self.engine.settle()
 
     def _kick(self, port: object) -> None:
         self.pagers.kick(port)  # type: ignore[arg-type]
@@ -154,6 +171,8 @@ class Service:
             "frames_used": frames["used"],
             "frames_peak": frames["peak"],
             "frames_held": frames["held"],
+            "frames_limit": frames["limit"] or 0,
+            **({} if self.system.eviction is None else asdict(self.system.eviction.statistics())),
             "objects": system.objects,
             "requests_outstanding": system.requests_outstanding,
             "waiters": system.waiters,

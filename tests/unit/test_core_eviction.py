@@ -63,7 +63,9 @@ def test_the_least_recently_supplied_group_goes_first(world: World) -> None:
     assert present(vmo) == [1, 2, 3, 4]
     world.supply(vmo, LIMIT + GROUP)
     assert present(vmo) == [2, 3, 4, 5]
-    assert order(world).statistics() == EvictionStatistics(groups=4, evicted_pages_total=32, refaulted_pages_total=0)
+    assert order(world).statistics() == EvictionStatistics(
+        eviction_groups=4, evicted_pages_total=32, refaulted_pages_total=0
+    )
 
 
 def test_reading_keeps_a_group(world: World) -> None:
@@ -251,7 +253,7 @@ def test_closed_vmos_leave_nothing_behind(world: World) -> None:
     other = full(world)
     world.supply(other, LIMIT)
     assert present(other) == [1, 2, 3, 4]
-    assert order(world).statistics().groups == 4
+    assert order(world).statistics().eviction_groups == 4
 
 
 def test_places_without_pages_are_swept_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +266,7 @@ def test_places_without_pages_are_swept_away(world: World, monkeypatch: pytest.M
         if world.system.frames.used % 2:
             vmo.evict(PageRange(0, LIMIT))
         world.pager.close_vmo(vmo)
-    assert order(world).statistics().groups <= 8 + 2 * LIMIT
+    assert order(world).statistics().eviction_groups <= 8 + 2 * LIMIT
 
 
 def test_the_oldest_memory_of_evictions_is_lost_before_there_is_too_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

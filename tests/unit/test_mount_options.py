@@ -22,6 +22,8 @@ def test_options_are_read() -> None:
     assert options.deadline_seconds == 7.5
     assert options.warn_seconds == 0
     assert options.memory_limit_bytes == 2 * 2**20
+    assert parse_options(["memory_limit=3M"]).memory_limit_bytes == 3 * 2**20
+    assert parse_options(["memory_limit=0"]).memory_limit_bytes is None
     assert options.log_path == Path("x").absolute()
     assert not options.allow_other
     assert options.kernel == {"nodev", "suid", "noexec"}

@@ -47,7 +47,7 @@ class Member(Protocol):
 class EvictionStatistics:
     """Pages that went because memory was short, and how many of those were supplied again. ``*_total`` only grow."""
 
-    groups: int
+    eviction_groups: int
     evicted_pages_total: int
     refaulted_pages_total: int
 
