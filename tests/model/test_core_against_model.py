@@ -144,7 +144,8 @@ class CoreAgainstModel(RuleBasedStateMachine):
             core.write_nowait(page * PAGE_SIZE, data)
             model.pages[page] = data
         if pinned is not None and pinned < pages:
-            core.pinned.add(PageRange(pinned, pinned + 1))
+            core.pin(pinned * PAGE_SIZE, PAGE_SIZE)  # a pinned page has memory, also one that was a hole
+            model.pages[pinned] = model.pages[pinned] or bytes(PAGE_SIZE)
             model.pinned.add(pinned)
         self.aux.append((core, model))
 
