@@ -1,0 +1,87 @@
+"""A pager as a process of its own, which can be killed and stopped: it supplies what is asked for, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.mounted import wait_for
+
+_PAGER = r"""
+import os, struct, sys
+control, fifo, key = sys.argv[1], sys.argv[2], int(sys.argv[3])
+requests = os.open(f"{control}/{fifo}", os.O_RDONLY)
+files, rest = {}, b""
+print("open", flush=True)
+while True:
+    data = os.read(requests, 65536)
+    if not data:
+        requests = os.open(f"{control}/{fifo}", os.O_RDONLY)
+        rest = b""
+        continue
+    *lines, rest = (rest + data).split(b"\n")
+    for line in lines:
+        command, _, offset, length, name = line.decode().split(" ")
+        if command != "READ":
+            continue
+        offset, length = int(offset), int(length)
+        if name not in files:
+            files[name] = os.open(f"{control}/supply/{name}", os.O_WRONLY)
+        for start in range(offset, offset + length, 1 << 19):
+            size = min(1 << 19, offset + length - start)
+            words = struct.pack(f"<{size // 8}Q", *range(key + start // 8, key + (start + size) // 8))
+            os.pwrite(files[name], words, start)
+"""
+
+
+class PagerProcess:
+    """A process that reads a FIFO of a pager and supplies the pattern of ``key`` in whatever VMO it is asked for."""
+
+    def __init__(self, control: Path, key: int, fifo: str = "requests") -> None:
+        command = [sys.executable, "-I", "-S", "-c", _PAGER, str(control), fifo, str(key)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self.process.pid
+
+    def wait_open(self) -> PagerProcess:
+        """Wait until it has the FIFO open."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"open\n"
+        return self
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, whatever it is doing, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def stop(self) -> None:
+        """Stop it with SIGSTOP and wait until it stands still."""
+        self.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: process_state(self.pid) == "T", "the pager stands still")
+
+    def go_on(self) -> None:
+        """Let it go on with SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+def process_state(pid: int) -> str:
+    """Return the letter that /proc has for the state of a process, empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def seconds_of(path: Path) -> float:
+    """Return how long a ``stat`` takes."""
+    began = time.monotonic()
+    path.stat()
+    return time.monotonic() - began
