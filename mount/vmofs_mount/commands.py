@@ -137,18 +137,24 @@ class PagerCommands:
         vmo.owner = vmo.source.owner = file
         return file
 
-    async def _supply_pages(self, command: SupplyPages, handle: CommandHandle) -> str:
+    async def _supply_pages(self, command: SupplyPages, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         check_page_aligned(offset=command.offset, length=command.length, aux_offset=command.aux_offset)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
         handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
-        filled = pager.supply_pages(
+        access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
-        self.supplied(file, filled)
-        await self._cache.wait_dropped(source, DROP_SECONDS)
-        return OK
+
+        async def finish() -> str:
+            await self._engine.wait(access)
+            self.supplied(file, access.result())
+            await self._cache.wait_dropped(source, DROP_SECONDS)
+            return OK
+
+        # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
+        return await finish() if self._engine.start(access) else finish
 
     def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Act on newly filled pages: who waits is answered first, the other pages go to the page cache."""

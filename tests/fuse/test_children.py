@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -205,3 +206,24 @@ def test_a_snapshot_of_a_clone_freezes_what_was_modified(pager: PagerClient) -> 
         assert os.pread(fd, 2, 0) == b"2r"
     assert snapshot.path.read_bytes()[:2] == b"1r"
     assert int(clone.xattr("children")) == 1
+
+
+def test_supplying_from_a_clone_waits_in_the_background_for_what_it_lacks(pager: PagerClient) -> None:
+    root = pager.create("root", P)
+    clone = create_child(pager, root, ON_WRITE, 0, P)
+    target = pager.create("target", P)
+    command = os.open(pager.control / "supply_pages", os.O_RDWR)
+    try:
+        os.write(command, f"{target.name} 0 {P} {clone.name} 0".encode())
+        pager.take_read(root, 0)
+        with pytest.raises(BlockingIOError):
+            os.read(command, 100)
+        pager.supply_bytes(root, b"r" * P)
+        poll = select.poll()
+        poll.register(command, select.POLLIN)
+        assert poll.poll(5000)
+        assert os.read(command, 100) == b"ZX_OK\n"
+    finally:
+        os.close(command)
+    assert target.path.read_bytes() == b"r" * P
+    assert clone.path.read_bytes() == bytes(P)
