@@ -1,8 +1,8 @@
 """Who may do what: every identity x every file of the tree x every operation, as the kernel says it of a tmpfs.
 
-The tables are ``PEOPLE``, ``TREE``, ``OPERATIONS`` and ``COMMANDS``. A *twin* on a tmpfs has the files of the mount with
-the same types, modes, owners and ACLs. What the kernel refuses there must be refused in the mount, by the same errno,
-and what it allows must be allowed, but for ``DEVIATIONS``, which hold for everybody.
+The tables are ``PEOPLE``, ``TREE``, ``OPERATIONS`` and ``COMMANDS``. A *twin* on a tmpfs has the files of the mount
+with the same types, modes, owners and ACLs. What the kernel refuses there must be refused in the mount, by the same
+errno, and what it allows must be allowed, but for what ``deviation`` lists, which holds for everybody.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ SHARED_DIRECTORY = "u::rwx,g::rx,u:2003:rwx,m::rwx,o::-"
 
 COMMAND_FILES = (
     ["vmo_create", "vmo_create_child", "vmo_op_range", "vmo_set_stream_size", "vmo_pin"],
-    ["create_vmo", "serve_directory", "supply_pages", "detach_vmo", "op_range", "evict", "query_dirty_ranges", "query_vmo_stats"],
+    [
+        *("create_vmo", "serve_directory", "supply_pages", "detach_vmo", "op_range", "evict"),
+        *("query_dirty_ranges", "query_vmo_stats"),
+    ],
 )
 
 TREE = (
