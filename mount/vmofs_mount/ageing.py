@@ -1,4 +1,4 @@
-"""What becomes of requests that nobody answers: first a line in the log, then TIMED_OUT."""
+"""What becomes of requests that nobody answers: another worker gets them, a line in the log, and then TIMED_OUT."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from vmofs_mount.eventlog import EventLog
 
 _TICK_SECONDS = 0.25
 _TICKS_PER_DEADLINE = 20  # a deadline is kept to 5 %
+_STALL_SECONDS = 5.0
+_STALLS_PER_DEADLINE = 4
 
 
 class Ageing:
@@ -19,6 +21,10 @@ class Ageing:
 
     ``deadline_of(request)`` returns the seconds after which a request fails; 0 stands for never, as for ``warn``.
     ``shortest()`` returns the shortest deadline there is.
+
+    A request that was delivered and not answered for ``stall`` seconds (None: five, or a fourth of the deadline if that
+    is less; 0: never) is given to ``again``, which delivers it to another worker; the second time after twice as long,
+    and so on, so that requests that simply take long are not multiplied.
     """
 
     def __init__(
@@ -28,12 +34,16 @@ class Ageing:
         warn: float,
         deadline_of: Callable[[PageRequest], float],
         shortest: Callable[[], float],
+        stall: float | None,
+        again: Callable[[PageRequest], bool],
     ) -> None:
         self._engine = engine
         self._log = log
         self._warn = warn or float("inf")
         self._deadline_of = deadline_of
         self._shortest = shortest
+        self._stall = stall
+        self._again = again
         self._warned: set[PageRequest] = set()
 
     async def run(self) -> None:
@@ -46,12 +56,15 @@ class Ageing:
         requests = self._engine.system.requests
         self._warned &= requests.keys()
         expired = []
-        youngest = now - min(self._warn, self._shortest())
+        shortest = self._shortest()
+        youngest = now - min(self._warn, shortest, self._stall_seconds(shortest))
         for request in requests:
             if request.raised_at > youngest:
                 break  # and so are all others
             age = now - request.raised_at
             deadline = self._deadline_of(request)
+            if self._stalls(request, now, self._stall_seconds(deadline)) and self._again(request):
+                self._note("stalled", request, age)
             if deadline and age >= deadline:
                 expired.append(request)
                 self._note("expired", request, age)
@@ -61,6 +74,16 @@ class Ageing:
         if expired:
             self._engine.system.expire(now, expired)
             self._engine.settle()
+
+    def _stall_seconds(self, deadline: float) -> float:
+        if self._stall is None:
+            return min(_STALL_SECONDS, (deadline or float("inf")) / _STALLS_PER_DEADLINE)
+        return self._stall or float("inf")
+
+    def _stalls(self, request: PageRequest, now: float, seconds: float) -> bool:
+        """Return whether a request was delivered too long ago; each delivery gives it twice the time."""
+        times = request.deliveries
+        return times > 0 and now - request.delivered_at >= seconds * 2.0 ** min(times - 1, 30)
 
     def _note(self, kind: str, request: PageRequest, age: float) -> None:
         packet = request.packet()

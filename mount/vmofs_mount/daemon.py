@@ -52,7 +52,8 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
     service: list[Service] = []
 
     async def start(session: Session) -> None:
-        service.append(Service(system, layout, session, warn=options.warn_seconds, deadline=options.deadline_seconds))
+        warn, deadline, stall = options.warn_seconds, options.deadline_seconds, options.stall_seconds
+        service.append(Service(system, layout, session, warn=warn, deadline=deadline, stall=stall))
 
     async def main() -> None:
         await serve(

@@ -36,6 +36,8 @@ class MountOptions:
         allow_other: other users may use the mount; the default is yes for root.
         deadline_seconds: after this time an unanswered request fails; 0 is never.
         warn_seconds: after this time an unanswered request is logged; 0 is never.
+        stall_seconds: after this time a request that one worker was given goes to another one too; 0 is never, None is
+            5, or a fourth of the deadline if that is less.
         log_path: where the daemon logs; None is syslog.
         memory_limit_bytes: how much memory pages may occupy; the default is half of the machine's, None is no limit.
         pager_gid: only members of this group may make pagers; None is everybody.
@@ -47,6 +49,7 @@ class MountOptions:
     allow_other: bool = field(default_factory=lambda: os.geteuid() == 0)
     deadline_seconds: float = 300.0
     warn_seconds: float = 20.0
+    stall_seconds: float | None = None
     log_path: Path | None = None
     memory_limit_bytes: int | None = field(default_factory=lambda: machine_memory_bytes() // 2)
     pager_gid: int | None = None
@@ -115,6 +118,10 @@ def _set_warn(options: MountOptions, value: str) -> None:
     options.warn_seconds = _seconds("warn", value)
 
 
+def _set_stall(options: MountOptions, value: str) -> None:
+    options.stall_seconds = _seconds("stall", value)
+
+
 def _set_log(options: MountOptions, value: str) -> None:
     options.log_path = Path(value).absolute()
 
@@ -148,6 +155,7 @@ _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
     "memory_limit": _set_memory,
     "pager_group": _set_pager_group,
     "requests": _set_requests,
+    "stall": _set_stall,
     "warn": _set_warn,
     **{f"user_{resource}": _set_user_limit(resource) for resource in Resource},
 }

@@ -243,6 +243,12 @@ class Pagers:
         """Return the shortest deadline of all pagers, infinite without any."""
         return min((pager.deadline for pager in self if pager.deadline), default=float("inf"))
 
+    def deliver_again(self, request: PageRequest) -> bool:
+        """Deliver a request by another FIFO than the one that does not answer it; return whether there is one."""
+        file = request.source.owner
+        pager = self._by_pager.get(file.pager) if isinstance(file, VmoFile) else None
+        return pager is not None and len(pager.ports.fifos) > 1 and pager.ports.deliver_again(request)
+
     def check(self) -> None:
         """Assert that every FIFO has its lane."""
         for pager in self._by_directory.values():

@@ -6,7 +6,8 @@ first (entry_timeout 0); from then on vmofs tries to open it for writing, withou
 
 While a FIFO is attached two things are watched. Its descriptor reports EPOLLERR when the last reader is gone, and
 inotify reports every reader that closes. In both cases requests that were handed out and not answered are delivered
-again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline.
+again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline. For the same reason
+a request that stays unanswered is delivered again by another FIFO of the pager, if there is one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 import trio
 
 from vmofs.core.port import Port
-from vmofs.core.request import Command, Packet
+from vmofs.core.request import Command, Packet, PageRequest
 from vmofs.core.source import PageSource
 from vmofs.wire.packets import PacketCommand, format_packet
 from vmofs_mount.inotify import CloseWatch
@@ -91,7 +92,15 @@ class Fifo:
     @property
     def load(self) -> int:
         """How many requests this FIFO handed out that are not answered."""
-        return sum(lane is self for port in self.ports for lane in port.delivered().values())
+        return sum(port.load(self) for port in self.ports)
+
+    def preference(self, port: Port) -> tuple[bool, int]:
+        """Return by what to choose among several FIFOs, the smallest first.
+
+        One that stalls comes last, but is tried with one request at a time, to learn whether it goes on.
+        """
+        load = self.load
+        return load > 0 and port.is_stalled(self), load
 
     def looked_up(self) -> None:
         """Note that somebody looked the name up and may open it; called before he learns that it exists."""
@@ -116,9 +125,23 @@ class Fifo:
     def send(self, port: Port) -> bool:
         """Write the oldest packet of a port into the pipe; return False if the pipe is full or its reader gone."""
         packet = port.peek()
-        if packet is None or self._fd is None:
+        if packet is None or not self._write(self._line(packet)):
             return False
-        line = self._line(packet)
+        port.dequeue(self, trio.current_time())
+        if packet.command is Command.COMPLETE:
+            self._completes.append((self._bytes_written, packet.source))
+        return True
+
+    def send_again(self, request: PageRequest) -> bool:
+        """Write the packet of a request that another FIFO was given and did not answer; return False if that fails."""
+        if not self._write(self._line(request.packet())):
+            return False
+        request.source.port.redeliver(request, self, trio.current_time())
+        return True
+
+    def _write(self, line: bytes) -> bool:
+        if self._fd is None:
+            return False
         try:
             os.write(self._fd, line)
         except BlockingIOError:
@@ -126,11 +149,8 @@ class Fifo:
             return False
         except BrokenPipeError:
             return False  # run() is about to learn it too
-        port.dequeue(self)
         self._lines_total += 1
         self._bytes_written += len(line)
-        if packet.command is Command.COMPLETE:
-            self._completes.append((self._bytes_written, packet.source))
         return True
 
     def _line(self, packet: Packet) -> bytes:
@@ -280,13 +300,25 @@ class PagerPorts:
         lanes = [fifo for fifo in self.fifos.values() if port in fifo.ports]
         open_lanes = [fifo for fifo in lanes if fifo.attached]
         while port and open_lanes:
-            lane = min(open_lanes, key=lambda fifo: fifo.load) if len(open_lanes) > 1 else open_lanes[0]
+            lane = min(open_lanes, key=lambda fifo: fifo.preference(port)) if len(open_lanes) > 1 else open_lanes[0]
             if not lane.send(port):
                 open_lanes.remove(lane)
         if port:
             for fifo in lanes:
                 if not fifo.attached:
                     fifo.probe()
+
+    def deliver_again(self, request: PageRequest) -> bool:
+        """Deliver a request once more, by another FIFO than the one that it was delivered by; return whether one can.
+
+        Nothing happens if it waits to be delivered anyway.
+        """
+        port = request.source.port
+        stalled = port.delivered().get(request)
+        if stalled is None:
+            return False
+        lanes = [fifo for fifo in self.fifos.values() if fifo.attached and fifo is not stalled and port in fifo.ports]
+        return any(fifo.send_again(request) for fifo in sorted(lanes, key=lambda fifo: fifo.preference(port)))
 
 
 class _Attempt:

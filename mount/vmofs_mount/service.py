@@ -62,6 +62,7 @@ class Service:
         *,
         warn: float,
         deadline: float,
+        stall: float | None,
     ) -> None:
         self.system = system
         self.log = EventLog()
@@ -85,7 +86,15 @@ class Service:
         if system.eviction is not None:
             system.frames.reclaim = self._reclaim
         self._plug_in()
-        ageing = Ageing(self.engine, self.log, warn, self.pagers.deadline_of, self.pagers.shortest_deadline)
+        ageing = Ageing(
+            self.engine,
+            self.log,
+            warn,
+            self.pagers.deadline_of,
+            self.pagers.shortest_deadline,
+            stall,
+            self.pagers.deliver_again,
+        )
         nursery.start_soon(ageing.run)
 
     def _plug_in(self) -> None:

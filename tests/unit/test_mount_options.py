@@ -21,6 +21,7 @@ def test_options_are_read() -> None:
     options = parse_options(["deadline=7.5,warn=0", "memory=2M,log=x", "no_allow_other,suid,noexec"])
     assert options.deadline_seconds == 7.5
     assert options.warn_seconds == 0
+    assert (options.stall_seconds, parse_options(["stall=1.5"]).stall_seconds) == (None, 1.5)
     assert options.memory_limit_bytes == 2 * 2**20
     assert parse_options(["memory_limit=3M"]).memory_limit_bytes == 3 * 2**20
     assert parse_options(["memory_limit=0"]).memory_limit_bytes is None

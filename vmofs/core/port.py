@@ -6,6 +6,7 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ class Port:
         self._sources: dict[PageSource, None] = {}  # those with a packet in the port, oldest packet first
         self._returned: dict[PageRequest, None] = {}  # delivered once, to be delivered again before all else
         self._delivered: dict[PageRequest, object] = {}  # -> lane, in the order of delivery
+        self._loads: dict[object, int] = {}  # lane -> how many of these
+        self._stalled: set[object] = set()  # lanes that lost a request to another one and have answered none since
         self._packets_total = 0
         self._closed = False
 
@@ -59,7 +62,7 @@ class Port:
             return source.head_packet().packet()
         return None
 
-    def dequeue(self, lane: object = None) -> Packet | None:
+    def dequeue(self, lane: object = None, now: float = 0.0) -> Packet | None:
         """Return the oldest packet, None if there is none. Its request then counts as delivered to ``lane``."""
         if not self:
             return None
@@ -71,10 +74,40 @@ class Port:
             del self._sources[source]
             request = source.pop_packet()
         request.deliveries += 1
+        request.delivered_at = now
         if request.command is not Command.COMPLETE:
             self._delivered[request] = lane
+            self._loads[lane] = self._loads.get(lane, 0) + 1
         self._packets_total += 1
         return request.packet()
+
+    def redeliver(self, request: PageRequest, lane: object, now: float) -> None:
+        """Note that a delivered request was handed to another lane as well, which it counts for now.
+
+        For a worker that stalls: who answers does not matter.
+        """
+        stalled = self._take_delivered(request)
+        request.deliveries += 1
+        request.delivered_at = now
+        self._delivered[request] = lane
+        self._loads[lane] = self._loads.get(lane, 0) + 1
+        self._stalled.add(stalled)
+        self._packets_total += 1
+
+    def load(self, lane: object) -> int:
+        """Return how many requests were delivered to a lane and are not answered."""
+        return self._loads.get(lane, 0)
+
+    def is_stalled(self, lane: object) -> bool:
+        """Return whether a request of a lane was delivered to another, and none that it has was answered since."""
+        return lane in self._stalled
+
+    def _take_delivered(self, request: PageRequest) -> object:
+        lane = self._delivered.pop(request)
+        self._loads[lane] -= 1
+        if not self._loads[lane]:
+            del self._loads[lane]
+        return lane
 
     def is_queued(self, request: PageRequest) -> bool:
         """Return whether the request is queued to be delivered again."""
@@ -86,7 +119,8 @@ class Port:
 
     def forget(self, request: PageRequest) -> None:
         """Drop an answered request: it is not delivered again."""
-        self._delivered.pop(request, None)
+        if request in self._delivered:
+            self._stalled.discard(self._take_delivered(request))
         self._returned.pop(request, None)
 
     def requeue_delivered(self, lane: object = None) -> int:
@@ -97,7 +131,8 @@ class Port:
         """
         given = [request for request, to in self._delivered.items() if to == lane]
         for request in given:
-            del self._delivered[request]
+            self._take_delivered(request)
+        self._stalled.discard(lane)
         self._returned = dict.fromkeys([*given, *self._returned])
         if given:
             self._system.ports_ready[self] = None
@@ -123,6 +158,8 @@ class Port:
         self._sources.clear()
         self._returned.clear()
         self._delivered.clear()
+        self._loads.clear()
+        self._stalled.clear()
 
     def statistics(self) -> PortStatistics:
         """Return the present counts."""
@@ -137,4 +174,5 @@ class Port:
         assert all(source.has_packet() for source in self._sources)
         assert all(request.source.is_outstanding(request) for request in (*self._delivered, *self._returned))
         assert not self._delivered.keys() & self._returned.keys()
+        assert self._loads == Counter(self._delivered.values())
         assert not (self._closed and (self._sources or self._returned or self._delivered))

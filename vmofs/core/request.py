@@ -57,10 +57,21 @@ class PageRequest:
     """A range of pages that was asked for and must be answered: supplied, failed, or made pointless.
 
     ``pending_count`` is a number, not a set: pages resolved twice count twice, and the waiter asks again for what it
-    then finds missing (zircon-pager 3.5). ``raised_at`` is in seconds of the edge's clock.
+    then finds missing (zircon-pager 3.5). ``raised_at`` and ``delivered_at``, of the last of ``deliveries``, are in
+    seconds of the edge's clock.
     """
 
-    __slots__ = ("command", "deliveries", "overlaps", "pending_count", "primary", "raised_at", "range", "source")
+    __slots__ = (
+        "command",
+        "delivered_at",
+        "deliveries",
+        "overlaps",
+        "pending_count",
+        "primary",
+        "raised_at",
+        "range",
+        "source",
+    )
 
     def __init__(self, source: PageSource, command: Command, pages: PageRange, raised_at: float) -> None:
         self.source = source
@@ -71,6 +82,7 @@ class PageRequest:
         self.primary: Waiter | None = None
         self.overlaps: dict[Waiter, None] = {}
         self.deliveries = 0
+        self.delivered_at = raised_at
 
     def waiters(self) -> list[Waiter]:
         """Return all who wait here, the primary first."""
