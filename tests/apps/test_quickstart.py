@@ -6,10 +6,13 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.apps.serving import run
 from tests.mounted import ROOT
 
 
+@pytest.mark.slow
 def test_quickstart_reads_a_real_file_through_the_mount_and_leaves_nothing(tmp_path: Path) -> None:
     done = run(ROOT / "tools" / "quickstart", env={**os.environ, "TMPDIR": str(tmp_path)})
     source, through, count = done.stdout.decode().splitlines()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vmofs_mount.options import _PASSED_ON, _SETTERS
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     path
@@ -53,3 +55,10 @@ def test_every_module_and_tool_that_a_document_names_exists(document: Path) -> N
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_a_document_names_no_place_of_the_machine_it_was_written_on(document: Path) -> None:
     assert not re.search(r"/work/|/root/", document.read_text())
+
+
+def test_the_readme_has_every_mount_option() -> None:
+    text = (ROOT / "README.md").read_text()
+    shown = set(re.findall(r"`([a-z_]+)(?:=[A-Z]+)?`", text[text.index("## Mounting") :]))
+    old_names = {"memory"}
+    assert {*_SETTERS, *_PASSED_ON, "allow_other", "no_allow_other"} - old_names - shown == set()
