@@ -164,11 +164,17 @@ class VmoHandle(Handle):
     async def read(self, offset: int, size: int) -> Bytes:
         """Read up to the end of the content; ask the pager for what is absent, and wait."""
         vmo = self.file.vmo
-        length = min(size, vmo.stream_size - offset)
-        if length <= 0:
-            return b""
-        data: Bytes | None = vmo.read_nowait(offset, length)
-        return data if data is not None else await self._wait(offset, length)
+        while (length := min(size, vmo.stream_size - offset)) > 0:
+            data: Bytes | None = vmo.read_nowait(offset, length)
+            if data is not None:
+                return data
+            try:
+                return await self._wait(offset, length)
+            except OutOfRangeError:
+                if offset + length <= vmo.stream_size:
+                    raise
+                # cut off while we waited: what is left is the answer, as a read of a file that shrank
+        return b""
 
     async def _wait(self, offset: int, length: int) -> Bytes:
         file, opened = self.file, self._opened
@@ -182,7 +188,7 @@ class VmoHandle(Handle):
             try:
                 return await self._read_unless_killed(offset, length, killable=not suspects)
             except OutOfRangeError:
-                return b""  # cut off while we waited
+                raise
             except VmoError as failure:
                 await opened.failed(self, file.vmo.absent(pages), failure, suspects)
                 raise
