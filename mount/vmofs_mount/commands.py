@@ -10,7 +10,7 @@ from typing import Any
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
-from vmofs.status import AccessDeniedError, NotSupportedError, Status, VmoError
+from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, Status, VmoError
 from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.wire.commands import (
     Command,
@@ -36,6 +36,9 @@ from vmofs_mount.vmo_handle import OpenVmos
 
 DROP_SECONDS = 1.0
 """How long a command waits for the kernel to drop pages, which cannot take long once all readers have their error."""
+
+_MAX_CHECKED_BYTES = 2**28
+"""Others wait while a sum is made: 0.1 s for this many."""
 
 OK = format_result(Status.OK)
 
@@ -142,7 +145,10 @@ class PagerCommands:
         check_page_aligned(offset=command.offset, length=command.length, aux_offset=command.aux_offset)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
-        handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
+        if command.xxh3 is not None and command.length > _MAX_CHECKED_BYTES:
+            raise OutOfRangeError(f"length {command.length} is above {_MAX_CHECKED_BYTES}, the most with a checksum")
+        if source.uid != file.uid:
+            handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
         access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
@@ -169,7 +175,7 @@ class PagerCommands:
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
         if PagerOp(command.op) is PagerOp.DIRTY:
-            handle.limits.reserve(file, min(command.length, file.size_bytes))  # zeros get memory
+            handle.limits.reserve_range(file, command.length)  # zeros get memory
         pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
         self._engine.settle()
         if PagerOp(command.op) is PagerOp.WRITEBACK_END:  # zeros became absent

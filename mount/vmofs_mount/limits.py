@@ -207,6 +207,10 @@ class Limits:
         if memory.estimate * PAGE_SIZE > limit:
             self._look(uid, memory, pages, limit)
 
+    def reserve_range(self, file: VmoFile | AuxFile, length: int) -> None:
+        """Check as ``reserve`` does, for a range of a file that may have pages there already."""
+        self.reserve(file, min(length, max(0, file.size_bytes - file.committed_pages * PAGE_SIZE)))
+
     def _look(self, uid: int, memory: _Memory, pages: int, limit: int) -> None:
         """Find out what the user's files hold, if it is time to, and refuse if it is too much."""
         began = self._clock()

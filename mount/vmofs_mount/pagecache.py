@@ -89,7 +89,8 @@ class PageCache:
             return
         backlog = self._backlog(file)
         for pages in filled:
-            backlog.to_store.add(pages)
+            for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
+                backlog.to_store.add(part)
         for pages in backlog.reads.values():
             backlog.to_store.discard(pages)
         if backlog.to_store:

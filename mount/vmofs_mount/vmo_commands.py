@@ -84,7 +84,7 @@ class VmoCommands:
         file = await self._names.file(handle, command.vmo, _RIGHTS.get(command.op, os.W_OK))
         op = operations.VmoOp[command.op.name]
         if isinstance(file, AuxFile) and command.op is VmoOp.COMMIT:
-            handle.limits.reserve(file, min(command.length, file.size_bytes))
+            handle.limits.reserve_range(file, command.length)
         return await self._start(handle, file, operations.op_range(op, vmo_of(file), command.offset, command.length))
 
     async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
@@ -106,7 +106,7 @@ class VmoCommands:
                 handle.on_release.append(pin.unpin)
 
         if isinstance(file, AuxFile):
-            handle.limits.reserve(file, min(command.length, file.size_bytes))
+            handle.limits.reserve_range(file, command.length)
             keep(file.aux.pin(command.offset, command.length))
             return OK
         return await self._start(handle, file, file.vmo.pin(command.offset, command.length), keep)

@@ -249,7 +249,7 @@ class AuxVmo:
         for part in self.node.committed(PageRange.of_bytes(start, end - start)):
             self.node.own(part)
             first, last = max(start, part.offset), min(end, part.end * PAGE_SIZE)
-            content.write_committed(self._frames, self._runs, first, content.zeros(last - first))
+            content.wipe_committed(self._frames, self._runs, first, last)
             self.node.changed(part)
 
     def _changed_if_present(self, pages: PageRange) -> None:

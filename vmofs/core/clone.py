@@ -198,7 +198,7 @@ class CloneVmo:
             self.check_inside(offset, length)
         whole = PageRange(first // PAGE_SIZE, last // PAGE_SIZE)
         for part in self.pinned.over(whole):
-            content.write_committed(self.system.frames, self.node.runs, part.offset, content.zeros(part.length))
+            content.wipe_committed(self.system.frames, self.node.runs, part.offset, part.end * PAGE_SIZE)
             self.node.changed(part)
         for part in self.pinned.missing(whole):
             self._mark_stale(part)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vmofs.core.frames import FrameRun, Frames
 from vmofs.core.runs import NO_FRAME, Run, RunMap
 from vmofs.core.states import PageState
-from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 
 Bytes = bytes | memoryview
 
@@ -62,6 +62,20 @@ def write_committed(frames: Frames, runs: RunMap, offset: int, data: Bytes) -> N
         base = run.start * PAGE_SIZE
         start, stop = max(offset, base), min(end, run.end * PAGE_SIZE)
         frames.view(held)[start - base : stop - base] = data[start - offset : stop - offset]
+
+
+def wipe_committed(frames: Frames, runs: RunMap, offset: int, end: int) -> None:
+    """Zero the bytes ``[offset, end)`` of pages that all have frames; whole pages cost nothing."""
+    whole = PageRange(page_count(offset), end // PAGE_SIZE)
+    if whole.end <= whole.start:
+        write_committed(frames, runs, offset, zeros(end - offset))
+        return
+    write_committed(frames, runs, offset, zeros(whole.offset - offset))
+    for run in runs.over(whole):
+        held = run.frames
+        assert held is not None, run
+        frames.wipe(held)
+    write_committed(frames, runs, whole.end * PAGE_SIZE, zeros(end - whole.end * PAGE_SIZE))
 
 
 def commit_zero(

@@ -134,6 +134,10 @@ class Frames:
         """Return the bytes of the frames, writable, without a copy. Valid until they are freed; see ``lend``."""
         return self._view[run.frame * PAGE_SIZE : (run.frame + run.pages) * PAGE_SIZE]
 
+    def wipe(self, run: FrameRun) -> None:
+        """Make frames zero. However many there are, it takes no time, and they occupy no memory until written to."""
+        self._memory.madvise(mmap.MADV_DONTNEED, run.frame * PAGE_SIZE, run.pages * PAGE_SIZE)
+
     def lend(self, data: bytes | memoryview) -> int:
         """Open a loan: frames that ``data`` is a view of keep their content until the loan is returned, also if freed.
 

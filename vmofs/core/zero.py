@@ -73,7 +73,7 @@ def clear(vmo: PagerVmo, pages: PageRange, state: PageState, keep: frozenset[Pag
         if run.state in keep:
             continue
         for part in vmo.pinned.over(run.range):
-            content.write_committed(vmo.frames, vmo.runs, part.offset, content.zeros(part.length))
+            content.wipe_committed(vmo.frames, vmo.runs, part.offset, part.end * PAGE_SIZE)
             vmo.make_dirty(part, PageEvent.WRITE)
             vmo.mark_stale(part)
         for part in vmo.pinned.missing(run.range):

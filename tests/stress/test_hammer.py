@@ -1,0 +1,181 @@
+"""A user who does everything at random, beside a pager and its readers, who must not notice.
+
+``VMOFS_HAMMER_SECONDS`` says for how long (default 10), ``VMOFS_HAMMER_SEED`` with which seed.
+"""
+
+# ruff: noqa: S311 - nothing here is a secret
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.hammer import Hammer, shared_writer
+from tests.identity import Actor, Who, reachable_mount
+from tests.mounted import Mounted, wait_for
+from vmofs.testing import pattern
+from vmofs.units import PAGE_SIZE
+
+SECONDS = float(os.environ.get("VMOFS_HAMMER_SECONDS", "10"))
+SEED = int(os.environ.get("VMOFS_HAMMER_SEED", str(random.randrange(2**32))))
+PAGES = 256
+MAY_GROW_KIB = 64 * 1024
+"""Python keeps some of the memory that it once needed: the high-water mark of small objects, not what is held."""
+
+USERS = [Who(f"user{number}", 2100 + number, 2100 + number) for number in range(2)]
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others"),
+    pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="/dev/fuse cannot be used here"),
+]
+
+
+class WorkingPager:
+    """A pager that works, and a reader who checks every byte. Both stop when told to, or at the first error."""
+
+    def __init__(self, mount: Path) -> None:
+        self._control = mount / "control" / "work"
+        self._control.mkdir()
+        (self._control / "deadline").write_text("300")
+        (mount / "vmo" / "work").mkdir()
+        self.path = mount / "vmo" / "work" / "file"
+        self._command("create_vmo", f"vmo/work/file {PAGES * PAGE_SIZE} mode=644")
+        self._supply = os.open(self._control / "supply" / "work" / "file", os.O_WRONLY)
+        self.pages_read = 0
+        self.slowest = 0.0
+        self.errors: list[BaseException] = []
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._guarded, args=(work,)) for work in (self._serve, self._read)]
+        for thread in self._threads:
+            thread.start()
+
+    def _command(self, file: str, line: str) -> None:
+        (self._control / file).write_text(f"{line}\n", encoding="ascii")
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - the test raises it again
+            self.errors.append(error)
+            self._stopped.set()
+
+    def _serve(self) -> None:
+        with (self._control / "requests").open("rb", buffering=0) as requests:
+            while True:
+                for line in requests.read(4096).decode().splitlines():
+                    command, _key, offset, length, _name = line.split()
+                    if command == "READ":
+                        data = pattern.make(1, int(offset), int(length))
+                        os.pwrite(self._supply, data, int(offset))
+                    elif command == "COMPLETE":
+                        return
+
+    def _read(self) -> None:
+        generator = random.Random(SEED)
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            while not self._stopped.is_set():
+                page = generator.randrange(PAGES)
+                began = time.monotonic()
+                data = os.pread(fd, PAGE_SIZE, page * PAGE_SIZE)
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                assert data == pattern.make(1, page * PAGE_SIZE, PAGE_SIZE), f"page {page} has other bytes"
+                self.pages_read += 1
+                if generator.random() < 0.1:
+                    self._command("evict", f"vmo/work/file 0 {PAGES * PAGE_SIZE}")
+        finally:
+            os.close(fd)
+
+    def finish(self) -> None:
+        """End both."""
+        self._stopped.set()
+        self._threads[1].join(30)
+        self._command("detach_vmo", "vmo/work/file")
+        self._threads[0].join(30)
+        os.close(self._supply)
+        assert not any(thread.is_alive() for thread in self._threads)
+        self.path.unlink()
+        self._control.rmdir()
+        self.path.parent.rmdir()
+
+
+def resident_kib(mounted: Mounted) -> int:
+    status = Path(f"/proc/{mounted.pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1])
+
+
+def hammer(mount: Path, seed: int, prefix: str, seconds: float) -> tuple[Counter[str], Counter[str]]:
+    return Hammer(mount, seed, prefix).run(seconds)
+
+
+def hammer_with_shared_file(mount: Path, seed: int, prefix: str, seconds: float) -> tuple[Counter[str], Counter[str]]:
+    fd = os.open(mount / "control" / "vmo_op_range", os.O_RDWR)
+    children = []
+    for number in range(2):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                shared_writer(fd, seed + number, seconds)
+            finally:
+                os._exit(0)
+        children.append(pid)
+    os.close(fd)
+    result = hammer(mount, seed, prefix, seconds)
+    for pid in children:
+        os.waitpid(pid, 0)
+    return result
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_nobody_notices_users_who_do_everything_at_random(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["deadline=0.2,warn=0,user_memory=64M,user_nodes=2000,user_vmos=500,user_aux_files=500"]
+    with reachable_mount(*options) as mounted:
+        actors = [Actor(who) for who in USERS]
+        # Once before, so that what is imported and cached is there.
+        for number, actor in enumerate(actors):
+            actor(hammer, mounted.path, SEED, f"w{number}_", 1.0)
+        before = resident_kib(mounted)
+        pager = WorkingPager(mounted.path)
+        try:
+            outcomes: list[tuple[Counter[str], Counter[str]]] = []
+            works = (hammer, hammer_with_shared_file)
+            threads = [
+                threading.Thread(
+                    target=lambda number=number, work=work, actor=actor: outcomes.append(
+                        actor(work, mounted.path, SEED + number, f"h{number}_", SECONDS)
+                    )
+                )
+                for number, (work, actor) in enumerate(zip(works, actors, strict=True))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(SECONDS + 120)
+            assert len(outcomes) == len(threads), "a user hangs"
+        finally:
+            pager.finish()
+            for actor in actors:
+                actor.close()
+        gc.collect()
+        assert not pager.errors, pager.errors
+        assert pager.pages_read > 10 * SECONDS
+        unexpected = sum((unexpected for _, unexpected in outcomes), Counter())
+        assert not unexpected, f"seed {SEED}: {unexpected}"
+        wait_for(lambda: resident_kib(mounted) < before + MAY_GROW_KIB, "the daemon gives memory back", 30)
+        total = sum((counts for counts, _ in outcomes), Counter())
+        with capsys.disabled():
+            print(  # noqa: T201 - what the night is for
+                f"\nhammer: seed {SEED}, {total.total()} calls, {pager.pages_read} pages read beside them, "
+                f"slowest {pager.slowest:.3f} s, memory {before} -> {resident_kib(mounted)} KiB\n{dict(total)}"
+            )
