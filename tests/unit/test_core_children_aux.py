@@ -158,6 +158,18 @@ def test_a_child_hangs_as_high_as_it_can(world: World) -> None:
     assert (shows(nested, shift=2), used(world)) == ("rr", 4)
 
 
+def test_of_three_that_share_one_may_go_and_of_two_generations_the_older(world: World) -> None:
+    aux = world.aux(0, 4)
+    older = [snapshot(aux, 0, 4) for _ in range(2)]
+    older.pop().close()
+    put(aux, 1)
+    newer = snapshot(aux, 1, 3)
+    put(aux, 2)
+    older.pop().close()
+    assert (shows(aux), shows(newer, shift=1), used(world)) == ("rwwr", "Wrr", 5)
+    world.check()
+
+
 def test_snapshots_that_show_only_a_part_of_what_was_frozen(world: World) -> None:
     aux = world.aux(0, 6)
     middle = snapshot(aux, 2, 2)

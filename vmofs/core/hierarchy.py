@@ -351,14 +351,6 @@ class Node:
         """Be counted as an object no longer, for a hidden node."""
         self.system.unregister(self)
 
-    @property
-    def root(self) -> Node:
-        """The topmost node of the family."""
-        node = self
-        while node.parent is not None:
-            node = node.parent
-        return node
-
     def root_offset(self) -> int:
         """Return where page 0 lies in the root, in pages."""
         node, offset = self, 0
