@@ -84,6 +84,12 @@ class SharedMapping:
         if _libc.msync(self._address, self._length, _MS_SYNC):
             raise OSError(ctypes.get_errno(), "msync")
 
+    def store_and_sync(self, offset: int, data: bytes) -> bool:
+        """Write through the mapping and write it back; return True."""
+        self.store(offset, data)
+        self.msync()
+        return True
+
     def close(self) -> None:
         """Unmap."""
         _libc.munmap(self._address, self._length)

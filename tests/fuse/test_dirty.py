@@ -1,4 +1,4 @@
-"""Becoming dirty: who is asked before a write, and what a write leaves behind. Zircon: zircon-pager 2.5, 2.9, 4.1, 4.9."""
+"""Becoming dirty: who is asked before a write, what a write leaves behind. Zircon: zircon-pager 2.5, 2.9, 4.1, 4.9."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_write_to_a_part_of_an_absent_page_reads_it_first(pager: PagerClient, 
         if way == "write":
             writer: Background[object] = Background(lambda: os.pwrite(fd, data, at))
         else:
-            writer = Background(lambda: (mapping.store(at, data), mapping.msync()))
+            writer = Background(lambda: mapping.store_and_sync(at, data))
         assert take(pager) == "READ(1,1)"
         supply(pager, vmo, 1)
         if options:
@@ -230,10 +230,9 @@ def test_what_the_pager_refuses_fails_and_is_not_seen(pager: PagerClient, way: s
     with opened(vmo.path) as fd, mapped(fd, 4) as mapping:
         assert mapping.load(PAGE_SIZE) == page_bytes(1, key=KEY)
         if way == "write":
-            writer: Background[object] = start_write(fd, 1, 2)  # type: ignore[assignment] # its result is not used
+            writer: Background[object] = Background(lambda: os.pwrite(fd, page_bytes(1, 2), PAGE_SIZE))
         else:
-            mapping.store(PAGE_SIZE, page_bytes(1, 2))
-            writer = Background(mapping.msync)  # type: ignore[assignment] # as above
+            writer = Background(lambda: mapping.store_and_sync(PAGE_SIZE, page_bytes(1, 2)))
         request = pager.requests.next()
         assert request.offset == PAGE_SIZE
         pager.fail(vmo, PAGE_SIZE, 2 * PAGE_SIZE, code)
@@ -356,7 +355,7 @@ def test_many_pages_written_while_all_are_supplied_are_what_was_written(pager: P
     pages = 200
     vmo = pager.create(size=pages * PAGE_SIZE)
     with opened(vmo.path, os.O_RDONLY) as reader, opened(vmo.path) as fd:
-        supplier = Background(lambda: [supply(pager, vmo, page, 1) for page in range(pages)])
+        supplier = Background(lambda: supply_one_by_one(pager, vmo, pages))
         for page in reversed(range(pages)):
             os.pwrite(fd, page_bytes(page), page * PAGE_SIZE)
         supplier.result()
@@ -364,6 +363,12 @@ def test_many_pages_written_while_all_are_supplied_are_what_was_written(pager: P
             pattern.check(os.pread(reader, PAGE_SIZE, page * PAGE_SIZE), WRITTEN, page * PAGE_SIZE)
         pattern.check(os.pread(fd, pages * PAGE_SIZE, 0), WRITTEN)
     assert dirty(pager, vmo) == f"{{0,{pages}}}"
+
+
+def supply_one_by_one(pager: PagerClient, vmo: Vmo, pages: int) -> bool:
+    for page in range(pages):
+        supply(pager, vmo, page)
+    return True
 
 
 def test_a_page_evicted_under_a_writer_is_read_again_and_asked_for_again(pager: PagerClient) -> None:
@@ -405,7 +410,7 @@ def test_looking_at_a_file_that_was_written_waits_for_no_reader(pager: PagerClie
         reader = start_read(fd, 5)
         assert take(pager) == "READ(5,1)"
         os.pwrite(fd, b"x", 0)
-        looks = {
+        looks: dict[str, Background[object]] = {
             "stat": Background(vmo.path.stat),
             "fstat": Background(lambda: os.fstat(fd)),
             "xattr": Background(lambda: vmo.xattr("key")),

@@ -36,11 +36,28 @@ class WritebackPager:
     def __init__(self, mount: Path, pager: str, directory: Path) -> None:
         self.mount, self.directory, self.top = mount, directory, Path("vmo", pager)
         self.control = mount / "control" / pager
-        self.control.mkdir(exist_ok=True)
+        # What the next pager must know if this one is killed: "KEY FILE" for each VMO, and at last "shown". It lives as
+        # long as the keys do, in the mount.
+        self.state = os.open(mount / f"aux/state-{pager}", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            self.control.mkdir()
+            os.ftruncate(self.state, 0)
+        except FileExistsError:
+            pass
         self.stage_name = f"aux/stage-{pager}"
         self.stage = os.open(mount / self.stage_name, os.O_WRONLY | os.O_CREAT, 0o600)
         self.backing: dict[int, Path] = {}
-        self.show(directory, self.top)
+        known = os.pread(self.state, os.fstat(self.state).st_size, 0).decode().splitlines()
+        for key, _, place in (line.partition(" ") for line in known if line != "shown"):
+            self.backing[int(key)] = directory / unescape(place)
+        if "shown" not in known:  # else a file that is not there now was removed
+            self.show(directory, self.top)
+            os.write(self.state, b"shown\n")
+
+    def remember(self, key: int, place: Path) -> None:
+        """Note where a VMO has its content."""
+        self.backing[key] = place
+        os.write(self.state, f"{key} {escape(str(place.relative_to(self.directory)))}\n".encode())
 
     def show(self, directory: Path, vmo: Path) -> None:
         """Make directories and VMOs for what is in a directory, unless a pager before this one did."""
@@ -50,10 +67,12 @@ class WritebackPager:
             place = vmo / path.name
             if path.is_dir():
                 self.show(path, place)
-            elif not (self.mount / place).exists():
-                mode = path.stat().st_mode & 0o777
-                size = path.stat().st_size
-                self.say("create_vmo", f"{escape(str(place))} {size} resizable writeback mode={mode:o}")
+            else:
+                if not (self.mount / place).exists():
+                    mode = path.stat().st_mode & 0o777
+                    size = path.stat().st_size
+                    self.say("create_vmo", f"{escape(str(place))} {size} resizable writeback mode={mode:o}")
+                self.remember(int(os.getxattr(self.mount / place, "user.vmofs.key")), path)
 
     def say(self, file: str, command: str) -> str:
         """Give a command and return its answer."""
@@ -74,7 +93,8 @@ class WritebackPager:
         place.parent.mkdir(parents=True, exist_ok=True)
         if known != place and known.exists():
             known.rename(place)
-        self.backing[key] = place
+        if self.backing.get(key) != place:
+            self.remember(key, place)
         return place
 
     def supply(self, key: int, vmo: Path, offset: int, length: int) -> None:
@@ -107,7 +127,7 @@ class WritebackPager:
         finally:
             os.close(source)
             os.close(target)
-        for offset, length, _ in [*records[1:], ["0", "0", ""]]:
+        for offset, length, _ in [["0", "0", ""], *records[1:]]:  # with the last of them fsync returns
             self.say("op_range", f"{end} {offset} {length}")
 
     def flush(self) -> None:
@@ -146,9 +166,19 @@ class WritebackPager:
             elif command == "COMPLETE" and not (self.mount / vmo).exists():
                 self.file_of(key, vmo).unlink(missing_ok=True)
         except OSError as error:
+            now = self.name_of(key, vmo)
+            if now != vmo:  # renamed since we were asked
+                self.answer(command, key, now, offset, length)
+                return
             print(f"{vmo} {offset}+{length}: {error}", file=sys.stderr)
             with contextlib.suppress(OSError):  # it is gone, and so is everybody who waited
                 self.say("op_range", f"FAIL {escape(str(vmo))} {offset} {length} ZX_ERR_IO")
+
+    def name_of(self, key: int, vmo: Path) -> Path:
+        """Return the present name of a VMO that somebody waits for; ``vmo`` if nobody does."""
+        waiting = [line.split() for line in (self.control / "pending").read_text().splitlines()]
+        names = [Path(unescape(fields[4])) for fields in waiting if int(fields[1]) == key]
+        return names[0] if names else vmo
 
 
 def copy(source: int, target: int, offset: int, length: int) -> None:
