@@ -3,7 +3,7 @@
 Runs in a process of its own: it has an identity, and it may have to be killed.
 """
 
-# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, S311 - many paths here are no paths; nothing here is a secret
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH211, S311 - many paths here are no paths; nothing here is a secret
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``vmofs``: mount and unmount. What takes time to import is imported when it is needed."""
+"""The command ``vmofs``: mount, unmount, doctor. What takes time to import is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmofs import __version__
+from vmofs_mount.doctor import Verdict, examine_machine, examine_mount
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
 from vmofs_mount.options import OptionError, parse_options
 from vmofs_mount.unmounting import UnmountError, remove_stale_mounts, unmount
@@ -53,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     umount = commands.add_parser("umount", help="unmount a vmofs and wait for its daemon to end")
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
     umount.set_defaults(function=_umount)
+    doctor = commands.add_parser("doctor", help="say what this machine, or a mount, lacks")
+    doctor.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
+    doctor.set_defaults(function=_doctor)
     return parser
 
 
@@ -87,6 +91,17 @@ def _check_mountpoint(mountpoint: str) -> None:
 
 def _umount(parsed: argparse.Namespace) -> None:
     unmount(os.path.realpath(parsed.mountpoint))
+
+
+def _doctor(parsed: argparse.Namespace) -> None:
+    findings = list(examine_machine())
+    if parsed.mountpoint is not None:
+        findings += examine_mount(os.path.realpath(parsed.mountpoint))
+    for finding in findings:
+        sys.stdout.write(f"{finding.verdict + ':':<10}{finding.sentence}\n")
+    bad = sum(finding.verdict is Verdict.BAD for finding in findings)
+    if bad:
+        raise _CommandError(f"{bad} of {len(findings)} checks failed")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ def _be_daemon(mountpoint: str, options: MountOptions, writer: int) -> None:
         os.chdir("/")
         logging.raiseExceptions = False  # a full disk under the log must not end the mount, nor write to a terminal
         _log_to(_file_handler(options) or _syslog_handler())
+        _tell_terminal()
         run(mountpoint, options, on_ready=lambda: _report_ready(writer))
         code = 0
     except MountError as error:
@@ -126,6 +127,14 @@ def _be_daemon(mountpoint: str, options: MountOptions, writer: int) -> None:
     finally:
         logging.shutdown()
         os._exit(code)
+
+
+def _tell_terminal() -> None:
+    """Let who mounts see what is degraded: until the mount answers, stderr is his."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("vmofs: %(message)s"))
+    _log_to(handler)
 
 
 def _report_ready(writer: int) -> None:

@@ -7,6 +7,7 @@ whether the mount answers) goes to a worker thread, and the device number comes 
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from vmofs_mount.access import can_take_identities
+from vmofs_mount.doctor import OTHERS_ARE_REFUSED, ROOT_CANNOT
 from vmofs_mount.handles import Handles
 from vmofs_mount.kernel import fuse_devices
 from vmofs_mount.mountinfo import mount_at
@@ -85,7 +88,7 @@ async def serve(
     """
     handles = Handles(layout.tree, layout.seams.openers)
     device = _mount(Operations(layout, handles), mountpoint, options)
-    end = _End(device)
+    end = _End(device, shared=options.allow_other)
     try:
         async with trio.open_nursery() as background:
             if start is not None:
@@ -130,9 +133,10 @@ def _unmount(mountpoint: str) -> None:
 class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
-    def __init__(self, device: int) -> None:
+    def __init__(self, device: int, *, shared: bool) -> None:
         self.failure: str | None = None
         self._device = device
+        self._shared = shared
         self._near = trio.Event()
         self._served = trio.Event()
 
@@ -171,6 +175,8 @@ class _End:
             self.failure = f"{mountpoint} does not answer: {error}"
             self._near.set()
             return
+        if self._shared and not can_take_identities():
+            degraded.append(ROOT_CANNOT if os.geteuid() == 0 else OTHERS_ARE_REFUSED)
         for sentence in degraded:
             _log.warning("%s", sentence)
         on_ready()

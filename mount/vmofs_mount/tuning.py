@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,32 @@ def tune(minor: int) -> list[str]:
     except OSError as error:
         degraded.append(f"max_background cannot be raised, at most 12 requests can be outstanding: {error}")
     return degraded
+
+
+def read_ahead_kb_of(minor: int) -> int | None:
+    """Return the read-ahead of a mount, None if it cannot be read."""
+    return _number_in(lambda: Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb").read_text(encoding="ascii"))
+
+
+def max_background_of(minor: int) -> int | None:
+    """Return how many reads of a mount may be outstanding, None if it cannot be read."""
+
+    def read() -> str:
+        with _connections() as directory:
+            fd = os.open(f"{minor}/max_background", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                return os.read(fd, 100).decode()
+            finally:
+                os.close(fd)
+
+    return _number_in(read)
+
+
+def _number_in(read: Callable[[], str]) -> int | None:
+    try:
+        return int(read())
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager

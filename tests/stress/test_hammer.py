@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import random
@@ -139,6 +140,7 @@ def hammer_with_shared_file(mount: Path, seed: int, prefix: str, seconds: float)
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_nobody_notices_users_who_do_everything_at_random(capsys: pytest.CaptureFixture[str]) -> None:
+    faulthandler.cancel_dump_traceback_later()  # it takes as long as it is told to
     options = ["deadline=0.2,warn=0,user_memory=64M,user_nodes=2000,user_vmos=500,user_aux_files=500"]
     with reachable_mount(*options) as mounted:
         actors = [Actor(who) for who in USERS]

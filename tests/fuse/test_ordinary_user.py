@@ -1,0 +1,148 @@
+"""A mount by an ordinary user: it works, and what is degraded is said (``vmofs mount``, ``vmofs doctor``)."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import Mounted, vmofs_command, vmofs_environment
+from vmofs_mount import doctor
+
+USER = pwd.getpwnam("nobody").pw_uid  # fusermount3 wants an account
+
+Run = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_as_user() -> Iterator[Run]:
+    """Run a shell script as an ordinary user where /dev/fuse is everybody's: in a mount namespace of its own.
+
+    ``vmofs`` is the command, ``$M`` an empty directory of the user's.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can be others")
+    with tempfile.TemporaryDirectory(prefix="vmofs-user-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "dev").mkdir()
+        (directory / "mnt").mkdir()
+        os.chown(directory / "mnt", USER, USER)
+        (directory / "mnt").chmod(0o700)
+        vmofs = shlex.join(vmofs_command())
+
+        def run(script: str) -> subprocess.CompletedProcess[str]:
+            (directory / "script").write_text(f'vmofs() {{ {vmofs} "$@"; }}\nM={directory}/mnt\n{script}')
+            namespace = (
+                f"mount -t tmpfs -o dev none {directory}/dev && mknod -m 666 {directory}/dev/fuse c 10 229 && "
+                f"chmod 666 {directory}/dev/fuse && mount --bind {directory}/dev/fuse /dev/fuse && {_show_python()} && "
+                f"exec setpriv --reuid {USER} --regid {USER} --clear-groups bash {directory}/script"
+            )
+            return subprocess.run(
+                ["unshare", "-m", "sh", "-c", namespace],
+                env=vmofs_environment() | {"HOME": str(directory / "mnt"), "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+        probe = run(f"test -w /dev/fuse && {shlex.join(vmofs_command('--version'))}")
+        if probe.returncode != 0:
+            pytest.skip(f"an ordinary user cannot run vmofs here: {probe.stderr.strip()[-200:]}")
+        yield run
+
+
+def _show_python() -> str:
+    """Return a command that lets others get to this interpreter, if it lies in root's home."""
+    home, base = Path("/root"), Path(sys.base_prefix)
+    if home not in base.parents:
+        return "true"
+    return (
+        f"mkdir -p /run/vmofs-python && mount -t tmpfs none /run/vmofs-python && mkdir /run/vmofs-python/base && "
+        f"mount --bind {base} /run/vmofs-python/base && mount -t tmpfs -o mode=755 none {home} && "
+        f"mkdir -p {base} && mount --bind /run/vmofs-python/base {base}"
+    )
+
+
+def test_an_ordinary_user_mounts_is_told_what_is_degraded_and_is_a_pager(run_as_user: Run) -> None:
+    done = run_as_user(
+        """
+        vmofs mount $M || exit 1
+        cd $M
+        mkdir control/p && echo 'vmo/v 4096' > control/p/create_vmo
+        printf %4096s x > aux/a && echo 'vmo/v 0 4096 aux/a 0' > control/p/supply_pages || exit 2
+        tr -d ' ' < vmo/v; echo
+        echo private > aux/b; chmod 0 aux/b
+        exec 3<>control/vmo_op_range; echo 'zero aux/b 0 0' >&3; read -r result <&3; echo "$result"
+        exec 3>&-; cd /; sleep 0.2; vmofs umount $M || exit 3
+        """
+    )
+    assert (done.returncode, done.stdout) == (0, "x\nZX_ERR_ACCESS_DENIED: no permission to write 'aux/b'\n"), done
+    told = done.stderr.splitlines()
+    assert any("read-ahead cannot be set" in line for line in told), told
+    assert any("max_background cannot be raised" in line for line in told), told
+    assert [line for line in told if not line.startswith("vmofs: ")] == [line for line in told if "echo: write" in line]
+
+
+def test_doctor_tells_an_ordinary_user_what_is_degraded(run_as_user: Run) -> None:
+    done = run_as_user("vmofs mount $M 2>/dev/null; vmofs doctor $M; echo code $?; vmofs umount $M")
+    lines = done.stdout.splitlines()
+    assert "code 0" in lines, done
+    assert f"degraded: {doctor.OTHERS_ARE_REFUSED}" in lines
+    assert any(line.startswith(f"degraded: served by uid {USER}") for line in lines)
+    assert any(line.startswith("degraded: read_ahead_kb is ") for line in lines)
+    assert any(line.startswith("degraded: max_background cannot be read") for line in lines)
+
+
+def test_others_do_not_get_into_a_users_mount(run_as_user: Run) -> None:
+    done = run_as_user("vmofs mount $M 2>/dev/null; stat -c %A $M/vmo $M/control; vmofs umount $M")
+    assert done.stdout.split() == ["drwxr-xr-x", "drwxr-xr-x"]
+
+
+def test_doctor_finds_nothing_to_complain_about_in_a_mount_of_root(mount: Mounted) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    findings = list(doctor.examine_mount(str(mount.path)))
+    assert [finding for finding in findings if finding.verdict != "ok"] == []
+    assert any(f"process {mount.pid}" in finding.sentence for finding in findings)
+
+
+def test_doctor_says_what_is_wrong_and_with_which_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run(
+        vmofs_command("doctor", tmp_path), env=vmofs_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"bad:      no vmofs is mounted at {tmp_path}" in done.stdout
+    assert "checks failed" in done.stderr
+    device = tmp_path / "fuse"
+    monkeypatch.setattr(doctor, "_DEVICE", device)
+    assert doctor._device().verdict == "bad"
+    device.touch()
+    device.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    assert doctor._device().verdict == "degraded"
+    device.chmod(0o666)
+    assert doctor._device().verdict == "ok"
+
+
+def test_what_a_daemon_of_a_user_cannot_check_is_refused() -> None:
+    """With allow_other, which fuse.conf must permit, others come in; and the daemon has no right to lend them."""
+    script = (
+        "import os, trio\n"
+        "from vmofs_mount.access import Identity, can_examine, can_take_identities\n"
+        "assert can_take_identities() and can_examine(Identity(2004, 2004))\n"
+        "os.setuid(2001)\n"
+        "assert not can_take_identities()\n"
+        "assert can_examine(Identity(2001, 2001)) and not can_examine(Identity(2004, 2004))\n"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("only root can be others")
+    subprocess.run([*vmofs_command()[:1], "-c", script], env=vmofs_environment(), check=True)
