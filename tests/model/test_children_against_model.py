@@ -139,6 +139,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
             member.core.close()
         assert self.system.frames.statistics().used == 0
         assert self.system.statistics().objects == 0
+        self.system.frames.close()
 
     # The family
 
@@ -423,6 +424,7 @@ class ChildrenOfAux(RuleBasedStateMachine):
             sheet.core.close()
         assert self.system.frames.statistics().used == 0
         assert self.system.statistics().objects == 0
+        self.system.frames.close()
 
     def sheet(self, pick: int) -> Sheet:
         """Return one of the open VMOs."""

@@ -104,11 +104,19 @@ def test_a_snapshot_that_can_grow_never_brings_up_what_lay_behind_its_end(world:
     assert child.size_bytes == P + 101
 
 
+def test_nor_does_a_larger_snapshot_of_one_that_cannot_grow(world: World) -> None:
+    child = create_child(world.aux(0, 2), FULL, 0, P + 8)
+    assert isinstance(child, AuxVmo)
+    larger = snapshot(child, 0, 2)
+    pattern.check(larger.read_nowait(P, 8), pattern_key(), P)
+    assert bytes(larger.read_nowait(P + 8, P)) == bytes(P - 8)
+
+
 def test_without_memory_for_that_it_is_not_made() -> None:
     world = World(limit_pages=2)
     aux = world.aux(0, 2)
     with pytest.raises(NoMemoryError):
-        create_child(aux, FULL, 0, 8, resizable=True)
+        create_child(aux, FULL, 0, 8)
     assert (aux.lineage.num_children, shows(aux)) == (0, "rr")
     world.check()
 

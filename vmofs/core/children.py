@@ -49,7 +49,7 @@ def create_child(
             clone that has children or hangs below another; a slice of a resizable VMO; a reference to a slice, or a
             resizable one to a VMO that is not; a snapshot of, or reference to, physical memory.
         BadStateError: pages of the parent are pinned, and it would have to share them both ways.
-        NoMemoryError: the last page of a resizable anonymous snapshot must be cut, and there is no memory for a copy.
+        NoMemoryError: the last page of an anonymous snapshot must be cut, and there is no memory for a copy.
 
     Zircon: zx_vmo_create_child. Its rights are the edge's affair; NO_WRITE is kept by the child.
     """
@@ -112,7 +112,7 @@ def _snapshot(parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write:
     if above.hidden:
         whole = start + offset == 0 and child.size_pages >= vmo.size_pages
         child.node.shared_pages = vmo.node.shared_pages if whole else child.node.count_shared(PageRange(0, limit))
-    if isinstance(child, AuxVmo) and resizable:
+    if isinstance(child, AuxVmo):
         try:
             child.zero_tail(size)
         except NoMemoryError:
