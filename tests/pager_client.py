@@ -271,6 +271,11 @@ class Background(Generic[T]):
         return caught.value.errno or 0
 
 
+def process_state(pid: int) -> str:
+    """Return the state of a process: R, S, D, Z."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 # What a reader process runs. Standing alone: it is started as a script.
 
 _READER = r"""
@@ -339,8 +344,11 @@ class ReaderProcess:
 
     def is_waiting(self) -> bool:
         """Return whether it waits for a page; it can be killed then. What cannot be killed is in state S first."""
-        state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state == "D"
+        return process_state(self.process.pid) == "D"
+
+    def is_blocked(self) -> bool:
+        """Return whether it waits for a page, in whatever way, or has ended."""
+        return process_state(self.process.pid) != "R"
 
     def kill(self, seconds: float = SECONDS) -> float:
         """Kill it with SIGKILL and return the seconds that it took to die."""

@@ -2,17 +2,17 @@
 
 The kernel asks again before it tells a reader that a page failed. Measured (Linux 6.18, read-ahead of one page): a
 pread sends 2 READs, the second for its first page only; a page fault sends 3; O_DIRECT sends 1. Each further thread
-that waited for the page's lock in the kernel sends 1 of its own, 2 for a page fault. A retry must get the error of the
-access that it belongs to and raise no request; the next real access must raise one: a failure is never the state of a
-page.
+that waited for the page's lock in the kernel sends 1 of its own, 3 for a page fault (the fault is tried under the lock
+of the mapping, under that of the address space, and a last time). A retry must get the error of the access that it
+belongs to and raise no request; the next real access must raise one: a failure is never the state of a page.
 
 Nothing in a READ tells the two apart. But a retry comes soon, from a file that was open when the access failed, and
 how many will come can be counted: while the failure is not yet answered, those who wait for it stand still.
 
 The failed page stays in the page cache, not up to date, and further accesses of it would go through a synchronous READ
-that cannot be killed, and be retried once less. So once the retries are over it is dropped from the page cache. A READ
-that came before the page went is called stale. One that comes while the drop is under way is stale if the drop does
-not end before the READ: then it waits for the lock that the READ holds.
+that cannot be killed, and that a pread does not retry. So once the retries are over it is dropped from the page cache.
+A READ that came before the page went is called stale. One that comes while the drop is under way is stale if the drop
+does not end before the READ: then it waits for the lock that the READ holds.
 
 After a time-out the pager is known to be stuck, and everybody who waited behind the page's lock would wait for another
 deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
@@ -28,14 +28,16 @@ import trio
 
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.processes import Blocked, blocked_threads, has_mapped
+from vmofs_mount.processes import Blocked, blocked_threads, has_mapped, reads_file
 
 RETRY_SECONDS = 0.25
 """How long a retry may take to arrive; a loaded machine needs some of it."""
 
 _RETRIES_OF_FAULT = 2
+_READS_OF_FAULT = 3
 _RETRIES_OF_READ = 1
 _LOOK_SECONDS = 0.2
+_FALL_ASLEEP_SECONDS = 0.002
 _DROP_SECONDS = 0.02  # a drop that no lock holds up takes 0.1 ms
 
 
@@ -180,6 +182,9 @@ class Retries:
             return {}
         with trio.move_on_after(_LOOK_SECONDS):
             seen = await self._look({process, *others})
+            if not (stale or seen[process].reads or seen[process].faults):  # not yet asleep?
+                await trio.sleep(_FALL_ASLEEP_SECONDS)
+                seen = await self._look({process, *others})
             left = {other: self._behind_lock(other, seen) for other in others if other != process}
             left[process] = await self._of_reader(process, seen, ino, pages, stale=stale)
             return left
@@ -199,22 +204,28 @@ class Retries:
         blocked = seen[process]
         waiting = max(0, blocked.reads + blocked.faults + stale - self._reads[process])
         faults = min(waiting, blocked.faults)
-        return faults * _RETRIES_OF_FAULT + (waiting - faults) * _RETRIES_OF_READ
+        return faults * _READS_OF_FAULT + (waiting - faults) * _RETRIES_OF_READ
 
     async def _of_reader(
         self, process: int, seen: Mapping[int, Blocked], ino: int, pages: PageRange, *, stale: bool
     ) -> int:
         blocked = seen[process]
-        if stale:  # the reader itself is not seen as blocked, and retries once less
-            own = int(blocked.asking)
+        if stale:  # the reader itself is not seen as blocked
+            fault = blocked.asking or await self._may_have_inherited(process, ino, pages)
+            own = _RETRIES_OF_FAULT if fault else 0
         elif blocked.faults or blocked.reads:
             own = _RETRIES_OF_READ if blocked.reads else _RETRIES_OF_FAULT
-        else:  # the reader inherited the file from this process
-            mapped = await trio.to_thread.run_sync(
-                has_mapped, process, ino, self._device_minor, pages, abandon_on_cancel=True
-            )
-            own = _RETRIES_OF_FAULT if mapped else _RETRIES_OF_READ
+        else:
+            fault = await self._may_have_inherited(process, ino, pages)
+            own = _RETRIES_OF_FAULT if fault else _RETRIES_OF_READ
         return own + self._behind_lock(process, seen, stale=stale)
+
+    async def _may_have_inherited(self, process: int, ino: int, pages: PageRange) -> bool:
+        """Return whether the reader may be a child with an inherited mapping: the process itself does not read."""
+        return await trio.to_thread.run_sync(
+            lambda: not reads_file(process, ino) and has_mapped(process, ino, self._device_minor, pages),
+            abandon_on_cancel=True,
+        )
 
 
 def _look_at(processes: set[int]) -> dict[int, Blocked]:

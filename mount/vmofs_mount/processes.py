@@ -54,6 +54,17 @@ def blocked_threads(process: int) -> Blocked:
     return Blocked(reads, faults, asking)
 
 
+def reads_file(process: int, ino: int) -> bool:
+    """Return whether a thread sleeps in a system call with a descriptor of this inode as first or second argument."""
+    for thread in _threads(process):
+        for line in _lines(thread / "syscall"):
+            for word in line.split()[1:3]:
+                number = int(word, 16) if word.startswith("0x") else -1
+                if f"ino:\t{ino}" in _lines(f"/proc/{process}/fdinfo/{number}"):
+                    return True
+    return False
+
+
 def is_dying(process: int) -> bool:
     """Return whether a process got a signal that ends it, but some thread of it has not ended yet."""
     for thread in _threads(process):

@@ -1,0 +1,239 @@
+"""Failed pages: whoever waits gets the errno, once; the next access asks again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import wait_for
+from tests.pager_client import Background, PagerClient, Readers
+from vmofs.testing import pattern
+from vmofs.units import PAGE_SIZE
+
+KEY = 5 * pattern.KEY_STEP
+CODES = {
+    "ZX_ERR_IO": errno.EIO,
+    "IO_DATA_INTEGRITY": errno.EBADMSG,
+    "zx_err_bad_state": errno.EBADFD,
+    "-54": errno.ENOSPC,
+    "ZX_ERR_BUFFER_TOO_SMALL": errno.EOVERFLOW,
+}
+REPEATED = 200
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def pread(fd: int, offset: int = 0, length: int = PAGE_SIZE) -> Background[bytes]:
+    return Background(lambda: os.pread(fd, length, offset))
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize(
+    ("kind", "pages"),
+    [
+        ("pread", 1),
+        ("pread", 5),
+        ("mmap", 1),
+        ("sendfile", 1),
+        ("sendfile", 3),
+        ("splice", 1),
+        ("direct", 1),
+        ("direct", 4),
+    ],
+)
+def test_a_failure_is_told_once_and_the_next_access_asks_again(
+    pager: PagerClient, start: Readers, kind: str, pages: int, code: str
+) -> None:
+    vmo = pager.create(size=16 * PAGE_SIZE)
+    offset, length = 4 * PAGE_SIZE, pages * PAGE_SIZE
+    expected = -signal.SIGBUS if kind == "mmap" else CODES[code]
+    for _ in range(2):
+        reader = start(kind, vmo.path, offset, length)
+        pager.requests.next()
+        pager.fail(vmo, 0, 16 * PAGE_SIZE, code)
+        assert reader.failure() == expected
+    assert pager.read_requests == 2
+    reader = start(kind, vmo.path, offset, length)
+    pager.requests.next()
+    pager.supply(vmo, 0, 16 * PAGE_SIZE, key=KEY)
+    data = reader.next()
+    assert isinstance(data, bytes)
+    pattern.check(data, KEY, offset)
+    assert pager.read_requests == 3
+    assert pager.requests.is_quiet()
+
+
+@pytest.mark.parametrize("pages", [1, 4])
+@pytest.mark.parametrize("kind", ["pread", "sendfile", "splice", "direct"])
+def test_a_reader_that_tries_again_at_once_raises_one_request_each_time(
+    pager: PagerClient, start: Readers, kind: str, pages: int
+) -> None:
+    vmo = pager.create(size=8 * PAGE_SIZE)
+    length = pages * PAGE_SIZE
+    reader = start(kind, vmo.path, PAGE_SIZE, length, times=REPEATED + 1)
+    codes = list(CODES.items())
+    for turn in range(REPEATED):
+        code, expected = codes[turn % len(codes)]
+        pager.requests.next()
+        pager.fail(vmo, 0, 8 * PAGE_SIZE, code)
+        assert reader.next() == expected
+        assert pager.read_requests in {turn + 1, turn + 2}
+    pager.requests.next()
+    assert pager.read_requests == REPEATED + 1
+    pager.supply(vmo, 0, 8 * PAGE_SIZE, key=KEY)
+    data = reader.next()
+    assert isinstance(data, bytes)
+    pattern.check(data, KEY, PAGE_SIZE)
+
+
+_FAULTS = r"""
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+mapping = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+for _ in range(int(sys.argv[2])):
+    pid = os.fork()
+    if pid == 0:
+        mapping[0]
+        os._exit(0)
+    print("errno", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def test_faults_one_after_the_other_raise_one_request_each(pager: PagerClient, start: Readers) -> None:
+    vmo = pager.create()
+    reader = start.run(_FAULTS, vmo.path, REPEATED + 1)
+    for turn in range(REPEATED):
+        pager.take_read(vmo, 0)
+        pager.fail(vmo, 0, PAGE_SIZE)
+        assert reader.next() == -signal.SIGBUS
+        assert pager.read_requests in {turn + 1, turn + 2}
+    pager.take_read(vmo, 0)
+    pager.supply(vmo)
+    assert reader.next() == 0
+    assert pager.read_requests == REPEATED + 1
+
+
+@pytest.mark.parametrize("kind", ["pread", "mmap", "direct"])
+def test_one_failure_reaches_all_processes_that_wait_for_the_page(
+    pager: PagerClient, start: Readers, kind: str
+) -> None:
+    vmo = pager.create()
+    expected = -signal.SIGBUS if kind == "mmap" else errno.ENOSPC
+    for turn in range(3):
+        readers = [start(kind, vmo.path, 0) for _ in range(5)]
+        pager.take_read(vmo, 0)
+        for reader in readers:
+            wait_for(reader.is_waiting, "the reader waits")
+        pager.fail(vmo, 0, PAGE_SIZE, "ZX_ERR_NO_SPACE")
+        assert [reader.failure() for reader in readers] == [expected] * 5
+        assert pager.read_requests == turn + 1
+    reader = start(kind, vmo.path, 0)
+    pager.take_read(vmo, 0)
+    pager.supply(vmo, key=KEY)
+    data = reader.next()
+    assert isinstance(data, bytes)
+    pattern.check(data, KEY)
+
+
+def test_one_failure_reaches_all_threads_that_wait_for_the_page_in_one_open_file(pager: PagerClient) -> None:
+    vmo = pager.create()
+    with opened(vmo.path) as fd:
+        for turn in range(5):
+            readers = [pread(fd) for _ in range(10)]
+            pager.take_read(vmo, 0)
+            wait_for(lambda: sleeping_threads() >= 10, "all threads wait")
+            pager.fail(vmo, 0, PAGE_SIZE)
+            assert [reader.errno() for reader in readers] == [errno.EIO] * 10
+            assert pager.read_requests == turn + 1
+
+
+def sleeping_threads() -> int:
+    """Return how many threads of this process wait in the kernel for a page."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path("/proc/self/task").glob("*/stat")]
+    return states.count("D")
+
+
+def test_a_failure_is_not_told_to_those_who_come_later(pager: PagerClient, start: Readers) -> None:
+    vmo = pager.create()
+    with opened(vmo.path) as first, opened(vmo.path) as second:
+        for turn in range(20):
+            reader = pread(first)
+            pager.take_read(vmo, 0)
+            pager.fail(vmo, 0, PAGE_SIZE)
+            assert reader.errno() == errno.EIO
+            reader = pread(second)
+            pager.take_read(vmo, 0)
+            pager.fail(vmo, 0, PAGE_SIZE, "ZX_ERR_NO_SPACE")
+            assert reader.errno() == errno.ENOSPC
+            other = start("pread", vmo.path, 0)
+            pager.take_read(vmo, 0)
+            pager.fail(vmo, 0, PAGE_SIZE)
+            assert other.failure() == errno.EIO
+            assert pager.read_requests == 3 * (turn + 1)
+
+
+def test_a_read_is_short_when_its_end_failed_and_the_rest_can_then_be_read(pager: PagerClient) -> None:
+    vmo = pager.create(size=4 * PAGE_SIZE)
+    with opened(vmo.path) as fd:
+        reader = pread(fd, 0, 4 * PAGE_SIZE)
+        pager.take_read(vmo, 0, 4 * PAGE_SIZE)
+        pager.supply(vmo, 0, 2 * PAGE_SIZE, key=KEY)
+        pager.fail(vmo, 2 * PAGE_SIZE, 2 * PAGE_SIZE, "ZX_ERR_IO_DATA_INTEGRITY")
+        data = reader.result()
+        assert len(data) == 2 * PAGE_SIZE
+        pattern.check(data, KEY)
+        reader = pread(fd, 2 * PAGE_SIZE, 2 * PAGE_SIZE)
+        pager.take_read(vmo, 2 * PAGE_SIZE, 2 * PAGE_SIZE)
+        pager.supply(vmo, 2 * PAGE_SIZE, 2 * PAGE_SIZE, key=KEY)
+        pattern.check(reader.result(), KEY, 2 * PAGE_SIZE)
+
+
+def test_a_failure_without_anybody_waiting_is_no_error_and_changes_nothing(pager: PagerClient) -> None:
+    vmo = pager.create(size=2 * PAGE_SIZE)
+    pager.supply(vmo, key=KEY)
+    pager.fail(vmo, 0, 2 * PAGE_SIZE)
+    with opened(vmo.path) as fd:
+        pattern.check(os.pread(fd, PAGE_SIZE, 0), KEY)
+        reader = pread(fd, PAGE_SIZE)
+        pager.take_read(vmo, PAGE_SIZE)
+        pager.supply(vmo, PAGE_SIZE, key=KEY)
+        pattern.check(reader.result(), KEY, PAGE_SIZE)
+
+
+def test_a_page_that_failed_and_was_then_supplied_is_read_without_asking(pager: PagerClient) -> None:
+    vmo = pager.create()
+    with opened(vmo.path) as fd:
+        for _ in range(20):
+            reader = pread(fd)
+            pager.take_read(vmo, 0)
+            pager.fail(vmo, 0, PAGE_SIZE)
+            assert reader.errno() == errno.EIO
+        pager.supply(vmo, key=KEY)
+        pattern.check(os.pread(fd, PAGE_SIZE, 0), KEY)
+    assert pager.read_requests == 20
+
+
+def test_the_rest_of_a_file_is_readable_while_a_page_fails(pager: PagerClient) -> None:
+    vmo = pager.create(size=3 * PAGE_SIZE)
+    pager.supply(vmo, 0, key=KEY)
+    pager.supply(vmo, 2 * PAGE_SIZE, key=KEY)
+    with opened(vmo.path) as fd:
+        reader = pread(fd, PAGE_SIZE)
+        pager.take_read(vmo, PAGE_SIZE)
+        pager.fail(vmo, PAGE_SIZE, PAGE_SIZE)
+        assert reader.errno() == errno.EIO
+        for page in (0, 2):
+            pattern.check(os.pread(fd, PAGE_SIZE, page * PAGE_SIZE), KEY, page * PAGE_SIZE)
