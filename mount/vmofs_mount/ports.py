@@ -13,6 +13,7 @@ a request that stays unanswered is delivered again by another FIFO of the pager,
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import struct
@@ -29,6 +30,8 @@ from vmofs.core.request import Command, Packet, PageRequest
 from vmofs.core.source import PageSource
 from vmofs.wire.packets import PacketCommand, format_packet
 from vmofs_mount.inotify import CloseWatch
+
+_log = logging.getLogger(__name__)
 
 _ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
 """Seconds between attempts after a lookup: a reader that has looked the name up opens it at once, unless stopped."""
@@ -169,9 +172,18 @@ class Fifo:
                 if attached or not self._wanted.is_set():
                     self._settled.set()
                 if attached:
-                    await self._serve()
+                    await self._serve_if_possible()
         finally:
             self._hand_over()
+
+    async def _serve_if_possible(self) -> None:
+        try:
+            await self._serve()
+        except OSError as error:  # no descriptors, or no inotify watches, are left: others must not suffer from it
+            _log.warning("%s cannot be served now: %s", self._path(), error)
+            self._hand_over()
+            self._wanted.set()
+            await trio.sleep(_POLL_SECONDS)
 
     async def _attach(self) -> bool:
         for delay in _ATTACH_DELAYS:
