@@ -72,6 +72,23 @@ class PagerProcess:
         self.process.send_signal(signal.SIGCONT)
 
 
+class PagerProcesses:
+    """Starts pagers, and kills those that are left."""
+
+    def __init__(self) -> None:
+        self._started: list[PagerProcess] = []
+
+    def __call__(self, control: Path, key: int, fifo: str = "requests") -> PagerProcess:
+        """Start a pager; see ``PagerProcess``."""
+        self._started.append(PagerProcess(control, key, fifo))
+        return self._started[-1]
+
+    def close(self) -> None:
+        """Kill all."""
+        for process in self._started:
+            process.kill()
+
+
 def process_state(pid: int) -> str:
     """Return the letter that /proc has for the state of a process, empty if there is none."""
     try:

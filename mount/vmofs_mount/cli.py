@@ -90,7 +90,9 @@ def _check_mountpoint(mountpoint: str) -> None:
 
 
 def _umount(parsed: argparse.Namespace) -> None:
-    unmount(os.path.realpath(parsed.mountpoint))
+    dirty = unmount(os.path.realpath(parsed.mountpoint))
+    if dirty.sentence:
+        sys.stderr.write(f"vmofs: {dirty.sentence}\n")
 
 
 def _doctor(parsed: argparse.Namespace) -> None:

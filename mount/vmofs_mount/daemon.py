@@ -16,6 +16,7 @@ from vmofs.core.system import System
 from vmofs.units import page_count
 from vmofs_mount.layout import build_layout
 from vmofs_mount.limits import Limits, Resource
+from vmofs_mount.notify import notify
 from vmofs_mount.options import machine_memory_bytes
 from vmofs_mount.service import Service
 from vmofs_mount.session import MountError, Session, serve
@@ -62,11 +63,16 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
             options,
             on_ready=on_ready,
             start=start,
-            shutdown=lambda: service[0].shut_down(),  # noqa: PLW0108 - made by start
+            shutdown=lambda: _shut_down(service[0]),
         )
         service[0].check()
 
     trio.run(main)
+
+
+def _shut_down(service: Service) -> None:
+    notify("STOPPING=1")
+    _log.info("%s", service.shut_down().sentence or "nothing was dirty")
 
 
 def _raise_descriptor_limit() -> None:
@@ -86,7 +92,7 @@ def run_in_foreground(mountpoint: str, options: MountOptions) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     _log_to(handler)
-    run(mountpoint, options)
+    run(mountpoint, options, on_ready=lambda: notify("READY=1", f"STATUS=Serving {mountpoint}"))
 
 
 def run_detached(mountpoint: str, options: MountOptions) -> str | None:

@@ -18,6 +18,7 @@ from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
+from vmofs_mount.dirty import Dirty
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.ports import ClosedReaders, PagerPorts
@@ -242,6 +243,16 @@ class Pagers:
     def shortest_deadline(self) -> float:
         """Return the shortest deadline of all pagers, infinite without any."""
         return min((pager.deadline for pager in self if pager.deadline), default=float("inf"))
+
+    def dirty(self) -> Dirty:
+        """Return what pagers have not written back."""
+        pages = vmos = 0
+        for pager in self:
+            for vmo in pager.pager.vmos:
+                counts = vmo.statistics()
+                here = counts.dirty + counts.awaiting_clean + counts.dirty_zero
+                pages, vmos = pages + here, vmos + bool(here)
+        return Dirty(pages, vmos)
 
     def deliver_again(self, request: PageRequest) -> bool:
         """Deliver a request by another FIFO than the one that does not answer it; return whether there is one."""

@@ -16,6 +16,7 @@ from vmofs.wire.metrics import format_metrics
 from vmofs_mount.ageing import Ageing
 from vmofs_mount.commands import Commands, PagerCommands
 from vmofs_mount.control import CommandHandle
+from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
 from vmofs_mount.kernel import Kernel
@@ -176,6 +177,7 @@ class Service:
     def _stats_text(self) -> str:
         system = self.system.statistics()
         frames = asdict(system.frames)
+        dirty = self.pagers.dirty()
         values = {
             "frames_used": frames["used"],
             "frames_peak": frames["peak"],
@@ -187,16 +189,20 @@ class Service:
             "waiters": system.waiters,
             "nodes": self._layout.tree.node_count,
             "pagers": sum(1 for _ in self.pagers),
+            "dirty_pages": dirty.pages,
+            "dirty_vmos": dirty.vmos,
             "log_lines_total": self.log.lines_total,
             **self._layout.limits.statistics(),
             **{f"pagecache_{name}": value for name, value in asdict(self.cache.statistics()).items()},
         }
         return format_metrics("vmofs", values)
 
-    def shut_down(self) -> None:
-        """End all waits with an error: the mount is going down."""
+    def shut_down(self) -> Dirty:
+        """End all waits with an error: the mount is going down. Return what the pagers have not written back."""
+        dirty = self.pagers.dirty()
         self.pagers.close_all()
         self.engine.settle()
+        return dirty
 
     def check(self) -> None:
         """Assert the invariants of all parts."""

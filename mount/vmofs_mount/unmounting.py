@@ -8,7 +8,9 @@ import os
 import select
 import subprocess
 import time
+from pathlib import Path
 
+from vmofs_mount.dirty import Dirty
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
 
 _MNT_DETACH = 2
@@ -28,8 +30,8 @@ class _BusyError(UnmountError):
     """Somebody has a file open there."""
 
 
-def unmount(path: str) -> None:
-    """Unmount a vmofs and wait until its daemon is gone.
+def unmount(path: str) -> Dirty:
+    """Unmount a vmofs and wait until its daemon is gone; return what was dirty.
 
     Raises:
         UnmountError: there is no vmofs mounted, it is busy, or the caller may not.
@@ -39,11 +41,13 @@ def unmount(path: str) -> None:
         raise UnmountError(f"no vmofs is mounted at {path}")
     if is_stale(path):
         _unmount(path, lazy=True)
-        return
+        return Dirty(0, 0)
     daemon = _daemon_of(path)
+    dirty = _dirty_in(path)
     _unmount_patiently(path)
     if daemon is not None:
         _wait_for(daemon)
+    return dirty
 
 
 def remove_stale_mounts(path: str) -> None:
@@ -66,6 +70,13 @@ def is_stale(path: str) -> bool:
     except OSError as error:
         return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
     return False
+
+
+def _dirty_in(path: str) -> Dirty:
+    try:
+        return Dirty.of_stats(Path(path, "control", "stats").read_text(encoding="utf-8"))
+    except OSError:
+        return Dirty(0, 0)
 
 
 def _daemon_of(path: str) -> int | None:

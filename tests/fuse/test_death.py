@@ -1,0 +1,213 @@
+"""The end of the daemon, asked for or not: everybody who waits gets an error at once, and nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NIGHTLY
+from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.pager_client import Background, PagerClient, Readers
+from tests.pager_process import PagerProcesses, process_state, seconds_of
+from vmofs.testing import pattern
+from vmofs.units import PAGE_SIZE
+
+KEY = 11 * pattern.KEY_STEP
+ROUNDS = 100 if NIGHTLY else 5
+READERS = 8
+DEADLINE = 2.0
+GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.EBADFD, -signal.SIGBUS}
+
+_READS_UNTIL_IT_FAILS = r"""
+import mmap, os, random, sys
+path, how = sys.argv[1], sys.argv[2]
+fd = os.open(path, os.O_RDONLY)
+size = os.fstat(fd).st_size
+mapping = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+print("open", flush=True)
+try:
+    while True:
+        offset = random.randrange(size // 4096) * 4096
+        data = mapping[offset : offset + 4096] if how == "mmap" else os.pread(fd, 4096, offset)
+        if len(data) != 4096 or int.from_bytes(data[:8], "little") % (1 << 40) != offset // 8:
+            sys.exit("wrong bytes")
+        os.posix_fadvise(fd, offset, 4096, os.POSIX_FADV_DONTNEED)
+except OSError as error:
+    print("errno", error.errno, flush=True)
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Readers]:
+    readers = Readers()
+    yield readers
+    readers.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[PagerProcesses]:
+    pagers = PagerProcesses()
+    yield pagers
+    pagers.close()
+
+
+def mount_again(path: Path) -> int:
+    """Mount as a user does, on what a dead daemon left; return the new daemon."""
+    subprocess.run(vmofs_command("mount", path), env=vmofs_environment(), check=True, timeout=20)
+    return int(os.getxattr(path, "user.vmofs.pid"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "place"
+    path.mkdir()
+    yield path
+    while str(path) in Path("/proc/mounts").read_text():
+        subprocess.run(["fusermount3", "-u", "-z", str(path)], check=True)
+
+
+def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
+    place: Path, start: Readers, serve: PagerProcesses
+) -> None:
+    random_numbers = random.Random(9)  # noqa: S311 - nothing secret
+    daemon, slowest = mount_again(place), 0.0
+    for turn in range(ROUNDS):
+        pager = PagerClient(place, f"p{turn}")
+        vmo = pager.create(size=256 * PAGE_SIZE)
+        os.mkfifo(pager.control / "nobody", 0o600)
+        waiting = pager.create("waiting", options="port=nobody")
+        server = serve(pager.control, KEY)
+        stuck = start("pread", waiting.path, 0) if turn % 2 else start("mmap", waiting.path, 0)
+        readers = [
+            start.run(_READS_UNTIL_IT_FAILS, vmo.path, "mmap" if number % 2 else "pread") for number in range(READERS)
+        ]
+        for reader in readers:
+            assert reader.process.stdout is not None
+            assert reader.process.stdout.readline() == b"open\n"
+        time.sleep(random_numbers.random() * 0.1)
+        server.stop()
+        began = time.monotonic()
+        os.kill(daemon, signal.SIGKILL)
+        for reader in (stuck, *readers):
+            assert reader.failure() in GONE
+        daemon = mount_again(place)
+        new = PagerClient(place, f"n{turn}")
+        fresh = new.create()
+        new.supply(fresh, key=KEY)
+        pattern.check(fresh.path.read_bytes(), KEY)
+        slowest = max(slowest, time.monotonic() - began)
+        new.close()
+        server.kill()
+        left = [process_state(reader.process.pid) for reader in (stuck, *readers)]
+        assert set(left) <= {"", "Z"}, left
+    sys.stderr.write(f"{ROUNDS} rounds, at most {slowest:.2f} s from the kill to a page of the new mount\n")
+    assert slowest < (2 if NIGHTLY else 6), slowest  # the gate may share the machine with seven others
+    os.kill(daemon, signal.SIGTERM)
+    wait_for(lambda: str(place) not in Path("/proc/mounts").read_text(), "the mount is gone")
+
+
+def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
+    mounter: Mounter, start: Readers, serve: PagerProcesses
+) -> None:
+    mount = mounter(f"deadline={DEADLINE}")
+    pager = PagerClient(mount.path)
+    vmo = pager.create(size=64 * PAGE_SIZE)
+    server = serve(pager.control, KEY).wait_open()
+    assert len(vmo.path.read_bytes()) == 64 * PAGE_SIZE
+    pager.command("evict", f"{vmo.name} 0 {64 * PAGE_SIZE}")
+    server.stop()
+    fd = os.open(vmo.path, os.O_RDONLY)
+    began = time.monotonic()
+    reads = [Background(lambda page=page: os.pread(fd, PAGE_SIZE, page * PAGE_SIZE)) for page in range(8)]  # type: ignore[misc]
+    victims = [start(kind, vmo.path, page * PAGE_SIZE) for page, kind in enumerate(("pread", "mmap", "direct"), 32)]
+    for victim in victims[:2]:
+        wait_for(victim.is_waiting, "the reader waits")
+    ways = [vmo.path, pager.control / "requests", mount.path / "vmo"]
+    times = sorted(seconds_of(path) for _ in range(30) for path in ways)
+    listing = time.monotonic()
+    assert [entry.name for entry in os.scandir(vmo.path.parent) if entry.stat().st_size] == ["v"]
+    assert "READ" in (pager.control / "pending").read_text()
+    assert pager.stat("requests_outstanding") > 0
+    listing = time.monotonic() - listing
+    for victim in victims[:2]:
+        assert victim.kill() < 1
+    assert [read.errno(DEADLINE + 5) for read in reads] == [errno.ETIMEDOUT] * 8
+    took = time.monotonic() - began
+    sys.stderr.write(f"deadline {DEADLINE} s: {took:.2f} s; stat {times[len(times) // 2] * 1e3:.2f} ms in the middle, ")
+    sys.stderr.write(f"at most {times[-1] * 1e3:.1f} ms; listing and two control files {listing * 1e3:.1f} ms\n")
+    assert DEADLINE <= took <= DEADLINE * 1.1 + 0.5
+    assert times[len(times) // 2] < 0.01
+    server.go_on()
+
+    def answered() -> bool:
+        try:
+            pattern.check(os.pread(fd, PAGE_SIZE, 48 * PAGE_SIZE), KEY, 48 * PAGE_SIZE)
+        except TimeoutError:
+            return False
+        return True
+
+    wait_for(answered, "new reads work")
+    server.kill()
+    os.close(fd)
+    pager.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_waits_at_once_with_an_error(mount: Mounted, start: Readers, number: signal.Signals) -> None:
+    pager = PagerClient(mount.path)
+    vmo = pager.create(size=8 * PAGE_SIZE)
+    readers = [start(kind, vmo.path, page * PAGE_SIZE) for page, kind in enumerate(("pread", "mmap", "direct") * 2)]
+    wait_for(lambda: pager.stat("requests_outstanding") == 6, "all wait")
+    began = time.monotonic()
+    mount.process.send_signal(number)
+    outcomes = [reader.failure() for reader in readers]
+    assert set(outcomes) <= GONE, outcomes
+    assert mount.process.wait(10) == 0
+    assert time.monotonic() - began < 5
+    assert not mount.is_mounted()
+    assert "nothing was dirty" in mount.log()
+
+
+def test_what_was_dirty_is_reported(mount: Mounted) -> None:
+    pager = PagerClient(mount.path)
+    vmo = pager.create(size=8 * PAGE_SIZE)
+    pager.supply(vmo, 0, 8 * PAGE_SIZE)
+    with vmo.path.open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"x", 0)
+        os.pwrite(file.fileno(), b"x", 5 * PAGE_SIZE)
+    pager.stop_reading()
+    for fd in pager._commands.values():
+        os.close(fd)
+    done = subprocess.run(
+        vmofs_command("umount", mount.path), env=vmofs_environment(), capture_output=True, text=True, check=False
+    )
+    said = "2 dirty pages of 1 VMOs were not written back by their pagers and are gone"
+    assert (done.returncode, done.stderr) == (0, f"vmofs: {said}\n")
+    assert mount.process.wait(10) == 0
+    assert said in mount.log()
+
+
+def test_unmounting_leaves_no_process_and_no_fifo_reader_behind(mounter: Mounter, serve: PagerProcesses) -> None:
+    mount = mounter()
+    pager = PagerClient(mount.path)
+    pager.create()
+    server = serve(pager.control, KEY).wait_open()
+    wait_for(lambda: pager.stat("fifos_attached") == 1, "the FIFO is attached")
+    mount.process.send_signal(signal.SIGTERM)
+    assert mount.process.wait(10) == 0
+    assert not mount.is_mounted()
+    # The pager sees the end of its FIFO; what it tries next is an error, not a wait.
+    with suppress(subprocess.TimeoutExpired):
+        assert server.process.wait(10) != 0
+    assert server.process.poll() is not None
+    server.kill()
