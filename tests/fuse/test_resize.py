@@ -1,4 +1,4 @@
-"""Files that grow and shrink: truncate, writes beyond the end, stream size. Zircon: zircon-pager 2.10, 3.8, 4.2, 4.3."""
+"""Files that grow and shrink: truncate, writes beyond the end, stream size. zircon-pager 2.10, 3.8, 4.2, 4.3."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ words, and names and operations are accepted in either case::
 Only the text is judged here. Alignment, ranges, and whether options and DATA go together with the operation is
 the business of the core, since Zircon looks at handles before it looks at most of that. For the same reason an OP of
 op_range that does not exist is no error here: it is NOT_SUPPORTED once the handles are found to be good.
-"""
+"""  # noqa: E501 - a form is one line
 
 from __future__ import annotations
 
