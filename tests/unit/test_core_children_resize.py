@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.children_harness import ON_WRITE, P, clone, read, reference, resize, shows, slice_of, write
+from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, reference, resize, shows, slice_of, write
 from tests.unit.dirty_harness import resizable
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError, UnavailableError
@@ -54,6 +54,29 @@ def test_clone_resize_clone_hazard_beyond_a_shrunk_clone_is_out_of_range_and_reg
         read(world, child, 3).result()
     resize(world, child, 10)
     assert shows(child, 10) == "rrr0000000"
+
+
+def test_the_limit_of_a_parent_that_was_cut_and_regrown_holds_for_its_children(world: World) -> None:
+    root = world.vmo()
+    world.supply(root, 0, 8)
+    parent = clone(root, resizable=True)
+    resize(world, parent, 2)
+    resize(world, parent, 8)
+    assert shows(clone(parent, ON_WRITE, 1, 7), shift=1) == "r000000"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_the_root_cut_stays_zero_when_only_one_of_two_snapshots_is_left(world: World, first: int) -> None:
+    root = resizable(world, 8)
+    world.supply(root, 0, 8)
+    parent = clone(root)
+    write(world, parent, 3, 3)
+    child = clone(parent, MODIFIED, first, 8 - first)
+    resize(world, root, 2)
+    resize(world, root, 8)
+    write(world, root, 0, 8)
+    parent.close()
+    assert shows(child, shift=first) == ("ww0www00" if first == 0 else "W0WWW00")
 
 
 def test_set_size_errors_and_what_they_leave(world: World) -> None:

@@ -324,12 +324,9 @@ class Node:
         """Give what the one child that is left sees of this hidden node to it, and take its place in the family."""
         (child,) = self.children
         below, before = self.runs, child.runs.committed_pages
-        shown = PageRange(child.offset, child.offset + child.limit)
-        for beyond in (PageRange(0, shown.start), PageRange(shown.end, ALL_PAGES.end)):
-            content.free_runs(self.frames, below.take(beyond))
         if child.offset:
             below = RunMap()
-            for run in self.runs.take(shown):
+            for run in self.runs.take(ALL_PAGES):  # what the child does not see went when the last who saw it did
                 below.put(run.moved(-child.offset))
         for run in child.runs.over(ALL_PAGES):  # mostly the smaller of the two
             content.free_runs(self.frames, below.take(run.range))
