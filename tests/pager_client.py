@@ -215,12 +215,16 @@ class PagerClient:
         """Return the lines of ``pending``."""
         return (self.control / "pending").read_text().splitlines()
 
-    def close(self) -> None:
-        """Close the pager, so that everybody who waits gets an error, and remove all files."""
-        self.stop_reading()
+    def close_commands(self) -> None:
+        """Close the command files."""
         for fd in self._commands.values():
             os.close(fd)
         self._commands.clear()
+
+    def close(self) -> None:
+        """Close the pager, so that everybody who waits gets an error, and remove all files."""
+        self.stop_reading()
+        self.close_commands()
         if self.control.exists():
             self.control.rmdir()
         for top in ("vmo", "aux"):

@@ -275,6 +275,7 @@ class Pager:
             raise NotSupportedError(f"unknown operation {op}")
 
     def _fail(self, vmo: PagerVmo, offset: int, length: int, data: int) -> None:
+        data -= 2**64 if data >= 2**63 else 0  # a status is a signed number, the argument is not
         if data not in FAIL_CODES:
             allowed = ", ".join(f"{code.zx_name} ({code.value})" for code in sorted(FAIL_CODES, reverse=True))
             raise InvalidArgsError(f"a range cannot fail with {data}, only with {allowed}")
