@@ -18,6 +18,7 @@ from vmofs.core.ranges import RangeSet
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.nodes import AuxFile, VmoFile
+from vmofs_mount.waiting_reads import WaitingReads
 
 CachedFile = VmoFile | AuxFile
 
@@ -41,7 +42,7 @@ class _Backlog:
     def __init__(self) -> None:
         self.to_store = RangeSet()
         self.to_drop = RangeSet()
-        self.reads: dict[int, PageRange] = {}  # those that wait for a pager, by their number
+        self.reads = WaitingReads()
         self.running = False
         self.done = trio.Event()
 
@@ -66,13 +67,13 @@ class PageCache:
         """Note that a READ waits for a pager: its pages are locked until its answer brings them. Returns a number."""
         self._read_number += 1
         file.reads_waiting += 1
-        self._backlog(file).reads[self._read_number] = pages
+        self._backlog(file).reads.add(self._read_number, pages)
         return self._read_number
 
     def end_read(self, file: VmoFile, number: int) -> None:
         """Note that the READ is about to be answered."""
         backlog = self._backlogs[file]
-        del backlog.reads[number]
+        backlog.reads.remove(number)
         file.reads_waiting -= 1
         if not file.reads_waiting and file.told_mtime_ns != file.mtime_ns:
             self.attributes_changed(file)
@@ -91,8 +92,8 @@ class PageCache:
         for pages in filled:
             for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
                 backlog.to_store.add(part)
-        for pages in backlog.reads.values():
-            backlog.to_store.discard(pages)
+            for waiting in backlog.reads.over(pages):
+                backlog.to_store.discard(waiting)
         if backlog.to_store:
             self._start(file, backlog)
         self._forget_if_idle(file, backlog)
@@ -110,7 +111,7 @@ class PageCache:
     async def drop_failed(self, file: VmoFile, pages: PageRange) -> bool:
         """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits."""
         backlog = self._backlogs.get(file)
-        if backlog is not None and any(waiting & pages for waiting in backlog.reads.values()):
+        if backlog is not None and any(backlog.reads.over(pages)):
             return False
         await self._drop(file, pages)
         return True
