@@ -40,8 +40,9 @@ def page_bytes(page: int, pages: int = 1, key: int = WRITTEN) -> bytes:
 
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
-    """Open a file for a while."""
+    """Open a file for a while, without read-ahead: a neighbour that is absent would be waited for too."""
     fd = os.open(path, flags)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     try:
         yield fd
     finally:

@@ -132,25 +132,26 @@ def test_a_database_written_through_the_mount_is_whole_in_the_real_file(
 def test_a_clone_made_in_the_mount_is_whole_in_the_real_directory(backed: Callable[[], Backed], tmp_path: Path) -> None:
     origin = tmp_path / "origin"
     origin.mkdir()
-    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    run("git", "init", "-q", origin)
+    config = ("user.name=x", "user.email=x@example.org", "maintenance.auto=false", "gc.auto=0")  # nothing in background
+    git = ["git", *(part for setting in config for part in ("-c", setting))]
+    run(*git, "init", "-q", origin)
     for number in range(40):
         (origin / f"file {number}").write_bytes(random.Random(number).randbytes(number * 500))  # noqa: S311 - no secret
         if number % 10 == 9:
-            run("git", "-C", origin, "add", ".")
-            run("git", "-C", origin, *identity, "commit", "-qm", f"up to {number}")
+            run(*git, "-C", origin, "add", ".")
+            run(*git, "-C", origin, "commit", "-qm", f"up to {number}")
     served = backed()
     clone = served.path / "repo"
-    run("git", "clone", "-q", "--no-hardlinks", origin, clone)
-    run("git", "-C", clone, "fsck", "--strict")
-    run("git", "-C", clone, *identity, "commit", "-q", "--allow-empty", "-m", "in the mount")
-    run("git", "-C", clone, "gc", "-q")
-    head = run("git", "-C", clone, "rev-parse", "HEAD").stdout
+    run(*git, "clone", "-q", "--no-hardlinks", origin, clone)
+    run(*git, "-C", clone, "fsck", "--strict")
+    run(*git, "-C", clone, "commit", "-q", "--allow-empty", "-m", "in the mount")
+    run(*git, "-C", clone, "gc", "-q")
+    head = run(*git, "-C", clone, "rev-parse", "HEAD").stdout
     served.finish()
     real = served.directory / "repo"
-    run("git", "-C", real, "fsck", "--strict")
-    assert run("git", "-C", real, "rev-parse", "HEAD").stdout == head
-    assert run("git", "-C", real, "status", "--porcelain").stdout == b""
+    run(*git, "-C", real, "fsck", "--strict")
+    assert run(*git, "-C", real, "rev-parse", "HEAD").stdout == head
+    assert run(*git, "-C", real, "status", "--porcelain").stdout == b""
     for path in origin.glob("file *"):
         assert (real / path.name).read_bytes() == path.read_bytes()
 
