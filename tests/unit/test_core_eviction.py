@@ -350,3 +350,13 @@ def test_the_bookkeeping_of_single_pages_is_bounded() -> None:
     fill = [PageRange(page, page + 1) for page in range(pages)]
     random.Random(1).shuffle(fill)  # noqa: S311 - nothing secret
     assert cost_per_page(fill, pages) <= 400
+
+
+def test_of_pages_that_end_a_writeback_only_the_clean_ones_may_be_evicted(world: World) -> None:
+    vmo = full(world)
+    world.start(vmo.write(0, b"d" * 2 * P))
+    world.pager.op_range(PagerOp.WRITEBACK_BEGIN, vmo, 0, P)
+    world.pager.op_range(PagerOp.WRITEBACK_END, vmo, 0, 2 * P)
+    assert vmo.evictable(PageRange(0, 3)) == [PageRange(0, 1), PageRange(2, 3)]
+    world.supply(vmo, LIMIT, GROUP)
+    assert vmo.state_at(1).value == "dirty"
