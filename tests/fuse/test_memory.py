@@ -1,0 +1,56 @@
+"""What supplied pages cost: moved, not copied, and given back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import Mounted, wait_for
+from tests.pager_client import PagerClient
+from vmofs.units import PAGE_SIZE
+
+GIB = 2**30
+MIB = 2**20
+
+
+def memory_bytes(mount: Mounted, what: str) -> int:
+    """Return VmRSS or VmHWM of the daemon."""
+    for line in Path(f"/proc/{mount.pid}/status").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(what)
+
+
+@pytest.mark.slow
+def test_a_gibibyte_supplied_by_one_command_is_in_memory_once_and_detach_gives_it_back(mounter: object) -> None:
+    mount: Mounted = mounter("memory=0")  # type: ignore[operator]
+    pager = PagerClient(mount.path)
+    vmo, aux = pager.create(size=GIB), pager.aux("stage")
+    fd = os.open(aux.path, os.O_WRONLY | os.O_CREAT)
+    block = b"m" * MIB
+    for offset in range(0, GIB, MIB):
+        os.pwrite(fd, block, offset)
+    os.close(fd)
+    with vmo.path.open("rb") as reader:
+        assert pager.command("supply_pages", f"{vmo.name} 0 1G {aux.name} 0") == "ZX_OK\n"
+        reader.seek(GIB - 1)
+        assert reader.read(1) == b"m"
+        assert memory_bytes(mount, "VmHWM") <= GIB + 64 * MIB
+        assert (vmo.path.stat().st_blocks * 512, aux.path.stat().st_blocks) == (GIB, 0)
+        pager.command("detach_vmo", vmo.name)
+        wait_for(lambda: memory_bytes(mount, "VmRSS") < 64 * MIB, "the memory is given back")
+    pager.close()
+
+
+def test_a_vmo_of_an_exbibyte_costs_what_its_pages_cost(pager: PagerClient, shared_mount: Mounted) -> None:
+    before = memory_bytes(shared_mount, "VmRSS")
+    vmo = pager.create(size=2**60)
+    for page in (0, 2**60 // PAGE_SIZE - 1):
+        pager.supply_bytes(vmo, b"e" * PAGE_SIZE, page * PAGE_SIZE)
+        fd = os.open(vmo.path, os.O_RDONLY)
+        assert os.pread(fd, PAGE_SIZE, page * PAGE_SIZE) == b"e" * PAGE_SIZE
+        os.close(fd)
+    assert vmo.path.stat().st_blocks == 2 * PAGE_SIZE // 512
+    assert memory_bytes(shared_mount, "VmRSS") - before < 4 * MIB
