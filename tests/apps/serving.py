@@ -20,8 +20,10 @@ STEP_SECONDS = 120  # for any one program: a reader that waits for ever must not
 def run(
     *command: str | Path, check: bool = True, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program with a deadline and return what it wrote."""
-    return subprocess.run(list(map(str, command)), capture_output=True, check=check, timeout=STEP_SECONDS, env=env)
+    """Run a program with a deadline and return what it wrote; if it fails the test shows what it complained of."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, check=False, timeout=STEP_SECONDS, env=env)
+    assert not (check and done.returncode), done
+    return done
 
 
 def bash(script: str, *arguments: str | Path) -> bytes:
