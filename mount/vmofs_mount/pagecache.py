@@ -100,7 +100,10 @@ class PageCache:
 
     def drop(self, file: CachedFile, stale: list[PageRange]) -> None:
         """Drop pages whose content changed or went. Returns at once; see ``wait_dropped``."""
-        self.attributes_changed(file)
+        if isinstance(file, AuxFile) and file.lookup_count:
+            self._kernel.drop_attributes(file.ino)  # at once: of an aux file the kernel believes them for long
+        else:
+            self.attributes_changed(file)
         if not stale or not file.maybe_cached:
             return
         backlog = self._backlog(file)
