@@ -47,8 +47,8 @@ class VmoError(Exception):
     _by_status: ClassVar[dict[Status, type[VmoError]]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Register the subclass under its status."""
-        VmoError._by_status[cls.status] = cls
+        """Register the subclass under its status; more special ones of the same status are for who makes them."""
+        VmoError._by_status.setdefault(cls.status, cls)
 
     @staticmethod
     def of(status: Status, message: str) -> VmoError:

@@ -14,6 +14,7 @@ import trio
 from vmofs.core.access import Access
 from vmofs.core.port import Port
 from vmofs.core.system import System
+from vmofs.status import VmoError
 from vmofs.units import PageRange
 
 T = TypeVar("T")
@@ -57,6 +58,13 @@ class Engine:
             if not access.done:  # the task is being cancelled
                 access.cancel()
                 self.settle()
+
+    def abort(self, access: Access[object], error: VmoError) -> None:
+        """End a call that waits with an error."""
+        access.abort(error)
+        if isinstance(access.token, trio.Event):
+            access.token.set()
+        self.settle()
 
     def settle(self) -> None:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""

@@ -173,6 +173,10 @@ class Handles:
         finally:
             self._tree.close(handle.node)
 
+    def nodes(self) -> set[Node]:
+        """Return the nodes that are open."""
+        return {handle.node for handle in self._handles.values()}
+
     def of_node(self, node: Node) -> list[Handle]:
         """Return the open files of a node."""
         return [handle for handle in self._handles.values() if handle.node is node]

@@ -26,6 +26,7 @@ from vmofs.units import PAGE_SIZE
 from vmofs_mount import acl
 from vmofs_mount.access import Identity
 from vmofs_mount.attributes import to_attributes, to_caller, to_listed_attributes
+from vmofs_mount.deadlocks import SelfDeadlockError
 from vmofs_mount.errno_map import errno_of
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.supply_files import SupplyFile
@@ -50,6 +51,8 @@ def errno_of_exception(error: Exception) -> int:
             return error.errno
         case OSError(errno=int(code)):
             return code
+        case SelfDeadlockError():
+            return errno.EDEADLK
         case VmoError():
             return errno_of(error.status)
         case MemoryError():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,13 @@ from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
+from vmofs_mount.deadlocks import PagerFiles
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.ports import ClosedReaders, PagerPorts
 from vmofs_mount.ports import Fifo as FifoLane
-from vmofs_mount.supply_files import SupplyDirectory, SupplyRealm
+from vmofs_mount.supply_files import SupplyDirectory, SupplyFile, SupplyRealm
 
 if TYPE_CHECKING:
     from vmofs_mount.caller import Caller
@@ -243,6 +244,21 @@ class Pagers:
     def shortest_deadline(self) -> float:
         """Return the shortest deadline of all pagers, infinite without any."""
         return min((pager.deadline for pager in self if pager.deadline), default=float("inf"))
+
+    def files_of(self, port: Port, opened: Iterable[Node]) -> PagerFiles | None:
+        """Return the files by which the requests of a port are delivered and answered, None if nobody reads them.
+
+        ``opened``: all that is open; files in ``supply/`` are not found otherwise.
+        """
+        for pager in self:
+            fifos = {fifo: lane for fifo in pager.scopes if port in (lane := self._lanes[fifo]).ports}
+            if fifos:
+                if not any(lane.attached for lane in fifos.values()):
+                    return None
+                nodes = {pager.directory, *pager.directory.descendants()}
+                nodes |= {node for node in opened if isinstance(node, SupplyFile) and node.pager is pager.pager}
+                return PagerFiles(frozenset(fifo.ino for fifo in fifos), frozenset(node.ino for node in nodes))
+        return None
 
     def dirty(self) -> Dirty:
         """Return what pagers have not written back."""

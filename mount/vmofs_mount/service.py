@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from vmofs.core.access import Access
 from vmofs.core.children import is_resizable
 from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
@@ -16,6 +17,7 @@ from vmofs.wire.metrics import format_metrics
 from vmofs_mount.ageing import Ageing
 from vmofs_mount.commands import Commands, PagerCommands
 from vmofs_mount.control import CommandHandle
+from vmofs_mount.deadlocks import Deadlocks, PagerFiles, SelfDeadlockError
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
@@ -68,6 +70,7 @@ class Service:
         self.system = system
         self.log = EventLog()
         self._layout = layout
+        self._handles = session.handles
         self.engine = Engine(system, self._kick, self._stale)
         nursery, place = session.nursery, Place.of(session.mountpoint)
         self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
@@ -97,6 +100,8 @@ class Service:
             self.pagers.deliver_again,
         )
         nursery.start_soon(ageing.run)
+        deadlocks = Deadlocks(system, place.minor, self._pager_files, self._end_deadlock)
+        nursery.start_soon(deadlocks.run)
 
     def _plug_in(self) -> None:
         seams = self._layout.seams
@@ -133,6 +138,15 @@ class Service:
     async def _settle_soon(self) -> None:
         self._will_settle = False
         self.engine.settle()
+
+    def _pager_files(self, access: Access[object]) -> PagerFiles | None:
+        waiter = access.waits_for
+        request = None if waiter is None else waiter.request
+        return None if request is None else self.pagers.files_of(request.source.port, self._handles.nodes())
+
+    def _end_deadlock(self, access: Access[object], error: SelfDeadlockError) -> None:
+        self.log.add("deadlock", str(error))
+        self.engine.abort(access, error)
 
     def _kick(self, port: object) -> None:
         self.pagers.kick(port)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from vmofs.core.vmo import PagerVmo
 from vmofs.status import IoError, OutOfRangeError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
+from vmofs_mount.deadlocks import Reader
 from vmofs_mount.engine import Engine
 from vmofs_mount.failures import Failure, Failures, Retries, find_stale
 from vmofs_mount.handles import Handle
@@ -198,6 +199,7 @@ class VmoHandle(Handle):
     async def _read_unless_killed(self, offset: int, length: int, *, killable: bool) -> Bytes:
         """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""
         read: Access[Bytes] = self.file.vmo.read(offset, length)
+        read.origin = Reader(self.process, self.file.ino, PageRange.of_bytes(offset, length))
         if killable:
             return await self._opened.engine.run(read)
         try:

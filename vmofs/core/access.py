@@ -36,7 +36,7 @@ Steps = Generator[Need, None, T_co]
 class Access(Generic[T_co]):
     """One call in progress. Start it; when it is not done, ``System.run_ready`` returns it once it is.
 
-    ``token`` belongs to the edge: whatever it needs to wake the caller.
+    ``token`` and ``origin`` belong to the edge: whatever it needs to wake the caller, and who that is.
     """
 
     def __init__(self, steps: Steps[T_co]) -> None:
@@ -46,6 +46,7 @@ class Access(Generic[T_co]):
         self._waiter: Waiter | None = None
         self.done = False
         self.token: object = None
+        self.origin: object = None
 
     def start(self, now: float) -> bool:
         """Run until the call is finished or must wait; return whether it is finished. ``now`` is in seconds."""
@@ -65,6 +66,11 @@ class Access(Generic[T_co]):
         """End the call without a result, as when its thread is killed: its request goes to others or is withdrawn."""
         self._steps.close()
         self._finish()
+
+    def abort(self, error: VmoError) -> None:
+        """End a call that waits with an error of the edge's; its request goes to others or is withdrawn."""
+        self._error = error
+        self.cancel()
 
     @property
     def waits_for(self) -> Waiter | None:

@@ -1,0 +1,24 @@
+"""Accesses that end before they are finished."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmofs.status import BadStateError
+from vmofs.testing.world import World
+
+
+class SpecialError(BadStateError):
+    """An error of the edge's."""
+
+
+def test_an_aborted_access_fails_with_that_error_and_leaves_its_request(world: World) -> None:
+    vmo = world.vmo(1)
+    first, second = world.start_read(vmo, 0), world.start_read(vmo, 0)
+    first.abort(SpecialError("no"))
+    with pytest.raises(SpecialError):
+        first.result()
+    assert second.waits_for is not None
+    second.abort(SpecialError("no"))
+    assert world.packets() == []
+    assert type(BadStateError.of(BadStateError.status, "")) is BadStateError
