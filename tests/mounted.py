@@ -47,8 +47,14 @@ class Mounted:
         return any(line.split(" ")[1] == str(self.path) for line in Path("/proc/mounts").read_text().splitlines())
 
     def umount(self) -> None:
-        """Unmount as any user would."""
-        subprocess.run(["fusermount3", "-u", str(self.path)], check=True)
+        """Unmount as any user would; programs that just saw the end of a FIFO may need a moment to end."""
+        deadline = time.monotonic() + END_SECONDS
+        command = ["fusermount3", "-u", str(self.path)]
+        while subprocess.run(command, check=False, capture_output=True).returncode and time.monotonic() < deadline:
+            time.sleep(0.05)
+            if not self.is_mounted():
+                return
+        assert not self.is_mounted(), "it is still busy"
 
     def unexpected_log(self) -> list[str]:
         """Return what was logged that is neither information nor expected."""
