@@ -1,0 +1,90 @@
+"""The table of goals: each row is a measurement, and what it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Unit(StrEnum):
+    """What a value is counted in."""
+
+    MICROSECONDS = "µs"
+    PER_SECOND = "/s"
+    GIGABYTES = "GB/s"
+    BYTES = "bytes"
+    SECONDS = "s"
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether a smaller value is the better one."""
+        return self in {Unit.MICROSECONDS, Unit.BYTES, Unit.SECONDS}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound: ``factor`` times the value of ``target`` in the same workload and round, or just ``factor`` if None."""
+
+    factor: float
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the value of ``target`` in ``workload``, and its goals; without goals it informs."""
+
+    title: str
+    workload: str
+    target: str
+    unit: Unit
+    goals: tuple[Goal, ...] = ()
+
+
+_US, _RATE, _GBS = Unit.MICROSECONDS, Unit.PER_SECOND, Unit.GIGABYTES
+
+ROWS = (
+    Row(
+        "present, not cached: random 4 KiB pread, 1 reader",
+        *("pread, 1 reader", "vmofs present", _US, (Goal(1.05, "null"), Goal(1.3, "C null"))),
+    ),
+    Row(
+        "present, not cached: random 4 KiB page fault, 1 reader",
+        *("mmap, 1 reader", "vmofs present", _US, (Goal(1.05, "null"), Goal(1.3, "C null"))),
+    ),
+    Row(
+        "present, not cached: random 4 KiB pread, 32 readers",
+        *("pread, 32 readers", "vmofs present", _RATE, (Goal(1.3, "null"), Goal(0.5, "C null"))),
+    ),
+    Row(
+        "sequential read, supplied while open",
+        *("sequential, cached", "vmofs cached", _GBS, (Goal(0.95, "tmpfs"),)),
+    ),
+    Row(
+        "sequential read, present, kernel's cache dropped",
+        *("sequential, not cached", "vmofs present", _GBS, (Goal(0.9, "C null"),)),
+    ),
+    Row(
+        "miss, Python pager, FIFO and supply/, 1 reader",
+        *("pread, 1 reader", "vmofs supply", _US, (Goal(1.0, "nbdkit python"), Goal(2.2, "null"))),
+    ),
+    Row(
+        "miss, Python pager, aux and supply_pages, 1 reader",
+        *("pread, 1 reader", "vmofs aux", _US, (Goal(3.0, "null"),)),
+    ),
+    Row(
+        "miss, Python pager, aux and supply_pages, 32 readers",
+        *("pread, 32 readers", "vmofs aux", _RATE, (Goal(1.0, "nbdkit python"),)),
+    ),
+    Row(
+        "miss, Python pager, FIFO and supply/, 32 readers",
+        *("pread, 32 readers", "vmofs supply", _RATE, (Goal(1.0, "nbdkit python"),)),
+    ),
+    Row(
+        "miss, bash pager, one dd per request, 1 reader",
+        *("pread, process per miss", "vmofs bash", _US, (Goal(1.0, "nbdkit sh"),)),
+    ),
+    Row(
+        "sequential cold read, Python pager that supplies 1 MiB ahead",
+        *("sequential, not cached", "vmofs ahead", _GBS, (Goal(0.8, "null"), Goal(2.0, "nbdkit python"))),
+    ),
+)

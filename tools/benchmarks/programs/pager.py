@@ -1,0 +1,84 @@
+"""pager.py MOUNT PAGER FILE HOW: serves FILE to every VMO of a pager, as a good pager in Python does.
+
+HOW is ``supply`` (each request is answered by a write into ``supply/VMO``), ``ahead`` (the same, 1 MiB at a time), or
+``aux`` (all requests that are there are staged by one write into one aux file and supplied by one write of lines).
+"""
+
+import mmap
+import os
+import sys
+
+AHEAD = 2**20
+Request = tuple[int, int, str]
+
+
+class Pager:
+    """Reads request lines until the FIFO ends."""
+
+    def __init__(self, mount: str, name: str, source: str) -> None:
+        self._mount = mount
+        self._control = f"{mount}/control/{name}"
+        self._data = memoryview(mmap.mmap(os.open(source, os.O_RDONLY), 0, prot=mmap.PROT_READ))
+        self._supply: dict[str, int] = {}
+
+    def run(self) -> None:
+        """Answer whatever is asked."""
+        fifo = os.open(f"{self._control}/requests", os.O_RDONLY)
+        rest = b""
+        while got := os.read(fifo, 2**16):
+            *lines, rest = (rest + got).split(b"\n")
+            requests = []
+            for line in lines:
+                word, _, offset, length, vmo = line.decode().split(" ")
+                if word == "READ":
+                    requests.append((int(offset), int(length), vmo))
+                elif vmo in self._supply:
+                    os.close(self._supply.pop(vmo))
+            if requests:
+                self.answer(requests)
+
+    def answer(self, requests: list[Request]) -> None:
+        """Supply what is asked for."""
+        for offset, length, vmo in requests:
+            os.pwrite(self.supply_file(vmo), self._data[offset : offset + length], offset)
+
+    def supply_file(self, vmo: str) -> int:
+        """Return the descriptor to supply this VMO through."""
+        if vmo not in self._supply:
+            self._supply[vmo] = os.open(f"{self._control}/supply/{vmo}", os.O_WRONLY)
+        return self._supply[vmo]
+
+
+class AheadPager(Pager):
+    """Supplies the whole MiB in which a requested page lies."""
+
+    def answer(self, requests: list[Request]) -> None:
+        """Supply what is asked for and what will be."""
+        for offset, length, vmo in requests:
+            for start in range(offset // AHEAD * AHEAD, offset + length, AHEAD):
+                os.pwrite(self.supply_file(vmo), self._data[start : start + AHEAD], start)
+
+
+class AuxPager(Pager):
+    """Stages what is asked for in an aux file, at its beginning: supplying has moved out what was there."""
+
+    def __init__(self, mount: str, name: str, source: str) -> None:
+        super().__init__(mount, name, source)
+        self._aux = f"aux/stage-{name}"
+        self._stage = os.open(f"{mount}/{self._aux}", os.O_WRONLY | os.O_CREAT, 0o600)
+        self._commands = os.open(f"{self._control}/supply_pages", os.O_WRONLY)
+
+    def answer(self, requests: list[Request]) -> None:
+        """Stage all with one write, and supply all with another."""
+        at, lines = 0, []
+        for offset, length, vmo in requests:
+            lines.append(f"{vmo} {offset} {length} {self._aux} {at}\n")
+            at += length
+        os.pwritev(self._stage, [self._data[offset : offset + length] for offset, length, _ in requests], 0)
+        text = "".join(lines).encode()
+        if os.write(self._commands, text) != len(text):
+            raise SystemExit(f"not all of these were carried out: {text!r}")
+
+
+if __name__ == "__main__":
+    {"supply": Pager, "ahead": AheadPager, "aux": AuxPager}[sys.argv[4]](*sys.argv[1:4]).run()

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# pager.sh MOUNT PAGER FILE: builtins, and one dd per request.
+control=$1/control/$2
+while read -r request _ offset length vmo; do
+    [ "$request" = READ ] || continue
+    dd if="$3" of="$control/supply/$vmo" bs=1048576 iflag=skip_bytes,count_bytes oflag=seek_bytes conv=notrunc \
+        skip="$offset" seek="$offset" count="$length" status=none
+done <"$control/requests"

@@ -1,0 +1,116 @@
+"""What the records say: a table of goals with ratios of the same round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from tools.benchmarks.goals import Goal, Row, Unit
+from tools.benchmarks.run import Record
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table, all in text. ``met`` is None where there is nothing to be met, or nothing measured."""
+
+    title: str
+    value: str
+    spread: str
+    against: str
+    ratio: str
+    goal: str
+    met: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """The last column."""
+        return {True: "met", False: "NOT met", None: ""}[self.met]
+
+
+def lines(rows: Iterable[Row], records: list[Record]) -> list[Line]:
+    """Return the table."""
+    return [line for row in rows for line in _lines_of(row, records)]
+
+
+def _of(records: list[Record], workload: str, target: str) -> dict[int, Record]:
+    return {r["round"]: r for r in records if (r["workload"], r["target"]) == (workload, target) and "value" in r}
+
+
+def _trouble(records: list[Record], workload: str, target: str) -> str:
+    for record in records:
+        if (record["workload"], record["target"]) == (workload, target):
+            if "missing" in record:
+                return f"not measured: {record['missing']}"
+            if "error" in record:
+                return f"failed: {record['error']}"
+    return "not measured"
+
+
+def _lines_of(row: Row, records: list[Record]) -> list[Line]:
+    own = _of(records, row.workload, row.target)
+    if not own:
+        return [Line(row.title, _trouble(records, row.workload, row.target), "", "", "", "", None)]
+    value = number(median(record["value"] for record in own.values()), row.unit)
+    return [_line(row, goal, own, value, records) for goal in row.goals] or [
+        Line(row.title, value, _spread(row, own), "", "", "", None)
+    ]
+
+
+def _line(row: Row, goal: Goal, own: dict[int, Record], value: str, records: list[Record]) -> Line:
+    sign = "≤" if row.unit.less_is_better else "≥"
+    spread = _spread(row, own)
+    if goal.target is None:
+        got = median(record["value"] for record in own.values())
+        return Line(row.title, value, spread, "", "", f"{sign} {number(goal.factor, row.unit)}", _met(got, goal, row))
+    other = _of(records, row.workload, goal.target)
+    bound = f"{sign} {goal.factor:g}"
+    ratios = [own[r]["value"] / other[r]["value"] for r in own if r in other]
+    if not ratios:
+        trouble = _trouble(records, row.workload, goal.target)
+        return Line(row.title, value, spread, f"{goal.target} ({trouble})", "", bound, None)
+    against = f"{goal.target} {number(median(record['value'] for record in other.values()), row.unit)}"
+    ratio = median(ratios)
+    return Line(row.title, value, spread, against, f"{ratio:.2f}", bound, _met(ratio, goal, row))
+
+
+def _met(got: float, goal: Goal, row: Row) -> bool:
+    return got <= goal.factor if row.unit.less_is_better else got >= goal.factor
+
+
+def _spread(row: Row, own: dict[int, Record]) -> str:
+    """Return p10, p90 and p99 of the latencies, or the range over the rounds."""
+    quantiles = [record["quantiles"] for record in own.values() if "quantiles" in record]
+    if row.unit is Unit.MICROSECONDS and quantiles:
+        return " / ".join(number(median(q[at] for q in quantiles), row.unit).split(" ")[0] for at in (20, 180, 198))
+    values = sorted(record["value"] for record in own.values())
+    return f"{number(values[0], row.unit).split(' ')[0]} .. {number(values[-1], row.unit).split(' ')[0]}"
+
+
+def number(value: float, unit: Unit) -> str:
+    """Return a value with three digits and its unit."""
+    if unit is Unit.PER_SECOND:
+        return f"{value:,.0f} {unit}"
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+
+
+COLUMNS = ("work", "median", "p10 / p90 / p99, or range", "against", "ratio", "goal", "")
+
+
+def as_text(table: list[Line]) -> str:
+    """Return the table for a terminal."""
+    cells = [COLUMNS, *(_cells(line) for line in table)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def as_markdown(table: list[Line]) -> str:
+    """Return the table for a document."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(line) for line in table)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    return line.title, line.value, line.spread, line.against, line.ratio, line.goal, line.verdict

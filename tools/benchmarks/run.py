@@ -1,0 +1,90 @@
+"""Measures what was asked for, in alternation: workload by workload, target beside target, in every round."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable
+from typing import Any, Self
+
+from tools.benchmarks.goals import Row
+from tools.benchmarks.machine import MissingError, wait_quiet
+from tools.benchmarks.targets import Bench, SharedMount, Target
+from tools.benchmarks.workloads import WORKLOADS, Workload, make_targets
+
+Record = dict[str, Any]
+"""A sample with its ``workload``, ``target`` and ``round``; or these with ``missing`` or ``error``, a sentence."""
+
+
+def wanted(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """Return the workloads and targets that these rows need."""
+    pairs = set()
+    for row in rows:
+        pairs.add((row.workload, row.target))
+        pairs |= {(row.workload, goal.target) for goal in row.goals if goal.target is not None}
+    return pairs
+
+
+class Run:
+    """One run. Targets are started when they are first needed, and stay until the end: they sleep meanwhile."""
+
+    def __init__(self, bench: Bench, pairs: set[tuple[str, str]], patience_seconds: float) -> None:
+        self._bench = bench
+        self._pairs = pairs
+        self._patience_seconds = patience_seconds
+        self._shared = SharedMount()
+        self._targets = make_targets(self._shared)
+        self._started: list[Target] = []
+        self._unusable: dict[str, Record] = {}
+        self.records: list[Record] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for target in reversed(self._started):
+            try:
+                target.stop()
+            except OSError as error:
+                print(f"bench: {target.name}: {error}", file=sys.stderr)
+        self._shared.stop()
+
+    def measure_round(self, number: int) -> None:
+        """Measure everything once, in an order of the round's own."""
+        order = random.Random(number)  # noqa: S311
+        for workload in order.sample(WORKLOADS, len(WORKLOADS)):
+            names = [name for name in workload.targets if (workload.name, name) in self._pairs]
+            for name in order.sample(names, len(names)):
+                self._measure(workload, name, number)
+
+    def _measure(self, workload: Workload, name: str, number: int) -> None:
+        record: Record = {"workload": workload.name, "target": name, "round": number}
+        target = self._targets[name]
+        try:
+            self._start(target)
+            if name in self._unusable:
+                record |= self._unusable[name]
+            else:
+                record["busy"] = wait_quiet(self._patience_seconds)
+                record |= workload.measure(self._bench, target, number + 1)
+        except (OSError, RuntimeError, AssertionError) as error:
+            record["error"] = f"{type(error).__name__}: {error}"
+        self.records.append(record)
+        _show(record)
+
+    def _start(self, target: Target) -> None:
+        if target in self._started or target.name in self._unusable:
+            return
+        try:
+            self._started.append(target)
+            target.start(self._bench)
+        except MissingError as error:
+            self._unusable[target.name] = {"missing": str(error)}
+            self._started.remove(target)
+        except (OSError, RuntimeError, AssertionError) as error:
+            self._unusable[target.name] = {"error": f"{type(error).__name__}: {error}"}
+
+
+def _show(record: Record) -> None:
+    what = record.get("error") or record.get("missing") or f"{record['value']:.4g}"
+    print(f"round {record['round']}  {record['workload']:26} {record['target']:16} {what}", file=sys.stderr)
