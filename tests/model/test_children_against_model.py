@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.searching import in_parts, search
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, Vmo, create_child
+from vmofs.core.children import ChildKind, create_child
 from vmofs.core.clone import CloneVmo
 from vmofs.core.pager import Pager, PagerOp
 from vmofs.core.port import Port
@@ -553,6 +554,11 @@ def read_aux_page(vmo: AuxVmo | AuxView, page: int) -> bytes:
     return bytes(vmo.read_nowait(page * P, P)).ljust(P, b"\0")
 
 
-TestChildrenOfPagerVmo = ChildrenOfPagerVmo.TestCase
-TestChildrenOfAux = ChildrenOfAux.TestCase
-_: Vmo
+@in_parts
+def test_children_of_a_pager_vmo_do_what_the_model_does(part: int) -> None:
+    search(ChildrenOfPagerVmo, part)
+
+
+@in_parts
+def test_children_of_anonymous_memory_do_what_copies_do(part: int) -> None:
+    search(ChildrenOfAux, part)

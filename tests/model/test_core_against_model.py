@@ -8,18 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.searching import in_parts, search
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import Pager, PagerOp
@@ -413,11 +405,6 @@ def page_range(pages: list[int]) -> PageRange:
     return PageRange(pages[0], pages[-1] + 1)
 
 
-# Hypothesis remembers every example of one search, a third of a megabyte each: a night is cut into parts.
-PARTS = max(1, settings().max_examples // 1000)
-
-
-@pytest.mark.parametrize("part", range(PARTS))
+@in_parts
 def test_the_core_does_what_the_model_does(part: int) -> None:
-    assert part < PARTS
-    run_state_machine_as_test(CoreAgainstModel, settings=settings(max_examples=settings().max_examples // PARTS))
+    search(CoreAgainstModel, part)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.searching import in_parts, search
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import Pager, PagerOp
@@ -347,4 +348,6 @@ def touched_by(access: ModelAccess) -> list[int]:
     return list(range(access.offset // PAGE_SIZE, -(-access.end // PAGE_SIZE)))
 
 
-TestDirtyAgainstModel = DirtyAgainstModel.TestCase
+@in_parts
+def test_dirty_tracking_does_what_the_model_does(part: int) -> None:
+    search(DirtyAgainstModel, part)

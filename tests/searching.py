@@ -1,0 +1,21 @@
+"""How long hypothesis searches with a state machine: a bounded number of examples in the gate, a night otherwise."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+EXAMPLES_OF_PART = 1000
+"""Hypothesis remembers every example of one search, a third of a megabyte each: a night is cut into parts."""
+
+PARTS = max(1, settings().max_examples // EXAMPLES_OF_PART)
+
+in_parts = pytest.mark.parametrize("part", range(PARTS))
+"""Makes a test run once for each part; it hands ``part`` on to ``search``."""
+
+
+def search(machine: type[RuleBasedStateMachine], part: int) -> None:
+    """Run one part of the examples of a machine; no two parts are the same."""
+    assert part < PARTS
+    run_state_machine_as_test(machine, settings=settings(max_examples=settings().max_examples // PARTS))
