@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.searching import in_parts, search
+from tests.stale_copies import Caches
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
 from vmofs.core.children import ChildKind, create_child
@@ -67,30 +68,6 @@ def outcome(call: Callable[[], object]) -> object:
         return error.status
 
 
-class Caches:
-    """What somebody outside keeps of each VMO: every page that he could read, until it is said to be stale."""
-
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self.kept: dict[Any, dict[int, bytes]] = {}
-
-    def compare(self, vmos: list[Any], written: object, read: Callable[[Any, int], bytes | None]) -> None:
-        """Drop what is stale; what is left must be what the VMO shows, except to who has just ``written``."""
-        stale = self.system.take_stale()
-        assert stale.keys() <= set(vmos), "an object that is closed"
-        for vmo in vmos:
-            kept = self.kept.setdefault(vmo, {})
-            for pages in stale.get(vmo, []):
-                for page in [page for page in kept if page in pages]:
-                    del kept[page]
-            for page in range(PAGES + 4):
-                now = read(vmo, page) if page < vmo.size_pages else None
-                assert vmo is written or page >= vmo.size_pages or kept.get(page, now) == now, (vmo, page)
-                kept.pop(page, None)
-                if now is not None:
-                    kept[page] = now
-
-
 class Member(NamedTuple):
     """One open VMO of the pager family, in both worlds; ``shift`` is where a slice begins, in pages."""
 
@@ -110,7 +87,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
         self.port, self.model_port = Port(self.system), ModelPort()
         self.pager, self.model_pager = Pager(self.system), ModelPager()
         self.accesses: list[tuple[Access[Any], ModelAccess]] = []
-        self.caches = Caches(self.system)
+        self.caches = Caches(self.system, PAGES + 4)
         self.serial = 0
         self.written: object = None
 
@@ -190,6 +167,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
             if isinstance(of.model, ModelClone):
                 of.model.users += 1
             shift = of.shift + first if slice_ else 0
+            no_write |= of.no_write or (isinstance(of.model, ModelClone) and of.model.no_write)
             self.members.append(Member(core, of.model, shift, count if slice_ else None, no_write))
 
     @precondition(lambda self: len(self.members) > 1)
@@ -363,7 +341,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
         if not hasattr(self, "members"):
             return
         self.system.check()
-        self.caches.compare([member.core for member in self.members], self.written, read_page)
+        self.caches.compare([member.core for member in self.members], {self.written}, read_page)
         self.written = None
         for core, model, shift, _, _ in self.members:
             assert isinstance(model, ModelVmo) or core.stream_size == core.size_pages * P
@@ -407,7 +385,7 @@ class ChildrenOfAux(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.system = System()
-        self.caches = Caches(self.system)
+        self.caches = Caches(self.system, PAGES + 4)
         self.sheets: list[Sheet] = []
         self.serial = 0
         self.written: object = None
@@ -542,7 +520,7 @@ class ChildrenOfAux(RuleBasedStateMachine):
     def compare(self) -> None:
         """Compare what is shown, and what others may have kept."""
         self.system.check()
-        self.caches.compare([sheet.core for sheet in self.sheets], self.written, read_aux_page)
+        self.caches.compare([sheet.core for sheet in self.sheets], {self.written}, read_aux_page)
         self.written = None
         for core, content, start, size in self.sheets:
             assert core.size_bytes == (len(content) if size is None else size)

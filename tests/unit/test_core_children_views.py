@@ -82,6 +82,18 @@ def test_a_view_without_write_can_only_be_read(world: World) -> None:
     assert read(world, view, 0, 4).done
 
 
+def test_views_of_what_cannot_be_written_to_cannot_be_written_to(world: World) -> None:
+    root = world.vmo()
+    world.supply(root, 0, 8)
+    aux = AuxVmo(world.system, P, resizable=False, no_write=True)
+    for parent in (slice_of(root, 0, 4, no_write=True), clone(root, no_write=True), aux):
+        view = create_child(create_child(parent, ChildKind.SLICE, 0, P), ChildKind.SLICE, 0, P)
+        with pytest.raises(AccessDeniedError):
+            world.start(op_range(VmoOp.ZERO, view, 0, P)).result()
+    again = clone(slice_of(root, 0, 4, no_write=True), pages=4)
+    assert write(world, again, 0).done
+
+
 def test_a_view_tells_what_it_shows(world: World) -> None:
     root = world.vmo()
     world.supply(root, 0, 4)

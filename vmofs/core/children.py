@@ -51,16 +51,17 @@ def create_child(
         BadStateError: pages of the parent are pinned, and it would have to share them both ways.
         NoMemoryError: the last page of an anonymous snapshot must be cut, and there is no memory for a copy.
 
-    Zircon: zx_vmo_create_child. Its rights are the edge's affair; NO_WRITE is kept by the child.
+    Zircon: zx_vmo_create_child. Its rights are the edge's affair; NO_WRITE is kept by the child, and by all slices of
+    and references to it, which are the same memory. A snapshot of it can be written to again.
     """
     if size > MAX_VMO_BYTES:
         raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
     if no_write and resizable:
         raise InvalidArgsError("a child that cannot be written to cannot be resizable")
     if kind is ChildKind.SLICE:
-        child = _slice(parent, offset, size, no_write=no_write, resizable=resizable)
+        child = _slice(parent, offset, size, no_write=no_write or parent.no_write, resizable=resizable)
     elif kind is ChildKind.REFERENCE:
-        child = _reference(parent, offset, size, no_write=no_write, resizable=resizable)
+        child = _reference(parent, offset, size, no_write=no_write or parent.no_write, resizable=resizable)
     else:
         child = _snapshot(parent, kind, offset, size, no_write=no_write, resizable=resizable)
     parent.lineage.add(child.lineage)

@@ -71,6 +71,9 @@ class PagerVmo:
     ``resize`` assigns to ``size_pages`` and ``stream_size``.
     """
 
+    no_write = False
+    """Only children can be made so."""
+
     def __init__(self, system: System, source: PageSource, stream_size: int, options: VmoOptions) -> None:
         self.system = system
         self.frames = system.frames

@@ -1,0 +1,357 @@
+"""The whole contract done in two worlds, the core and the naive model, and compared.
+
+Each method does one thing in both, compares what came of it, and returns it. ``compare`` compares everything that can
+be seen, and some things that cannot. ``fuse/contract_mount.py`` adds a mount as a third world.
+"""
+
+from __future__ import annotations
+
+from hypothesis import event
+
+from tests.contract_calls import (
+    ROOT_ONLY,
+    Call,
+    Member,
+    Pinned,
+    Side,
+    Tree,
+    core_access,
+    model_access,
+    outcome,
+    pages_of,
+)
+from tests.stale_copies import Caches
+from vmofs.core.aux import AuxVmo
+from vmofs.core.children import ChildKind, create_child
+from vmofs.core.pager import PagerOp
+from vmofs.core.pins import Pin
+from vmofs.core.request import Packet
+from vmofs.core.system import System
+from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.status import Status
+from vmofs.testing import pattern
+from vmofs.testing.children_model import ModelClone, look
+from vmofs.testing.contract_model import ContractModel
+from vmofs.testing.dirty_model import OK, DirtyVmo
+from vmofs.testing.model import REAL, ModelAux
+from vmofs.units import PAGE_SIZE, Key, PageRange
+
+SHOWN_PAGES = 24
+LANE = "lane"
+
+
+class Worlds:
+    """Two pagers with a port each, their VMOs, and what hangs on them; and the calls that wait."""
+
+    def __init__(self) -> None:
+        self.system, self.model = System(), ContractModel()
+        self.sides = [Side.make(self.system, number) for number in range(2)]
+        self.trees: list[Tree] = []
+        self.members: list[Member] = []
+        self.calls: list[Call] = []
+        self.pins: list[Pinned] = []
+        self.caches = Caches(self.system, SHOWN_PAGES)
+        self.written: set[object] = set()
+        self.now = 0.0
+        self.serial = 0
+        self.count = 0
+
+    def close(self) -> None:
+        """Close all: nothing is left."""
+        for call in self.calls:
+            call.core.cancel()
+        for pinned in self.pins:
+            pinned.pin.unpin()
+        for member in self.members:
+            member.core.close()
+        assert self.system.frames.statistics().used == 0
+        assert self.system.statistics().objects == 0
+        self.system.frames.close()
+
+    def possible(self, name: str, member: Member, where: tuple[int, int] = (0, 0), way: str = "") -> bool:  # noqa: ARG002
+        """Whether a call can be made now in all worlds."""
+        return True
+
+    def new_key(self) -> int:
+        """Return the key of contents that nothing has had before."""
+        self.serial += 1
+        return self.serial * pattern.KEY_STEP
+
+    # VMOs
+
+    def make_root(self, side: Side, size: int, options: VmoOptions) -> Member | Status:
+        """Make a VMO of a pager."""
+        key = self.count
+        core = outcome(lambda: side.core.create_vmo(side.port, Key(key), size, options))
+        if not isinstance(core, PagerVmo):
+            assert core is Status.BAD_STATE
+            assert side.closed
+            return core
+        assert not side.closed
+        model = DirtyVmo(
+            side.model_port,
+            key,
+            size,
+            trap_dirty=options.trap_dirty,
+            unbounded=options.unbounded,
+            resizable=options.resizable,
+        )
+        self.trees.append(Tree(side, core, self.model.create_root(side.model, model), resizable=options.resizable))
+        return self._add(Member(self.trees[-1], core, model, self.count))
+
+    def _add(self, member: Member) -> Member:
+        self.count += 1
+        self.members.append(member)
+        return member
+
+    def make_child(self, of: Member, kind: ChildKind, first: int, count: int, flags: str) -> Member | Status:
+        """Make a child of any kind; for a reference ``first`` and ``count`` are 0."""
+        flag = {flags: True} if flags else {}
+        where = first * PAGE_SIZE, count * PAGE_SIZE
+        core = outcome(lambda: create_child(of.core, kind, *where, **flag))
+        is_view = kind in {ChildKind.SLICE, ChildKind.REFERENCE}
+        made = (self._expected_view if is_view else self._expected_clone)(of, kind, first, count, flags)
+        if isinstance(made, Status):
+            assert core is made
+            return made
+        assert not isinstance(core, Status), core
+        member = Member(of.tree, core, made, self.count, no_write=flags == "no_write")  # type: ignore[arg-type]
+        if is_view:
+            member.no_write |= of.no_write
+            member.shift = of.shift + first
+            member.slice_pages = count if kind is ChildKind.SLICE else None
+        return self._add(member)
+
+    def _expected_clone(self, of: Member, kind: ChildKind, first: int, count: int, flags: str) -> ModelClone | Status:
+        is_slice = of.slice_pages is not None
+        if is_slice and first + count > (of.slice_pages or 0):
+            return Status.OUT_OF_RANGE
+        family = of.tree.model.family
+        made = outcome(lambda: family.clone(of.model, kind, of.shift + first, count, slice_=is_slice))
+        assert isinstance(made, ModelClone | Status)
+        if isinstance(made, ModelClone):
+            made.resizable, made.no_write = flags == "resizable", flags == "no_write"
+        return made
+
+    def _expected_view(
+        self, of: Member, kind: ChildKind, first: int, count: int, flags: str
+    ) -> DirtyVmo | ModelClone | Status:
+        if kind is ChildKind.SLICE:
+            if flags == "resizable" or first + count > of.core.size_pages:
+                return Status.INVALID_ARGS
+            if of.resizable:
+                return Status.NOT_SUPPORTED
+        elif of.slice_pages is not None or (flags == "resizable" and not of.resizable):
+            return Status.NOT_SUPPORTED
+        of.use()
+        return of.model
+
+    def close_member(self, member: Member) -> None:
+        """Close a VMO; an open call would keep it open, so those are killed, and its pins are lifted."""
+        for call in [call for call in self.calls if call.member is member]:
+            self.kill(call)
+        for pinned in [pinned for pinned in self.pins if pinned.member is member]:
+            self.unpin(pinned)
+        self.members.remove(member)
+        member.core.close()
+        if self.model.close(member.tree.model, member.model):
+            self.trees.remove(member.tree)
+
+    def close_side(self, side: Side) -> None:
+        """Close a pager."""
+        side.closed = True
+        side.core.close()
+        self.model.close_pager(side.model)
+
+    # Calls that may wait
+
+    def start(self, member: Member, name: str, where: tuple[int, int], data: bytes = b"", way: str = "") -> Call | None:
+        """Start a call, unless it is impossible now."""
+        if not member.shows_root and name in ROOT_ONLY:
+            return None
+        if not member.shows_root and name in {"zero", "commit", "prefetch", "set_size"}:  # the model knows whole pages
+            where = where[0] - where[0] % PAGE_SIZE, where[1] - where[1] % PAGE_SIZE
+        if not self.possible(name, member, where, way):
+            return None
+        core = core_access(member, name, where, data)
+        call = Call(member, name, where, data, way, core, model_access(self.model, member, name, where, data))
+        if name == "write":
+            self.written.add(member.core)
+        call.core.start(self.now)
+        self.model.start(call.model, self.now)
+        self.calls.append(call)
+        event(f"{name} {'ends at once' if core.done else 'waits'}")
+        return call
+
+    def run(self) -> None:
+        """Let those who woke look again."""
+        self.written |= {call.member.core for call in self.calls if call.name == "write"}
+        ended = self.system.run_ready(self.now)
+        expected = self.model.run(self.now)
+        assert {id(access) for access in ended} == {id(c.core) for c in self.calls if c.model in expected}
+
+    def kill(self, call: Call) -> None:
+        """Kill who waits."""
+        self.calls.remove(call)
+        call.core.cancel()
+        self.model.cancel(call.model)
+
+    def unpin(self, pinned: Pinned) -> None:
+        """Lift a pin."""
+        self.pins.remove(pinned)
+        pinned.pin.unpin()
+        vmo = pinned.member.root
+        vmo.pins.remove(pinned.pages)
+        vmo.pinned = {page for other in vmo.pins for page in other}
+
+    def expire(self, age: int) -> None:
+        """Let requests of this age fail."""
+        assert len(self.system.expire(self.now - age)) == len(self.model.expire(self.now - age))
+
+    # Pager calls
+
+    def supply(self, member: Member, where: tuple[int, int], holes: set[int]) -> object:
+        """Supply pages and, at ``holes``, markers; return the pages that were filled or the error."""
+        side, pages, key = member.tree.side, where[1] // PAGE_SIZE, self.new_key()
+        aux, model_aux = AuxVmo(self.system, where[1]), ModelAux([None] * pages)
+        for page in set(range(pages)) - holes:
+            model_aux.pages[page] = pattern.make_pages(key, PageRange(page, page + 1))
+            aux.write_nowait(page * PAGE_SIZE, model_aux.pages[page] or b"")
+        filled = outcome(lambda: pages_of(side.core.supply_pages(member.core, *where, aux, 0)))
+        aux.close()
+        assert filled == (
+            outcome(lambda: self.model.supply(side.model, member.root, *where, model_aux, 0))
+            if member.is_root
+            else Status.INVALID_ARGS
+        )
+        return filled
+
+    def op_range(self, member: Member, op: PagerOp, where: tuple[int, int], data: int) -> object:
+        """Answer or announce something."""
+        side = member.tree.side
+        done = outcome(lambda: side.core.op_range(op, member.core, *where, data))
+        if not member.is_root or side.closed:
+            assert done is Status.INVALID_ARGS
+            return done
+        vmo = member.root
+        calls = {
+            PagerOp.FAIL: lambda: self.model.fail(side.model, vmo, *where, data),
+            PagerOp.DIRTY: lambda: self.model.op_dirty(vmo, *where, data),
+            PagerOp.WRITEBACK_BEGIN: lambda: self.model.begin(vmo, *where, data),
+            PagerOp.WRITEBACK_END: lambda: self.model.end_writeback(vmo, *where, data),
+        }
+        assert done == outcome(calls[op])
+        return done
+
+    def evict(self, member: Member, where: tuple[int, int]) -> object:
+        """Evict a range; return the pages."""
+        side = member.tree.side
+        done = outcome(lambda: pages_of(side.core.evict(member.core, *where)))
+        assert done == (
+            outcome(lambda: self.model.evict(side.model, member.root, *where))
+            if member.is_root
+            else Status.INVALID_ARGS
+        )
+        return done
+
+    def detach(self, member: Member) -> object:
+        """Detach a VMO; return the pages that were dropped."""
+        side = member.tree.side
+        done = outcome(lambda: pages_of(side.core.detach_vmo(member.core)))
+        assert done == (
+            outcome(lambda: self.model.detach(side.model, member.root)) if member.is_root else Status.INVALID_ARGS
+        )
+        return done
+
+    def reset_modified(self, member: Member) -> object:
+        """Query and reset "modified"."""
+        side, vmo = member.tree.side, member.root
+        done = outcome(lambda: side.core.query_vmo_stats(member.core, reset=True))
+        if not member.is_root or side.closed:
+            assert done is Status.INVALID_ARGS
+            return done
+        assert done == vmo.modified
+        vmo.modified = False
+        return done
+
+    def dequeue(self, side: Side) -> Packet | None:
+        """Dequeue a packet."""
+        packet, expected = side.port.dequeue(LANE), self.model.dequeue(side.model_port, LANE)
+        assert (packet is None) == (expected is None)
+        if packet is not None and expected is not None:
+            assert (packet.command, packet.key) == (expected.command, expected.vmo.key)
+            assert packet.length == len(expected.pages) * PAGE_SIZE
+            assert not expected.pages or packet.offset == expected.pages[0] * PAGE_SIZE
+        return packet
+
+    def lose_worker(self, side: Side) -> None:
+        """Deliver again what a worker had."""
+        assert side.port.requeue_delivered(LANE) == self.model.requeue_delivered(side.model_port, LANE)
+
+    # The same in both worlds
+
+    def compare(self) -> None:
+        """Compare everything that can be seen, and some things that cannot."""
+        self.system.check()
+        for side in self.sides:
+            side.port.check()
+            side.core.check()
+        self.caches.compare([member.core for member in self.members], self.written, read_page)
+        self.written = set()
+        for tree in self.trees:
+            self._compare_root(tree)
+        for member in self.members:
+            compare_content(member)
+        assert [(r.source.key, r.command, list(range(*r.range)), r.pending_count) for r in self.system.requests] == [
+            (r.vmo.key, r.command, r.pages, r.count) for r in self.model.requests
+        ]
+        assert [[(list(range(*w.range)), w.wanted, w.latched) for w in r.waiters()] for r in self.system.requests] == [
+            [(w.pages, w.wanted, w.latched) for w in r.waiters] for r in self.model.requests
+        ]
+        self._compare_calls()
+
+    def _compare_root(self, tree: Tree) -> None:
+        core, model, pager = tree.core, tree.model.vmo, tree.side.core
+        assert (core.size_pages, core.stream_size) == (model.size_pages, model.stream_size)
+        assert (core.modified, core.source.state) == (model.modified, model.attachment)
+        shown = range(min(SHOWN_PAGES, core.size_pages))
+        assert [core.state_at(page) for page in shown] == [model.state(page) for page in shown]
+        assert core.committed_pages == sum(page.state in REAL for page in model.pages.values())
+        assert set(pages_of(list(core.pinned))) == model.pinned
+        window = len(shown) * PAGE_SIZE
+        records = outcome(lambda: [(r.start, r.pages, zero) for r, zero in pager.query_dirty_ranges(core, 0, window)])
+        expected = self.model.dirty_ranges(model, 0, window)
+        assert records == (Status.INVALID_ARGS if tree.side.closed else expected)
+
+    def _compare_calls(self) -> None:
+        """Compare who has ended, and how; forget those."""
+        for call in self.calls:
+            assert call.core.done == (call.model.outcome is not None)
+            assert (call.core in self.system.woken) == (call.model in self.model.woken)
+            if not call.core.done:
+                continue
+            result, expected = outcome(call.core.result), call.model.outcome
+            if isinstance(result, Pin):
+                self.pins.append(Pinned(result, call.member, pages_of([result.pages])))
+                result = OK
+            assert (OK if result is None else result) == (OK if expected == "committed" else expected)
+        self.calls = [call for call in self.calls if not call.core.done]
+
+
+def compare_content(member: Member) -> None:
+    """Compare what one VMO shows."""
+    core, model = member.core, member.model
+    if isinstance(model, ModelClone):
+        assert member.slice_pages is not None or (core.size_pages, core.stream_size) == (
+            model.size,
+            model.size * PAGE_SIZE,
+        )
+    for page in range(min(SHOWN_PAGES, core.size_pages)):
+        shown = look(model, page + member.shift)
+        assert read_page(core, page) == (shown if isinstance(shown, bytes) else None), (member.number, page)
+
+
+def read_page(vmo: object, page: int) -> bytes | None:
+    """Return a page if it is there."""
+    data = vmo.read_nowait(page * PAGE_SIZE, PAGE_SIZE)  # type: ignore[attr-defined]
+    return None if data is None else bytes(data)

@@ -1,0 +1,11 @@
+"""The whole contract: several pagers, VMOs and children, every operation, the core against the naive model."""
+
+from __future__ import annotations
+
+from tests.contract_machine import ContractMachine
+from tests.searching import in_parts, search
+
+
+@in_parts
+def test_the_whole_contract_is_what_the_model_says(part: int) -> None:
+    search(ContractMachine, part)
