@@ -23,21 +23,28 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound: ``factor`` times the value of ``target`` in the same workload and round, or just ``factor`` if None."""
+    """A bound: ``factor`` times the value of ``target`` in the same workload and round, or just ``factor`` if None.
 
-    factor: float
+    Without ``factor`` it is a comparison, with nothing to be met.
+    """
+
+    factor: float | None
     target: str | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the value of ``target`` in ``workload``, and its goals; without goals it informs."""
+    """One line of the table: what ``target`` gave in ``workload``, and its goals; without goals it informs.
+
+    ``field`` is the part of the sample that is meant.
+    """
 
     title: str
     workload: str
     target: str
     unit: Unit
     goals: tuple[Goal, ...] = ()
+    field: str = "value"
 
 
 _US, _RATE, _GBS = Unit.MICROSECONDS, Unit.PER_SECOND, Unit.GIGABYTES
@@ -87,4 +94,20 @@ ROWS = (
         "sequential cold read, Python pager that supplies 1 MiB ahead",
         *("sequential, not cached", "vmofs ahead", _GBS, (Goal(0.8, "null"), Goal(2.0, "nbdkit python"))),
     ),
+    Row(
+        "supply, 1 MiB commands from aux, file open, until stored",
+        *("supply, aux", "vmofs supplying", _GBS, (Goal(0.6, "null"),)),
+    ),
+    Row("create and unlink many VMOs", *("files", "vmofs fresh", _RATE, (Goal(0.5, "tmpfs.py"),))),
+    Row("ls -l of many VMOs", *("files", "vmofs fresh", _RATE, (Goal(0.5, "tmpfs.py"),)), "listed_per_second"),
+    Row("memory of a VMO", *("files", "vmofs fresh", Unit.BYTES, (Goal(2048),)), "bytes_per_file"),
+    Row(
+        "memory of a present page beyond the page, supplied in 1 MiB runs",
+        *("memory, runs", "vmofs fresh", Unit.BYTES, (Goal(64),)),
+    ),
+    Row(
+        "memory of a present page beyond the page, supplied singly in random order",
+        *("memory, random order", "vmofs fresh", Unit.BYTES, (Goal(400),)),
+    ),
+    Row("start: vmofs mount until it returns", *("start", "vmofs fresh", Unit.SECONDS, (Goal(0.5),))),
 )

@@ -7,8 +7,12 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import tarfile
+import tempfile
 import time
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -70,6 +74,40 @@ def compiled(name: str) -> str:
         subprocess.run(command, check=True)
         partial.rename(binary)
     return str(binary)
+
+
+def fetched_example(name: str) -> Path:
+    """Return the path of one of pyfuse3's examples, from the source package of the version that is installed.
+
+    It is LGPL, so it is no part of this project.
+
+    Raises:
+        MissingError: it cannot be fetched.
+    """
+    version = metadata.version("pyfuse3")
+    path = CACHE / f"pyfuse3-{version}-{name}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as directory:
+            fetch = [
+                "pip",
+                "download",
+                "-q",
+                "--no-deps",
+                "--no-binary",
+                ":all:",
+                f"pyfuse3=={version}",
+                "-d",
+                directory,
+            ]
+            if subprocess.run([sys.executable, "-m", *fetch], check=False, capture_output=True).returncode:
+                raise MissingError("pip could not download the source of pyfuse3")
+            (package,) = Path(directory).glob("*.tar.gz")
+            with tarfile.open(package) as archive:
+                file = archive.extractfile(f"pyfuse3-{version}/examples/{name}")
+                assert file is not None
+                CACHE.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(file.read())
+    return path
 
 
 def _cpu_ticks() -> tuple[int, int]:

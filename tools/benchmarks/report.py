@@ -51,7 +51,7 @@ def _lines_of(row: Row, records: list[Record]) -> list[Line]:
     own = _of(records, row.workload, row.target)
     if not own:
         return [Line(row.title, _trouble(records, row.workload, row.target), "", "", "", "", None)]
-    value = number(median(record["value"] for record in own.values()), row.unit)
+    value = number(median(record[row.field] for record in own.values()), row.unit)
     return [_line(row, goal, own, value, records) for goal in row.goals] or [
         Line(row.title, value, _spread(row, own), "", "", "", None)
     ]
@@ -61,20 +61,23 @@ def _line(row: Row, goal: Goal, own: dict[int, Record], value: str, records: lis
     sign = "≤" if row.unit.less_is_better else "≥"
     spread = _spread(row, own)
     if goal.target is None:
-        got = median(record["value"] for record in own.values())
+        assert goal.factor is not None
+        got = median(record[row.field] for record in own.values())
         return Line(row.title, value, spread, "", "", f"{sign} {number(goal.factor, row.unit)}", _met(got, goal, row))
     other = _of(records, row.workload, goal.target)
-    bound = f"{sign} {goal.factor:g}"
-    ratios = [own[r]["value"] / other[r]["value"] for r in own if r in other]
+    bound = "" if goal.factor is None else f"{sign} {goal.factor:g}"
+    ratios = [own[r][row.field] / other[r][row.field] for r in own if r in other]
     if not ratios:
         trouble = _trouble(records, row.workload, goal.target)
         return Line(row.title, value, spread, f"{goal.target} ({trouble})", "", bound, None)
-    against = f"{goal.target} {number(median(record['value'] for record in other.values()), row.unit)}"
+    against = f"{goal.target} {number(median(record[row.field] for record in other.values()), row.unit)}"
     ratio = median(ratios)
     return Line(row.title, value, spread, against, f"{ratio:.2f}", bound, _met(ratio, goal, row))
 
 
-def _met(got: float, goal: Goal, row: Row) -> bool:
+def _met(got: float, goal: Goal, row: Row) -> bool | None:
+    if goal.factor is None:
+        return None
     return got <= goal.factor if row.unit.less_is_better else got >= goal.factor
 
 
@@ -83,7 +86,7 @@ def _spread(row: Row, own: dict[int, Record]) -> str:
     quantiles = [record["quantiles"] for record in own.values() if "quantiles" in record]
     if row.unit is Unit.MICROSECONDS and quantiles:
         return " / ".join(number(median(q[at] for q in quantiles), row.unit).split(" ")[0] for at in (20, 180, 198))
-    values = sorted(record["value"] for record in own.values())
+    values = sorted(record[row.field] for record in own.values())
     return f"{number(values[0], row.unit).split(' ')[0]} .. {number(values[-1], row.unit).split(' ')[0]}"
 
 

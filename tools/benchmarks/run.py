@@ -9,11 +9,15 @@ from typing import Any, Self
 
 from tools.benchmarks.goals import Row
 from tools.benchmarks.machine import MissingError, wait_quiet
-from tools.benchmarks.targets import Bench, SharedMount, Target
-from tools.benchmarks.workloads import WORKLOADS, Workload, make_targets
+from tools.benchmarks.targets import Bench, SharedMount, Target, Vmofs, peers, targets_of
+from tools.benchmarks.workloads import WORKLOADS, Workload
 
 Record = dict[str, Any]
 """A sample with its ``workload``, ``target`` and ``round``; or these with ``missing`` or ``error``, a sentence."""
+
+
+OTHER = "other "
+"""What the names of the targets of a second vmofs begin with."""
 
 
 def wanted(rows: Iterable[Row]) -> set[tuple[str, str]]:
@@ -28,12 +32,15 @@ def wanted(rows: Iterable[Row]) -> set[tuple[str, str]]:
 class Run:
     """One run. Targets are started when they are first needed, and stay until the end: they sleep meanwhile."""
 
-    def __init__(self, bench: Bench, pairs: set[tuple[str, str]], patience_seconds: float) -> None:
+    def __init__(
+        self, bench: Bench, programs: list[Vmofs], pairs: set[tuple[str, str]], patience_seconds: float
+    ) -> None:
         self._bench = bench
         self._pairs = pairs
         self._patience_seconds = patience_seconds
-        self._shared = SharedMount()
-        self._targets = make_targets(self._shared)
+        self._mounts = [SharedMount(program) for program in programs]
+        targets = [*peers(), *(target for mount in self._mounts for target in targets_of(mount))]
+        self._targets = {target.name: target for target in targets}
         self._started: list[Target] = []
         self._unusable: dict[str, Record] = {}
         self.records: list[Record] = []
@@ -47,15 +54,17 @@ class Run:
                 target.stop()
             except OSError as error:
                 print(f"bench: {target.name}: {error}", file=sys.stderr)
-        self._shared.stop()
+        for mount in self._mounts:
+            mount.stop()
 
     def measure_round(self, number: int) -> None:
         """Measure everything once, in an order of the round's own."""
         order = random.Random(number)  # noqa: S311
         for workload in order.sample(WORKLOADS, len(WORKLOADS)):
-            names = [name for name in workload.targets if (workload.name, name) in self._pairs]
-            for name in order.sample(names, len(names)):
-                self._measure(workload, name, number)
+            if number < workload.most_rounds:
+                names = sorted(name for of, name in self._pairs if of == workload.name)
+                for name in order.sample(names, len(names)):
+                    self._measure(workload, name, number)
 
     def _measure(self, workload: Workload, name: str, number: int) -> None:
         record: Record = {"workload": workload.name, "target": name, "round": number}
@@ -66,7 +75,8 @@ class Run:
                 record |= self._unusable[name]
             else:
                 record["busy"] = wait_quiet(self._patience_seconds)
-                record |= workload.measure(self._bench, target, number + 1)
+                measure = workload.measures[name.removeprefix(OTHER)]
+                record |= measure(self._bench, target, number + 1)
         except (OSError, RuntimeError, AssertionError) as error:
             record["error"] = f"{type(error).__name__}: {error}"
         self.records.append(record)

@@ -6,40 +6,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tools.benchmarks.targets import (
-    Bench,
-    Cached,
-    CNull,
-    NbdPython,
-    NbdShell,
-    Null,
-    Present,
-    Served,
-    SharedMount,
-    Target,
-    Tmpfs,
-)
+from tools.benchmarks import files, memory, supplying
+from tools.benchmarks.machine import cpu_seconds
+from tools.benchmarks.targets import Bench, ObjectTarget
 
 Sample = dict[str, Any]
-"""``value``, and what else is known: ``quantiles`` of latencies in µs, ``bytes``, ..."""
+"""``value``, and what else is known: ``quantiles`` of latencies in µs, ``cpu_us`` of each miss, ..."""
+
+Measure = Callable[[Bench, Any, int], Sample]
+"""Called with the target and the number of the round, as seed."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of work. ``targets`` are those that it is done to, one after the other in each round."""
+    """One kind of work, and how it is done to each target. What takes long is measured in fewer rounds."""
 
     name: str
-    targets: tuple[str, ...]
-    measure: Callable[[Bench, Target, int], Sample]
+    measures: dict[str, Measure]
+    most_rounds: int = 1000
 
 
-def misses(*, how: str = "pread", threads: int = 1, slow: bool = False) -> Callable[[Bench, Target, int], Sample]:
+def misses(*, how: str = "pread", threads: int = 1, slow: bool = False) -> Measure:
     """Read random pages, none of which the kernel has. The value is the median latency, or with threads the rate."""
 
-    def measure(bench: Bench, target: Target, seed: int) -> Sample:
-        number = bench.slow_misses if slow else bench.misses
+    def measure(bench: Bench, target: ObjectTarget, seed: int) -> Sample:
+        number = bench.sizes.slow_misses if slow else bench.sizes.misses
         with target.object() as path:
+            before = sum(map(cpu_seconds, target.pids()))
             measured = bench.client("miss", path, f"how={how}", f"n={number}", f"threads={threads}", f"seed={seed}")
+            measured["cpu_us"] = (sum(map(cpu_seconds, target.pids())) - before) / measured["n"] * 1e6
         assert measured["resident_before"] == 0, measured
         measured["value"] = measured["rate"] if threads > 1 else measured["quantiles"][100]
         return measured
@@ -47,12 +42,12 @@ def misses(*, how: str = "pread", threads: int = 1, slow: bool = False) -> Calla
     return measure
 
 
-def sequential(*, keep: bool) -> Callable[[Bench, Target, int], Sample]:
-    """Read the object once from its beginning in blocks of 1 MiB, with or without what the kernel's cache has."""
+def sequential(*, keep: bool = False, block_bytes: int = 2**20) -> Measure:
+    """Read the object once from its beginning, with or without what the kernel's cache has."""
 
-    def measure(bench: Bench, target: Target, seed: int) -> Sample:  # noqa: ARG001
+    def measure(bench: Bench, target: ObjectTarget, seed: int) -> Sample:  # noqa: ARG001 - as every measure
         with target.object() as path:
-            measured = bench.client("seq", path, f"keep={int(keep)}")
+            measured = bench.client("seq", path, f"keep={int(keep)}", f"bs={block_bytes}")
         assert keep or measured["resident_before"] == 0, measured
         measured["value"] = measured["bytes"] / measured["seconds"] / 1e9
         return measured
@@ -60,33 +55,54 @@ def sequential(*, keep: bool) -> Callable[[Bench, Target, int], Sample]:
     return measure
 
 
+BLOCK_SIZES = tuple(2**power for power in range(12, 21, 2))
+
+
+def _to_all(measure: Measure, *targets: str) -> dict[str, Measure]:
+    return dict.fromkeys(targets, measure)
+
+
+def reading_in_blocks(block_bytes: int) -> str:
+    """Return the name of a workload."""
+    return f"sequential, in blocks of {block_bytes // 1024} KiB"
+
+
+def supplying_in_blocks(block_bytes: int) -> str:
+    """Return the name of a workload."""
+    return f"supply in blocks of {block_bytes // 1024} KiB"
+
+
+_SERVERS = ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux")
+
 WORKLOADS = (
-    Workload(
-        "pread, 1 reader",
-        ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux"),
-        misses(),
-    ),
-    Workload("mmap, 1 reader", ("null", "C null", "vmofs present"), misses(how="mmap")),
-    Workload(
-        "pread, 32 readers",
-        ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux"),
-        misses(threads=32),
-    ),
-    Workload("pread, process per miss", ("nbdkit sh", "vmofs bash"), misses(slow=True)),
-    Workload("sequential, cached", ("tmpfs", "vmofs cached"), sequential(keep=True)),
+    Workload("pread, 1 reader", _to_all(misses(), *_SERVERS)),
+    Workload("mmap, 1 reader", _to_all(misses(how="mmap"), "null", "C null", "vmofs present")),
+    Workload("pread, 32 readers", _to_all(misses(threads=32), *_SERVERS)),
+    Workload("pread, process per miss", _to_all(misses(slow=True), "nbdkit sh", "vmofs bash")),
+    Workload("sequential, cached", _to_all(sequential(keep=True), "tmpfs", "vmofs cached")),
     Workload(
         "sequential, not cached",
-        ("null", "C null", "nbdkit python", "vmofs present", "vmofs ahead"),
-        sequential(keep=False),
+        _to_all(sequential(), "null", "C null", "nbdkit python", "vmofs present", "vmofs ahead"),
+    ),
+    Workload("supply, aux", {"null": supplying.notify_store(2**20), "vmofs supplying": supplying.commands(2**20)}),
+    Workload("files", {"tmpfs.py": files.of_example, "vmofs fresh": files.of_vmofs}, most_rounds=3),
+    Workload("memory, runs", {"vmofs fresh": memory.in_runs}, most_rounds=2),
+    Workload("memory, random order", {"vmofs fresh": memory.in_random_order}, most_rounds=2),
+    Workload("start", {"vmofs fresh": files.start}),
+    *(
+        Workload(
+            reading_in_blocks(size),
+            _to_all(sequential(block_bytes=size), "null", "C null", "vmofs present"),
+            most_rounds=3,
+        )
+        for size in BLOCK_SIZES
+    ),
+    *(
+        Workload(
+            supplying_in_blocks(size),
+            {"null": supplying.notify_store(size), "vmofs supplying": supplying.writes(size)},
+            most_rounds=3,
+        )
+        for size in BLOCK_SIZES
     ),
 )
-
-
-def make_targets(shared: SharedMount) -> dict[str, Target]:
-    """Return everything that can be measured, by name. Nothing is started yet."""
-    targets: list[Target] = [
-        *(Tmpfs(), Null(), CNull(), NbdPython(), NbdShell()),
-        *(Present(shared), Cached(shared)),
-        *(Served(shared, how) for how in ("supply", "aux", "ahead", "bash")),
-    ]
-    return {target.name: target for target in targets}

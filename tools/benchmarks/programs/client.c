@@ -5,6 +5,7 @@
  *   client miss FILE [how=pread|mmap] [n=] [threads=] [seed=]     random pages, none in the kernel's cache
  *   client seq FILE [bs=BYTES] [keep=0|1]               one pass; keep=1: with what the kernel's cache holds
  *   client resident FILE PAGES                          wait until the kernel's cache holds so many pages
+ *   client check FILE BYTES                             that all these bytes are right, and in the kernel's cache
  */
 #include "object.h"
 
@@ -64,7 +65,8 @@ static void wait_resident(size_t pages)
 			break;
 		usleep(200);
 	}
-	printf("{\"resident\":%zu}\n", resident());
+	double at = now_us() / 1e6;
+	printf("{\"resident\":%zu,\"at\":%.6f}\n", resident(), at);
 }
 
 /* n distinct pages of the object in random order (Fisher-Yates, as far as needed). */
@@ -179,6 +181,19 @@ static int seq(void)
 	return bad != 0;
 }
 
+static int check(uint64_t bytes)
+{
+	size_t before = resident();
+	const uint64_t *words = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	if (words == MAP_FAILED)
+		die("mmap");
+	long bad = before < bytes / PAGE;
+	for (uint64_t i = 0; i < bytes / 8; i++)
+		bad += words[i] != KEY + i;
+	printf("{\"resident\":%zu,\"bad\":%ld}\n", before, bad);
+	return bad != 0;
+}
+
 int main(int c, char **v)
 {
 	argc = c, argv = v;
@@ -194,5 +209,7 @@ int main(int c, char **v)
 		wait_resident(strtoull(v[3], NULL, 0));
 		return 0;
 	}
+	if (c >= 4 && !strcmp(v[1], "check"))
+		return check(strtoull(v[3], NULL, 0));
 	return !strcmp(v[1], "miss") ? miss() : !strcmp(v[1], "seq") ? seq() : 2;
 }
