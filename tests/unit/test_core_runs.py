@@ -70,6 +70,16 @@ def test_a_split_interval_hands_on_its_awaiting_length(taken: PageRange, left: l
     runs.check()
 
 
+def test_an_interval_that_is_put_brings_its_awaiting_length_unless_it_melts() -> None:
+    runs = filled(Run(2, 6, S.ZERO, NO_FRAME, 3))
+    assert all_of(runs) == [Run(2, 6, S.ZERO, NO_FRAME, 3)]
+    runs.put(Run(6, 8, S.ZERO, NO_FRAME, 2))
+    assert all_of(runs) == [Run(2, 8, S.ZERO, NO_FRAME, 3)]
+    runs.put(Run(0, 2, S.ZERO, NO_FRAME, 1))
+    assert all_of(runs) == [Run(0, 8, S.ZERO, NO_FRAME, 1)]
+    runs.check()
+
+
 def test_a_page_finds_its_run() -> None:
     runs = filled(Run(2, 4, S.MARKER), Run(6, 7, S.UNTRACKED))
     assert [run and run.start for run in map(runs.at, range(8))] == [None, None, 2, 2, None, None, 6, None]

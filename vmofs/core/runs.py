@@ -6,12 +6,10 @@ Neighbours that continue each other (same state, consecutive frames) are kept as
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
-from sortedcontainers import SortedDict
-
 from vmofs.core.frames import FrameRun
+from vmofs.core.spans import Span, Spans
 from vmofs.core.states import COMMITTED, PageState
 from vmofs.units import PageRange
 
@@ -65,125 +63,152 @@ class Run(NamedTuple):
         return self.frame == NO_FRAME or left.frame + (left.end - left.start) == self.frame
 
 
+_STATES = tuple(PageState)
+_CODE_BITS = 3  # the lowest bits of a span's number are the code of the state, those above the frame
+_CODE_MASK = 2**_CODE_BITS - 1
+_CLEAN, _DIRTY, _AWAITING = PageState.CLEAN.code, PageState.DIRTY.code, PageState.AWAITING.code
+_NO_COUNTS = [0] * len(_STATES)  # replaced, never changed
+
+
 class RunMap:
     """Disjoint runs in page order. Every operation costs O(log n) in the number of runs plus the runs it touches."""
 
-    __slots__ = ("_counts", "_runs")
+    __slots__ = ("_awaiting", "_counts", "_spans")
 
     def __init__(self) -> None:
-        self._runs: SortedDict[int, Run] = SortedDict()
-        self._counts: Counter[PageState] = Counter()
+        self._spans = Spans()
+        self._counts = _NO_COUNTS  # pages, by code of the state
+        self._awaiting: dict[int, int] = {}  # start of an interval -> its awaiting length
 
     def __len__(self) -> int:
         """Return the number of runs."""
-        return len(self._runs)
+        return len(self._spans)
 
     @property
     def committed_pages(self) -> int:
         """Pages that have a frame."""
         counts = self._counts
-        return counts[PageState.CLEAN] + counts[PageState.DIRTY] + counts[PageState.AWAITING]
+        return counts[_CLEAN] + counts[_DIRTY] + counts[_AWAITING]
 
     def pages_in(self, state: PageState) -> int:
         """Return the number of pages in a stored state; ZERO counts those awaiting clean too."""
-        return self._counts[state]
+        return self._counts[state.code]
 
     def at(self, page: int) -> Run | None:
         """Return the whole run that holds the page, None for a gap."""
-        for start in self._runs.irange(maximum=page, reverse=True):
-            run: Run = self._runs[start]
-            return run if page < run.end else None
-        return None
+        span = self._spans.span_at(page)
+        return None if span is None else self._run(span)
+
+    def _run(self, span: Span) -> Run:
+        start, end, number = span
+        awaiting = self._awaiting.get(start, 0) if self._awaiting else 0
+        return tuple.__new__(Run, (start, end, _STATES[number & _CODE_MASK], number >> _CODE_BITS, awaiting))
 
     def whole_over(self, pages: PageRange) -> list[Run]:
         """Return the runs that have a page in ``pages``, uncut, ascending."""
-        if not pages:
-            return []
-        first = self.at(pages.start)
-        starts = self._runs.irange(first.start if first else pages.start, pages.end, inclusive=(True, False))
-        return [self._runs[start] for start in starts]
+        return [self._run(span) for span in self._spans.spans_over(*pages)]
 
     def over(self, pages: PageRange) -> list[Run]:
         """Return the runs in ``pages``, cut to it, ascending."""
         runs = self.whole_over(pages)
-        for end in {0, len(runs) - 1} if runs else ():
-            runs[end] = runs[end].cut(pages)
+        if runs:
+            if runs[0].start < pages.start:
+                runs[0] = runs[0].cut(pages)
+            if runs[-1].end > pages.end:
+                runs[-1] = runs[-1].cut(pages)
         return runs
 
     def gaps(self, pages: PageRange) -> list[PageRange]:
         """Return the absent parts of ``pages``, ascending."""
-        gaps, position = [], pages.start
-        for run in self.whole_over(pages):
-            if run.start > position:
-                gaps.append(PageRange(position, run.start))
-            position = run.end
-        if position < pages.end:
-            gaps.append(PageRange(position, pages.end))
+        gaps = []
+        position, limit = pages
+        for start, end, _ in self._spans.spans_over(position, limit):
+            if start > position:
+                gaps.append(PageRange(position, start))
+            position = end
+        if position < limit:
+            gaps.append(PageRange(position, limit))
         return gaps
 
     def next_start(self, page: int, limit: int) -> int:
         """Return where the first run at or after ``page`` starts, at most ``limit``."""
-        return next(self._runs.irange(page, limit), limit)
+        return self._spans.next_start(page, limit)
 
     def take(self, pages: PageRange) -> list[Run]:
         """Remove what is in ``pages`` and return it, cut to it, ascending. What is left of cut runs stays."""
-        taken = []
-        for run in self.whole_over(pages):
-            self._drop(run)
-            taken.append(run.cut(pages))
-            if run.start < pages.start:
-                self._insert(run._replace(end=pages.start))
-            if run.end > pages.end:
-                rest = run.cut(PageRange(pages.end, run.end))
-                if pages.start <= run.start:  # split at the very start: the awaiting length moves on
-                    rest = rest._replace(awaiting=max(0, run.awaiting - (pages.end - run.start)))
-                self._insert(rest)
+        taken = self.whole_over(pages)
+        if not taken:
+            return []
+        if self._awaiting:
+            self._take_awaiting(pages, taken)
+        rests = []
+        first, last = taken[0], taken[-1]
+        if first.start < pages.start:
+            rests.append((first.start, pages.start, first.frame << _CODE_BITS | first.state.code))
+            taken[0] = first.cut(pages)
+        if last.end > pages.end:
+            rest = last.cut(PageRange(pages.end, last.end))
+            rests.append((pages.end, last.end, rest.frame << _CODE_BITS | rest.state.code))
+            taken[-1] = taken[-1].cut(pages)
+        self._spans.replace(*pages, rests)
+        for start, end, state, _, _ in taken:
+            self._counts[state.code] -= end - start
         return taken
+
+    def _take_awaiting(self, pages: PageRange, taken: list[Run]) -> None:
+        """Forget the lengths of intervals that are taken. Split at its very start, an interval hands on the rest."""
+        for run in taken:
+            if run.start >= pages.start:
+                left = self._awaiting.pop(run.start, 0) - (pages.end - run.start)
+                if left > 0 and run.end > pages.end:
+                    self._awaiting[pages.end] = left
 
     def put(self, run: Run) -> None:
         """Store a run where there is a gap; it melts into neighbours that it continues."""
-        left = self.at(run.start - 1)
-        if left is not None and run.continues(left):
-            self._drop(left)
-            run = left._replace(end=run.end)
-        right = self._runs.get(run.end)
-        if right is not None and right.continues(run):
-            self._drop(right)
-            run = run._replace(end=right.end)
-        self._insert(run)
+        start, end, state, frame, awaiting = run
+        if self._counts is _NO_COUNTS:
+            self._counts = [*_NO_COUNTS]
+        self._counts[state.code] += end - start
+        number = frame << _CODE_BITS | state.code
+        step = 0 if frame == NO_FRAME else 1 << _CODE_BITS
+        spans = self._spans
+        left = spans.span_at(start - 1)
+        if left is not None and left[2] + step * (start - left[0]) == number:
+            start, _, number = left
+        elif awaiting:
+            self._awaiting[start] = awaiting
+        right = spans.span_at(end)
+        if right is not None and number + step * (end - start) == right[2]:
+            self._awaiting.pop(end, None)
+            end = right[1]
+        spans.replace(start, end, ((start, end, number),))
 
     def swap(self, other: RunMap) -> None:
         """Exchange the contents of two maps; the size does not matter."""
-        self._runs, other._runs = other._runs, self._runs
+        self._spans, other._spans = other._spans, self._spans
         self._counts, other._counts = other._counts, self._counts
+        self._awaiting, other._awaiting = other._awaiting, self._awaiting
 
     def set_awaiting(self, start: int, awaiting: int) -> None:
         """Set the awaiting length of the zero interval that starts at ``start``."""
-        self._runs[start] = self._runs[start]._replace(awaiting=awaiting)
-
-    def _insert(self, run: Run) -> None:
-        self._runs[run.start] = run
-        self._counts[run.state] += run.end - run.start
-
-    def _drop(self, run: Run) -> None:
-        del self._runs[run.start]
-        self._counts[run.state] -= run.end - run.start
+        self._awaiting[start] = awaiting
 
     def frames(self) -> list[FrameRun]:
         """Return all frames that the pages hold."""
-        return [frames for run in self._runs.values() if (frames := run.frames)]
+        runs = (self._run(span) for span in self._spans.spans())
+        return [frames for run in runs if (frames := run.frames)]
 
     def check(self) -> None:
         """Assert that runs are disjoint, in order, melted where possible, with frames exactly where committed."""
-        counts: Counter[PageState] = Counter()
+        self._spans.check()
+        counts = [0] * len(_STATES)
         last: Run | None = None
-        for start, run in self._runs.items():
-            assert start == run.start < run.end, run
+        for run in map(self._run, self._spans.spans()):
             assert (run.frame != NO_FRAME) == (run.state in COMMITTED), run
             assert run.awaiting == 0 or run.state is PageState.ZERO, run
-            if last is not None:
-                assert last.end <= run.start, (last, run)
-                assert last.end < run.start or not run.continues(last), (last, run)
-            counts[run.state] += run.end - run.start
+            assert last is None or last.end < run.start or not run.continues(last), (last, run)
+            counts[run.state.code] += run.end - run.start
             last = run
-        assert counts == +self._counts, (counts, self._counts)
+        assert counts == self._counts, (counts, self._counts)
+        zeros = {run.start for run in map(self._run, self._spans.spans()) if run.state is PageState.ZERO}
+        assert self._awaiting.keys() <= zeros

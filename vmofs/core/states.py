@@ -33,6 +33,13 @@ class PageState(Enum):
     UNTRACKED = "untracked zero"
     """Beyond the stream size: reads zeros, not reported."""
 
+    def __init__(self, _text: str) -> None:
+        self.code = len(type(self).__members__)
+        """Its place in the order above."""
+
+    # Members are compared by identity. Enum hashes the name, in Python, for every look into a set or a table.
+    __hash__ = object.__hash__
+
 
 class PageEvent(Enum):
     """Something that happens to a page."""
@@ -48,6 +55,8 @@ class PageEvent(Enum):
     COMMIT = "COMMIT"
     EVICT = "evict"
     DETACH = "detach"
+
+    __hash__ = object.__hash__
 
 
 class IllegalTransitionError(AssertionError):

@@ -1,0 +1,166 @@
+"""Spans of pages in order, each with a number: what run maps and range sets are made of.
+
+The spans stand in columns of machine integers, which are cut into blocks. A span costs 24 bytes, as an entry of a
+SortedDict it was 230; it is found by two binary searches; a change moves the integers of one block at most. Nothing
+is allocated for an empty one, of which a VMO has several.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+
+Span = tuple[int, int, int]
+"""First page, page behind the last, number."""
+
+BLOCK = 512
+"""Spans of a block that was just cut; twice as many are cut again. Moving 8 KiB costs less than one call."""
+
+
+class _Block:
+    """Columns of the same length; never empty while it belongs to ``Spans``."""
+
+    __slots__ = ("ends", "starts", "values")
+
+    def __init__(self, starts: array[int], ends: array[int], values: array[int]) -> None:
+        self.starts = starts
+        self.ends = ends
+        self.values = values
+
+    def part(self, first: int, stop: int) -> _Block:
+        return _Block(self.starts[first:stop], self.ends[first:stop], self.values[first:stop])
+
+    def put(self, first: int, stop: int, spans: Sequence[Span]) -> None:
+        """Put spans in the place of those from ``first`` to ``stop``."""
+        if len(spans) == 1 and stop - first <= 1:
+            ((start, end, value),) = spans
+            if first == stop:
+                self.starts.insert(first, start)
+                self.ends.insert(first, end)
+                self.values.insert(first, value)
+            else:
+                self.starts[first], self.ends[first], self.values[first] = start, end, value
+        else:
+            self.starts[first:stop] = array("q", [start for start, _, _ in spans])
+            self.ends[first:stop] = array("q", [end for _, end, _ in spans])
+            self.values[first:stop] = array("q", [value for _, _, value in spans])
+
+
+_NO_BLOCKS: list[_Block] = []  # these two are replaced, never changed
+_NO_HEADS: list[int] = []
+
+
+class Spans:
+    """Disjoint, non-empty spans. Every call costs O(log n) in their number, plus those that it is about."""
+
+    __slots__ = ("_blocks", "_heads")
+
+    def __init__(self) -> None:
+        self._blocks = _NO_BLOCKS
+        self._heads = _NO_HEADS  # the first page of every block but the first
+
+    def __len__(self) -> int:
+        """Return the number of spans."""
+        return sum(len(block.starts) for block in self._blocks)
+
+    def __bool__(self) -> bool:
+        """Return whether there is any span."""
+        return bool(self._blocks)
+
+    def spans(self) -> Iterator[Span]:
+        """Yield all spans, ascending; nothing may change meanwhile."""
+        for block in self._blocks:
+            yield from zip(block.starts, block.ends, block.values, strict=True)
+
+    def span_at(self, page: int) -> Span | None:
+        """Return the span that holds the page."""
+        blocks = self._blocks
+        if blocks:
+            block = blocks[bisect_right(self._heads, page)]
+            index = bisect_right(block.starts, page) - 1
+            if index >= 0 and page < (end := block.ends[index]):
+                return block.starts[index], end, block.values[index]
+        return None
+
+    def spans_over(self, start: int, end: int) -> list[Span]:
+        """Return the spans that have a page in ``[start, end)``, whole, ascending."""
+        blocks = self._blocks
+        if not blocks or start >= end:
+            return []
+        heads = self._heads
+        number = bisect_right(heads, start)
+        block = blocks[number]
+        starts = block.starts
+        first = bisect_right(starts, start)
+        if first and block.ends[first - 1] > start:
+            first -= 1
+        stop = bisect_left(starts, end, first)
+        if stop == first + 1:
+            found = [(starts[first], block.ends[first], block.values[first])]
+        else:
+            found = list(zip(starts[first:stop], block.ends[first:stop], block.values[first:stop], strict=True))
+        while number < len(heads) and heads[number] < end:
+            number += 1
+            block = blocks[number]
+            stop = bisect_left(block.starts, end)
+            found += zip(block.starts[:stop], block.ends[:stop], block.values[:stop], strict=True)
+        return found
+
+    def next_start(self, page: int, limit: int) -> int:
+        """Return where the first span at or after ``page`` starts, at most ``limit``."""
+        if not self._blocks:
+            return limit
+        number = bisect_left(self._heads, page)
+        starts = self._blocks[number].starts
+        index = bisect_left(starts, page)
+        if index < len(starts):
+            return min(limit, starts[index])
+        return min(limit, self._heads[number]) if number < len(self._heads) else limit
+
+    def replace(self, start: int, end: int, spans: Sequence[Span]) -> None:
+        """Put spans in the place of all that have a page in ``[start, end)``; they lie where those were, or in it."""
+        heads, blocks = self._heads, self._blocks
+        if not blocks:
+            if spans:
+                self._blocks, self._heads = [_Block(array("q"), array("q"), array("q"))], []
+                self._blocks[0].put(0, 0, spans)
+            return
+        number = bisect_right(heads, start)
+        if number < len(heads) and heads[number] < end:
+            self._join(number, bisect_left(heads, end))
+        block = blocks[number]
+        starts = block.starts
+        first = bisect_right(starts, start)
+        if first and block.ends[first - 1] > start:
+            first -= 1
+        block.put(first, bisect_left(starts, end, first), spans)
+        if not starts or len(starts) > 2 * BLOCK:
+            self._cut(number)
+        elif number and not first:
+            heads[number - 1] = starts[0]
+
+    def _join(self, first: int, last: int) -> None:
+        """Make one block of several."""
+        joined = self._blocks[first]
+        for block in self._blocks[first + 1 : last + 1]:
+            joined.starts += block.starts
+            joined.ends += block.ends
+            joined.values += block.values
+        del self._blocks[first + 1 : last + 1], self._heads[first:last]
+
+    def _cut(self, number: int) -> None:
+        """Make several blocks, or none, of one."""
+        block = self._blocks[number]
+        parts = [block.part(first, first + BLOCK) for first in range(0, len(block.starts), BLOCK)]
+        self._blocks[number : number + 1] = parts
+        self._heads = [block.starts[0] for block in self._blocks[1:]]
+
+    def check(self) -> None:
+        """Assert that spans are disjoint and in order, and that blocks are found by their heads."""
+        last = -1
+        for start, end, _ in self.spans():
+            assert last <= start < end, (last, start, end)
+            last = end
+        assert self._heads == [block.starts[0] for block in self._blocks[1:]]
+        assert all(0 < len(block.starts) <= 2 * BLOCK for block in self._blocks)
