@@ -12,9 +12,11 @@ import struct
 
 _FUSE_DEVICE = "/dev/fuse"
 _NOTIFY_INVAL_INODE = 2
+_NOTIFY_INVAL_ENTRY = 3
 _NOTIFY_STORE = 4
 _OUT_HEADER = struct.Struct("=IiQ")  # length, code, unique = 0 for a notification
 _INVAL_INODE = struct.Struct("=Qqq")  # nodeid, offset, length
+_INVAL_ENTRY = struct.Struct("=QII")  # nodeid of the directory, length of the name, flags
 _STORE = struct.Struct("=QQII")  # nodeid, offset, size, padding
 
 
@@ -53,6 +55,13 @@ class Kernel:
     def drop_attributes(self, ino: int) -> None:
         """Make the kernel ask for a file's attributes anew. Takes no page lock, so it never blocks."""
         self._send(_NOTIFY_INVAL_INODE, _INVAL_INODE.pack(ino, -1, 0))
+
+    def forget_name(self, directory_ino: int, name: bytes) -> None:
+        """Make the kernel forget a name, and the inode when it is no longer used.
+
+        Blocks while the kernel has the directory locked, as it has during RMDIR until that is answered.
+        """
+        self._send(_NOTIFY_INVAL_ENTRY, _INVAL_ENTRY.pack(directory_ino, len(name), 0) + name, b"\0")
 
     def _send(self, code: int, body: bytes, data: bytes | memoryview = b"") -> None:
         header = _OUT_HEADER.pack(_OUT_HEADER.size + len(body) + len(data), code, 0)

@@ -20,6 +20,7 @@ from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
 from vmofs_mount.deadlocks import PagerFiles
 from vmofs_mount.dirty import Dirty
+from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.ports import ClosedReaders, PagerPorts
@@ -124,10 +125,12 @@ class Pagers:
         vmo: Directory,
         engine: Engine,
         place: Place,
+        kernel: Kernel,
         nursery: trio.Nursery,
         deadline: Callable[[], float],
     ) -> None:
         self._tree = tree
+        self._kernel = kernel
         self._vmo = vmo
         self._engine = engine
         self._place = place
@@ -204,6 +207,22 @@ class Pagers:
             if fifo in pager.scopes:
                 pager.scopes.pop(fifo).cancel()
                 pager.ports.fifos = {name: known for name, known in pager.ports.fifos.items() if known is not lane}
+
+    def remove(self, directory: Directory) -> None:
+        """Close a pager whose directory is about to go.
+
+        The kernel does not know that names went with their directory. Those that are open now it would keep when they
+        are closed, and the pager with them, until it is short of memory.
+        """
+        self.close(directory)
+        self._nursery.start_soon(self._forget_names, directory.ino, list(directory.children))
+
+    async def _forget_names(self, directory_ino: int, names: list[bytes]) -> None:
+        def forget_all() -> None:
+            for name in names:
+                self._kernel.forget_name(directory_ino, name)
+
+        await trio.to_thread.run_sync(forget_all, abandon_on_cancel=True)
 
     def close(self, directory: Directory) -> None:
         """Close a pager: its waiters get BAD_STATE, what is present stays readable."""

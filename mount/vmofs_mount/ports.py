@@ -168,17 +168,17 @@ class Fifo:
                 with trio.move_on_after(timeout):
                     await self._wanted.wait()
                 self._wanted = trio.Event()
-                attached = await self._attach()
-                if attached or not self._wanted.is_set():
-                    self._settled.set()
-                if attached:
-                    await self._serve_if_possible()
+                await self._attach_and_serve()
         finally:
             self._hand_over()
 
-    async def _serve_if_possible(self) -> None:
+    async def _attach_and_serve(self) -> None:
         try:
-            await self._serve()
+            attached = await self._attach()
+            if attached or not self._wanted.is_set():
+                self._settled.set()
+            if attached:
+                await self._serve()
         except OSError as error:  # no descriptors, or no inotify watches, are left: others must not suffer from it
             _log.warning("%s cannot be served now: %s", self._path(), error)
             self._hand_over()
@@ -190,13 +190,15 @@ class Fifo:
             with trio.move_on_after(delay):
                 await self._wanted.wait()
                 return False  # looked up again: start over with short delays
-            attempt = _Attempt(self._path(), self._device)
+            attempt = _Attempt(self._path(), self._device, self._closes)
             try:
-                self._fd = await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=_ATTACHERS)
+                await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=_ATTACHERS)
             except trio.Cancelled:
                 attempt.abandon()
                 raise
-            if self._fd is not None:
+            if attempt.opened is not None:
+                self._fd, watch = attempt.opened
+                self._closes.add(self._fd, watch, self)
                 return True
         return False
 
@@ -204,7 +206,6 @@ class Fifo:
         fd = self._fd
         assert fd is not None
         gone = select.epoll()
-        self._closes.add(fd, self)
         try:
             gone.register(fd, 0)  # an empty mask still reports EPOLLERR: the last reader is gone
             async with trio.open_nursery() as nursery:
@@ -276,9 +277,19 @@ class ClosedReaders:
         self._fifos: dict[int, Fifo] = {}  # watch number -> FIFO
         self._numbers: dict[int, int] = {}  # descriptor -> watch number
 
-    def add(self, fd: int, fifo: Fifo) -> None:
-        """Watch the FIFO that ``fd`` has open."""
-        number = self._watch.watch(fd)
+    def watch(self, fd: int) -> int:
+        """Watch the FIFO that ``fd`` has open, and return the number of the watch. In a worker thread.
+
+        The kernel asks whether it may be read, and so asks us for its access control list.
+        """
+        return self._watch.watch(fd)
+
+    def forget(self, number: int) -> None:
+        """End a watch that was not added. In any thread."""
+        self._watch.forget(number)
+
+    def add(self, fd: int, number: int, fifo: Fifo) -> None:
+        """Tell a FIFO from now on; what was closed before does not matter, since nothing was handed out."""
         self._fifos[number], self._numbers[fd] = fifo, number
 
     def discard(self, fd: int) -> None:
@@ -334,31 +345,44 @@ class PagerPorts:
 
 
 class _Attempt:
-    """One attempt to open a FIFO for writing through the mount, in a worker thread, which may be abandoned."""
+    """One attempt to open a FIFO for writing through the mount, in a worker thread, which may be abandoned.
 
-    def __init__(self, path: str, device: int) -> None:
+    ``opened``: its descriptor and the number of the watch for its readers; None if nobody reads it, or it is gone.
+    """
+
+    def __init__(self, path: str, device: int, closes: ClosedReaders) -> None:
+        self.opened: tuple[int, int] | None = None
         self._path = path
         self._device = device
+        self._closes = closes
         self._lock = threading.Lock()
         self._abandoned = False
-        self._fd: int | None = None
 
-    def open(self) -> int | None:
-        """Return the descriptor; None if nobody reads the FIFO, or it is gone."""
+    def open(self) -> None:
+        """Open it.
+
+        Raises:
+            OSError: no watch is left.
+        """
         thread = threading.get_native_id()
         attaching_threads.add(thread)
         try:
             fd = self._open_in_own_mount()
         except OSError:
-            return None
+            return
         finally:
             attaching_threads.discard(thread)
+        if fd is None:
+            return
+        try:
+            watch = self._closes.watch(fd)
+        except OSError:
+            os.close(fd)
+            raise
         with self._lock:
-            if self._abandoned and fd is not None:
-                os.close(fd)
-            else:
-                self._fd = fd
-        return fd
+            self.opened = fd, watch
+            if self._abandoned:
+                self._close()
 
     def _open_in_own_mount(self) -> int | None:
         """Open the FIFO, unless the path leads elsewhere: another mount may lie over this one, or have replaced it."""
@@ -374,8 +398,14 @@ class _Attempt:
         """Close what was or will be opened: nobody takes it."""
         with self._lock:
             self._abandoned = True
-            if self._fd is not None:
-                os.close(self._fd)
+            self._close()
+
+    def _close(self) -> None:
+        if self.opened is not None:
+            fd, watch = self.opened
+            self._closes.forget(watch)
+            os.close(fd)
+            self.opened = None
 
 
 def _unread_bytes(fd: int) -> int:

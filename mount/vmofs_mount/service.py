@@ -73,11 +73,12 @@ class Service:
         self._handles = session.handles
         self.engine = Engine(system, self._kick, self._stale)
         nursery, place = session.nursery, Place.of(session.mountpoint)
-        self.cache = PageCache(Kernel(session.device), system.frames, nursery.start_soon)
+        kernel = Kernel(session.device)
+        self.cache = PageCache(kernel, system.frames, nursery.start_soon)
         self.opened = OpenVmos(
             self.engine, self.cache, nursery.start_soon, place.minor, layout.tree.modified, layout.limits
         )
-        self.pagers = Pagers(layout.tree, layout.vmo, self.engine, place, nursery, lambda: deadline)
+        self.pagers = Pagers(layout.tree, layout.vmo, self.engine, place, kernel, nursery, lambda: deadline)
         names = self._names = Names(layout.tree, place)
         self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened)
         self._commands = Commands(
@@ -116,7 +117,7 @@ class Service:
         seams.on_lookup = self._looked_up
         seams.open_pager = self.pagers.open
         seams.before_removal = self.pagers.wait_settled
-        seams.close_pager = self.pagers.close
+        seams.close_pager = self.pagers.remove
         seams.add_fifo = self.pagers.add_fifo
         tree, control = self._layout.tree, self._layout.control
         for name, file in {
