@@ -38,6 +38,7 @@ class MountOptions:
         warn_seconds: after this time an unanswered request is logged; 0 is never.
         stall_seconds: after this time a request that one worker was given goes to another one too; 0 is never, None is
             5, or a fourth of the deadline if that is less.
+        spin_seconds: how long the daemon looks for the next request before it sleeps.
         log_path: where the daemon logs; None is syslog.
         memory_limit_bytes: how much memory pages may occupy; the default is half of the machine's, None is no limit.
         pager_gid: only members of this group may make pagers; None is everybody.
@@ -50,6 +51,7 @@ class MountOptions:
     deadline_seconds: float = 300.0
     warn_seconds: float = 20.0
     stall_seconds: float | None = None
+    spin_seconds: float = 0.0
     log_path: Path | None = None
     memory_limit_bytes: int | None = field(default_factory=lambda: machine_memory_bytes() // 2)
     pager_gid: int | None = None
@@ -122,6 +124,10 @@ def _set_stall(options: MountOptions, value: str) -> None:
     options.stall_seconds = _seconds("stall", value)
 
 
+def _set_spin(options: MountOptions, value: str) -> None:
+    options.spin_seconds = _seconds("spin", value) * 1e-6
+
+
 def _set_log(options: MountOptions, value: str) -> None:
     options.log_path = Path(value).absolute()
 
@@ -155,6 +161,7 @@ _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
     "memory_limit": _set_memory,
     "pager_group": _set_pager_group,
     "requests": _set_requests,
+    "spin": _set_spin,
     "stall": _set_stall,
     "warn": _set_warn,
     **{f"user_{resource}": _set_user_limit(resource) for resource in Resource},

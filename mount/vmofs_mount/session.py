@@ -25,6 +25,7 @@ from vmofs_mount.kernel import fuse_devices
 from vmofs_mount.mountinfo import mount_at
 from vmofs_mount.ops import Operations
 from vmofs_mount.tuning import tune
+from vmofs_mount.turns import IDLE_TASKS, Turns
 from vmofs_mount.unmounting import UnmountError, remove_stale_mounts
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ async def serve(
     """
     handles = Handles(layout.tree, layout.seams.openers)
     device = _mount(Operations(layout, handles), mountpoint, options)
+    Turns(options.spin_seconds).plug_in()
     end = _End(device, shared=options.allow_other)
     try:
         async with trio.open_nursery() as background:
@@ -158,7 +160,7 @@ class _End:
 
     async def serve_requests(self) -> None:
         try:
-            await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+            await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MAX_TASKS)
         except* OSError as group:  # the connection was aborted through /sys/fs/fuse/connections
             _log.warning("the connection to the kernel broke: %s", group.exceptions[0])
         self._served.set()
