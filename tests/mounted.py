@@ -114,7 +114,7 @@ class Mounter:
                 mounted.umount()
             assert mounted.process.wait(END_SECONDS) == 0, mounted.log()
             assert not mounted.is_mounted()
-            assert not mounted.unexpected_log()
+            assert not mounted.unexpected_log(), mounted.log()
 
     def clean_up(self) -> None:
         """Leave nothing behind, however broken it is."""

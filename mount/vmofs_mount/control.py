@@ -98,9 +98,19 @@ class CommandHandle(Handle):
         except VmoError as error:
             self._set_answer("", format_error(error))
             raise
-        async with self._turn:  # of a writer who was killed the kernel waits no longer, and sends the next write
+        await self._take_turn()
+        try:
             done = await self._carry_out_all(lines)
+        finally:
+            self._turn.release()
         return len(data) if done == len(lines) else lines[done - 1].end
+
+    async def _take_turn(self) -> None:
+        """Wait for the write before. Of a writer who was killed the kernel waits no longer, and sends the next."""
+        try:
+            self._turn.acquire_nowait()  # unlike ``acquire`` it gives nobody else a turn
+        except trio.WouldBlock:
+            await self._turn.acquire()
 
     async def _carry_out_all(self, lines: list[Line]) -> int:
         """Carry out lines, or leave them for later; return their number, fewer than all if one fails."""

@@ -50,10 +50,14 @@ class Engine:
         """Wait until a call that was started is finished. It may be finished already."""
         if access.done:
             return
-        finished = trio.Event()
-        access.token = finished
+
+        def cancelled(_raise_cancel: object) -> trio.lowlevel.Abort:
+            access.token = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        access.token = trio.lowlevel.current_task()  # cheaper than an event, and there is one task for each access
         try:
-            await finished.wait()
+            await trio.lowlevel.wait_task_rescheduled(cancelled)
         finally:
             if not access.done:  # the task is being cancelled
                 access.cancel()
@@ -62,17 +66,21 @@ class Engine:
     def abort(self, access: Access[object], error: VmoError) -> None:
         """End a call that waits with an error."""
         access.abort(error)
-        if isinstance(access.token, trio.Event):
-            access.token.set()
+        _wake(access)
         self.settle()
 
     def settle(self) -> None:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
         for access in self.system.run_ready(trio.current_time()):
-            finished = access.token
-            if isinstance(finished, trio.Event):
-                finished.set()
+            _wake(access)
         for port in self.system.take_ports():
             self._kick(port)
         for owner, pages in self.system.take_stale().items():
             self._stale(owner, pages)
+
+
+def _wake(access: Access[object]) -> None:
+    """Let the task go on that waits for a finished access, if one does; once only."""
+    task, access.token = access.token, None
+    if isinstance(task, trio.lowlevel.Task):
+        trio.lowlevel.reschedule(task)

@@ -180,6 +180,7 @@ class Retries:
         """
         if flags & os.O_DIRECT:
             return {}
+        others = set(others)  # as they are now: who opens the file while we look has nothing to try again
         with trio.move_on_after(_LOOK_SECONDS):
             seen = await self._look({process, *others})
             if not (stale or seen[process].reads or seen[process].faults):  # not yet asleep?

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterable
 
 _FUSE_DEVICE = "/dev/fuse"
 _NOTIFY_INVAL_INODE = 2
@@ -44,6 +45,11 @@ class Kernel:
         A store beyond the file's size makes the kernel think it longer: never pass bytes beyond ``st_size``.
         """
         self._send(_NOTIFY_STORE, _STORE.pack(ino, offset, len(data), 0), data)
+
+    def store_all(self, ino: int, pieces: Iterable[tuple[int, bytes | memoryview]]) -> None:
+        """Store several pieces of a file, each an offset and its bytes, one after the other."""
+        for offset, data in pieces:
+            self.store(ino, offset, data)
 
     def drop(self, ino: int, offset: int, length: int) -> None:
         """Drop cached pages of a file, mapped ones too (dirty ones are written first), and its cached attributes.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from vmofs.core.children import Vmo
+from vmofs.core.content import Bytes
 from vmofs.core.frames import Frames
 from vmofs.core.ranges import RangeSet
 from vmofs.units import PAGE_SIZE, PageRange
@@ -22,7 +23,9 @@ from vmofs_mount.waiting_reads import WaitingReads
 
 CachedFile = VmoFile | AuxFile
 
-_STORE_PAGES = 256  # 1 MiB: notify_store reaches its full speed from 128 KiB on
+_STORE_BYTES = 2**20  # notify_store reaches its full speed from 128 KiB on
+_BATCH_PAGES = 2048
+"""What one turn of a thread stores at most: a turn costs as much as storing 0.3 MiB."""
 _ATTRIBUTES_SECONDS = 0.1
 """How long a changed ``st_blocks`` may stay unseen by fstat. A stat by name always sees it."""
 
@@ -45,6 +48,10 @@ class _Backlog:
         self.reads = WaitingReads()
         self.running = False
         self.done = trio.Event()
+
+    @property
+    def busy(self) -> bool:
+        return self.running or bool(self.reads)
 
 
 class PageCache:
@@ -90,13 +97,15 @@ class PageCache:
             return
         backlog = self._backlog(file)
         for pages in filled:
+            waiting = list(backlog.reads.over(pages))
+            if any(pages.start >= read.start and pages.end <= read.end for read in waiting):
+                continue  # most pages that are supplied were asked for
             for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
                 backlog.to_store.add(part)
-            for waiting in backlog.reads.over(pages):
-                backlog.to_store.discard(waiting)
+            for read in waiting:
+                backlog.to_store.discard(read)
         if backlog.to_store:
             self._start(file, backlog)
-        self._forget_if_idle(file, backlog)
 
     def drop(self, file: CachedFile, stale: list[PageRange]) -> None:
         """Drop pages whose content changed or went. Returns at once; see ``wait_dropped``."""
@@ -154,11 +163,20 @@ class PageCache:
             if file.lookup_count:
                 self._kernel.drop_attributes(file.ino)
 
+    def closed(self, file: VmoFile) -> None:
+        """Forget a file that nobody has open any more, unless it has still something to do."""
+        backlog = self._backlogs.get(file)
+        if backlog is not None and not backlog.busy:
+            del self._backlogs[file]
+
     def _backlog(self, file: CachedFile) -> _Backlog:
-        return self._backlogs.setdefault(file, _Backlog())
+        backlog = self._backlogs.get(file)
+        if backlog is None:
+            backlog = self._backlogs[file] = _Backlog()
+        return backlog
 
     def _forget_if_idle(self, file: CachedFile, backlog: _Backlog) -> None:
-        if not (backlog.running or backlog.reads):
+        if not backlog.busy and not file.open_count:
             self._backlogs.pop(file, None)
 
     def _start(self, file: CachedFile, backlog: _Backlog) -> None:
@@ -173,7 +191,7 @@ class PageCache:
                 if backlog.to_drop:
                     await self._drop_first(file, backlog)
                 elif isinstance(file, VmoFile):
-                    await self._store_first(file, backlog)
+                    await self._store_some(file, backlog)
         finally:
             backlog.running = False
             backlog.done.set()
@@ -190,25 +208,44 @@ class PageCache:
             self._kernel.drop, file.ino, pages.offset, pages.length, limiter=self._droppers, abandon_on_cancel=True
         )
 
-    async def _store_first(self, file: VmoFile, backlog: _Backlog) -> None:
-        pages = next(iter(backlog.to_store))
-        pages = PageRange(pages.start, min(pages.end, pages.start + _STORE_PAGES))
-        backlog.to_store.discard(pages)
-        for part in file.vmo.committed(pages):
-            end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
-            data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
-            if data is None or not _takes_stores(file):
-                continue
-            self._stored_pages_total += part.pages
-            loan = self._frames.lend(data)
-            try:
-                await trio.to_thread.run_sync(
-                    self._kernel.store, file.ino, part.offset, data, limiter=self._storers, abandon_on_cancel=True
-                )
-            finally:
+    async def _store_some(self, file: VmoFile, backlog: _Backlog) -> None:
+        """Store some of what is to be stored, as it is now."""
+        parts, pieces = self._take_some(file, backlog)
+        if not pieces or not _takes_stores(file):
+            return
+        loans = [self._frames.lend(data) for _, data in pieces]
+        try:
+            await trio.to_thread.run_sync(
+                self._kernel.store_all, file.ino, pieces, limiter=self._storers, abandon_on_cancel=True
+            )
+        finally:
+            for loan in loans:
                 self._frames.give_back(loan)
-            if not _takes_stores(file):  # a writer has opened it meanwhile
+        self._stored_pages_total += sum(part.pages for part in parts)
+        if not _takes_stores(file):  # a writer has opened it meanwhile
+            for part in parts:
                 backlog.to_drop.add(part)
+
+    def _take_some(self, file: VmoFile, backlog: _Backlog) -> tuple[list[PageRange], list[tuple[int, Bytes]]]:
+        """Take pages that are to be stored; return those that are there, and their bytes cut into single stores."""
+        parts: list[PageRange] = []
+        pieces: list[tuple[int, Bytes]] = []
+        left = _BATCH_PAGES
+        while left > 0 and backlog.to_store:
+            pages = next(iter(backlog.to_store))
+            pages = PageRange(pages.start, min(pages.end, pages.start + left))
+            backlog.to_store.discard(pages)
+            left -= pages.pages
+            for part in file.vmo.committed(pages):
+                end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
+                data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
+                if data is not None:
+                    parts.append(part)
+                    pieces += [
+                        (part.offset + start, data[start : start + _STORE_BYTES])
+                        for start in range(0, len(data), _STORE_BYTES)
+                    ]
+        return parts, pieces
 
     def statistics(self) -> PageCacheStatistics:
         """Return the present counts."""
@@ -216,8 +253,8 @@ class PageCache:
         return PageCacheStatistics(busy, self._stored_pages_total, self._dropped_ranges_total)
 
     def check(self) -> None:
-        """Assert that every remembered file has something to do or is being read."""
-        assert all(backlog.running or backlog.reads for backlog in self._backlogs.values())
+        """Assert that every remembered file is open or has something to do."""
+        assert all(backlog.busy or file.open_count for file, backlog in self._backlogs.items())
 
 
 def _takes_stores(file: VmoFile) -> bool:

@@ -2,9 +2,9 @@
 
 pyfuse3 reads requests in several tasks, one of which waits for the device while it holds a lock. With trio's own lock
 and readiness each request costs several turns of the event loop: the lock is handed to another task, which arms epoll,
-and the answer waits for its turn. Here the task that has answered a request looks whether the next one is there already,
-and takes it. Only when its handler has to wait, or the device is silent, does the event loop get its turn, and another
-task the lock. Measured with 32 readers: see tools/BENCH.md.
+and the answer waits for its turn. Here the task that has answered a request looks whether the next one is there, and
+takes it. Only when its handler has to wait, or the device is silent, does the event loop get its turn, and another task
+the lock. Measured with 32 readers: see tools/BENCH.md.
 
 pyfuse3 offers the seam: its asyncio mode replaces the name ``pyfuse3.trio`` in the same way.
 """
@@ -61,7 +61,7 @@ class Turns:
 
     def Lock(self) -> AbstractAsyncContextManager[object]:  # noqa: N802 - trio's name
         """Return the lock by which one task at a time waits for the device: this object."""
-        return self  # type: ignore[return-value]
+        return self
 
     async def __aenter__(self) -> None:
         """Take the lock; without giving anybody a turn if it is free."""
@@ -119,12 +119,12 @@ class _Nurseries(AbstractAsyncContextManager["_Nursery"]):
     async def __aenter__(self) -> _Nursery:
         return _Nursery(await self._manager.__aenter__(), self._turns)
 
-    async def __aexit__(self, *error: Any) -> bool | None:  # noqa: ANN401
+    async def __aexit__(self, *error: Any) -> bool | None:  # noqa: ANN401, PYI036 - handed on
         return await self._manager.__aexit__(*error)
 
 
 class _Nursery:
-    """A nursery whose tasks pass the lock on whenever they wait for something else than their turn, and when they end."""
+    """A nursery whose tasks pass the lock on whenever they wait for anything but their turn, and when they end."""
 
     def __init__(self, nursery: trio.Nursery, turns: Turns) -> None:
         self._nursery = nursery

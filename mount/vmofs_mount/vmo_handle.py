@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import trio
@@ -68,6 +67,7 @@ class OpenVmos:
             del processes[process]
         if not processes:
             del self._open[file]
+            self.cache.closed(file)
 
     async def failed(self, handle: VmoHandle, pages: PageRange, error: VmoError, suspects: list[Failure]) -> None:
         """Remember a failed read for the kernel's retries; ``suspects``: what ``in_cache`` returned as it came."""
@@ -109,18 +109,18 @@ class OpenVmos:
             for pages in filled:
                 failures.forget(pages)
 
-    @contextmanager
-    def waiting(self, handle: VmoHandle, pages: PageRange) -> Iterator[None]:
-        """Note that a READ waits for a pager."""
-        process, direct = handle.process, handle.flags & os.O_DIRECT
-        number = None if direct else self.cache.begin_read(handle.file, pages)  # O_DIRECT locks no page of the cache
-        self._retries.began(process)
-        try:
-            yield
-        finally:
-            self._retries.ended(process)
-            if number is not None:
-                self.cache.end_read(handle.file, number)
+    def began(self, handle: VmoHandle, pages: PageRange) -> int | None:
+        """Note that a READ waits for a pager; return what ``ended`` is to be given."""
+        self._retries.began(handle.process)
+        if handle.flags & os.O_DIRECT:  # locks no page of the cache
+            return None
+        return self.cache.begin_read(handle.file, pages)
+
+    def ended(self, handle: VmoHandle, number: int | None) -> None:
+        """Note that the READ is about to be answered."""
+        self._retries.ended(handle.process)
+        if number is not None:
+            self.cache.end_read(handle.file, number)
 
     async def run_unless_killed(self, access: Access[T], process: int) -> T:
         """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
@@ -185,16 +185,17 @@ class VmoHandle(Handle):
             raise error
         suspects = opened.in_cache(file, pages)
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
-        with opened.waiting(self, pages):
-            try:
-                return await self._read_unless_killed(offset, length, killable=not suspects)
-            except OutOfRangeError:
-                raise
-            except VmoError as failure:
-                await opened.failed(self, file.vmo.absent(pages), failure, suspects)
-                raise
-            finally:
-                opened.limits.give(Resource.REQUESTS, self.caller.uid)
+        number = opened.began(self, pages)
+        try:
+            return await self._read_unless_killed(offset, length, killable=not suspects)
+        except OutOfRangeError:
+            raise
+        except VmoError as failure:
+            await opened.failed(self, file.vmo.absent(pages), failure, suspects)
+            raise
+        finally:
+            opened.limits.give(Resource.REQUESTS, self.caller.uid)
+            opened.ended(self, number)
 
     async def _read_unless_killed(self, offset: int, length: int, *, killable: bool) -> Bytes:
         """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -154,16 +155,19 @@ def test_one_failure_reaches_all_threads_that_wait_for_the_page_in_one_open_file
         for turn in range(5):
             readers = [pread(fd) for _ in range(10)]
             pager.take_read(vmo, 0)
-            wait_for(lambda: sleeping_threads() >= 10, "all threads wait")
+            wait_for(lambda: threads_asleep_in(fd) == 10, "all threads wait")
             pager.fail(vmo, 0, PAGE_SIZE)
             assert [reader.errno() for reader in readers] == [errno.EIO] * 10
             assert pager.read_requests == turn + 1
 
 
-def sleeping_threads() -> int:
-    """Return how many threads of this process wait in the kernel for a page."""
-    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path("/proc/self/task").glob("*/stat")]
-    return states.count("D")
+def threads_asleep_in(fd: int) -> int:
+    """Return how many threads of this process sleep in a system call on ``fd``, for a page or for its answer."""
+    count = 0
+    for path in Path("/proc/self/task").glob("*/syscall"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            count += path.read_text().split()[1:2] == [f"{fd:#x}"]
+    return count
 
 
 def test_a_failure_is_not_told_to_those_who_come_later(pager: PagerClient, start: Readers) -> None:

@@ -120,7 +120,7 @@ def test_a_reader_dies_at_once_also_when_the_page_failed_before(
         first.failure()
         second = start(kind, vmo.path, 2 * PAGE_SIZE)
         pager.take_read(vmo, 2 * PAGE_SIZE)
-        wait_for(second.is_waiting, "the reader waits")
+        wait_for(second.is_blocked, "the reader waits")
         assert second.kill() < 1
         pager.fail(vmo, 0, 4 * PAGE_SIZE)
 
