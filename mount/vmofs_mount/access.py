@@ -25,6 +25,8 @@ _AT_EACCESS = 0x200
 _AT_EMPTY_PATH = 0x1000
 _SYS_OPENAT2 = 437  # this and the next are the same on every architecture
 _SYS_FACCESSAT2 = 439
+_FILEID_INO64_GEN = 0x81
+_FILE_HANDLE = struct.Struct("=IiIII")  # length, type, and FUSE's: the upper and lower half of ino, generation
 _OPEN_HOW = struct.Struct("=QQQ")  # flags, mode, resolve
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 1, 2, 4, 8
 _SYS_SETGROUPS = {
@@ -135,6 +137,26 @@ def examine(mountpoint: str, path: str, mode: int, identity: Identity) -> Examin
                 return Examined(status.st_ino, status.st_dev, _access(fd, mode))
             finally:
                 os.close(fd)
+    finally:
+        os.close(root)
+
+
+def examine_inode(mountpoint: str, ino: int, mode: int, identity: Identity) -> int:
+    """Ask whether ``identity`` has ``mode`` on a file that has no name any more; return 0 or the errno.
+
+    In a worker thread.
+    """
+    root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        handle = _FILE_HANDLE.pack(12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFF_FFFF, 0)
+        fd = _LIBC.open_by_handle_at(root, handle, os.O_PATH | os.O_CLOEXEC)
+        if fd < 0:
+            return ctypes.get_errno()
+        try:
+            with _as(identity):
+                return _access(fd, mode)
+        finally:
+            os.close(fd)
     finally:
         os.close(root)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -18,7 +19,7 @@ from vmofs.status import (
     WrongTypeError,
 )
 from vmofs.wire.names import quote
-from vmofs_mount.access import Examined, Identity, can_examine, examine
+from vmofs_mount.access import Identity, can_examine, examine, examine_inode
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
 from vmofs_mount.realms import adopt
@@ -26,6 +27,9 @@ from vmofs_mount.tree import Tree
 
 if TYPE_CHECKING:
     from vmofs_mount.control import CommandHandle
+
+T = TypeVar("T")
+W = TypeVar("W", str, int)
 
 _RIGHTS = {
     os.F_OK: "find",
@@ -65,10 +69,16 @@ class Names:
     async def _node(self, handle: CommandHandle, path: str, mode: int) -> Node:
         kept = handle.names.get((path, mode))
         if kept is not None:
-            if kept is self._find(path) or (kept.open_count and not kept.nlink and self._find(path) is None):
+            named = self._find(path)
+            lives_nameless = not kept.nlink and (kept.open_count or kept in self._tree.orphans)
+            if kept is named or (lives_nameless and named is None):
                 return kept  # a handle holds whatever becomes of the mode; and of the name, while the file lives
             del handle.names[path, mode]
-        node = self._orphan(handle, path) or await self._examine(handle, path, mode)
+        node: Node | None = self._orphan(handle, path)
+        if node is None:
+            node = await self._examine(handle, path, mode)
+        else:
+            await self._check_orphan(handle.identity, node, mode)
         if not isinstance(node, VmoFile | AuxFile):
             raise WrongTypeError(f"{quote(path)} is no VMO")
         handle.names[path, mode] = node
@@ -79,17 +89,26 @@ class Names:
     def _orphan(self, handle: CommandHandle, path: str) -> VmoFile | None:
         """Return the VMO that was unlinked under this name and is still read, if the command file is its pager's.
 
-        It has no name by which the kernel could check anything, but its readers wait, and its pager must go on.
+        Its readers wait, and its pager must go on, also if the name is another pager's by now.
         """
-        node = find_orphan(self._tree, path)
-        if node is not None and handle.file.pager is not None and node.pager is handle.file.pager.pager:
-            return None if self._find(path) else node
-        return None
+        if handle.file.pager is None:
+            return None
+        pager = handle.file.pager.pager
+        named = self._find(path)
+        is_ours = isinstance(named, VmoFile) and named.pager is pager
+        return None if is_ours else self._tree.orphans.find(pager, path)
+
+    async def _check_orphan(self, identity: Identity, node: Node, mode: int) -> None:
+        """Check that somebody may use a file that has no name. No directory is on the way to it any more."""
+        if identity.overrides:
+            return
+        if await self._ask_kernel(examine_inode, node.ino, mode, identity):
+            raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
 
     async def _examine(self, handle: CommandHandle, path: str, mode: int) -> Node:
         if handle.identity.overrides:  # the kernel grants root everything, but not what is not there
             return self._resolve(path)
-        found = await self._ask_kernel(path, mode, handle.identity)
+        found = await self._ask_kernel(examine, path, mode, handle.identity)
         if found.device != self._place.device and found.ino:
             raise _missing(path)  # another mount lies over this one
         if found.ino == 0:
@@ -103,12 +122,12 @@ class Names:
             raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(path)}")
         return node
 
-    async def _ask_kernel(self, path: str, mode: int, identity: Identity) -> Examined:
+    async def _ask_kernel(self, ask: Callable[[str, W, int, Identity], T], what: W, mode: int, identity: Identity) -> T:
         if not can_examine(identity):
             raise AccessDeniedError("the mount is not served by root and cannot learn what others may do")
         try:
             return await trio.to_thread.run_sync(
-                examine, self._place.mountpoint, path, mode, identity, limiter=_THREADS, abandon_on_cancel=True
+                ask, self._place.mountpoint, what, mode, identity, limiter=_THREADS, abandon_on_cancel=True
             )
         except OSError as error:
             raise IoError(f"the rights of uid {identity.uid} cannot be looked at: {error}") from error
@@ -117,11 +136,14 @@ class Names:
         """Check that somebody may use a file, wherever it is, in the way ``mode`` says.
 
         Raises:
-            AccessDeniedError: he may not, or the file has lost its name.
+            AccessDeniedError: he may not.
         """
         if identity.overrides:
             return
-        found = await self._ask_kernel(node.path, mode, identity)
+        if not node.nlink:
+            await self._check_orphan(identity, node, mode)
+            return
+        found = await self._ask_kernel(examine, node.path, mode, identity)
         if found.errno or (found.ino, found.device) != (node.ino, self._place.device):
             raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
 
@@ -189,17 +211,6 @@ class Names:
     def discard(self, file: VmoFile | AuxFile) -> None:
         """Take a file back that was just added."""
         self._tree.discard(file)
-
-
-def find_orphan(tree: Tree, path: str) -> VmoFile | None:
-    """Return the pager VMO that has lost this name but not its readers: it is open, or has children."""
-    node = tree.orphans.get(path)
-    if not isinstance(node, VmoFile) or node.pager is None:
-        return None
-    if node.vmo not in node.pager.vmos:
-        del tree.orphans[path]
-        return None
-    return node
 
 
 def _missing(path: str) -> BadHandleError:

@@ -1,7 +1,7 @@
 """The inodes: what a name in the mount stands for, and what ``stat`` says about it.
 
-A node has at most one name (there are no hard links). It keeps its parent and name after it was unlinked, so that
-``path`` still says what it was called. Nothing here knows FUSE, waiting, or who may do what.
+A node has at most one name (there are no hard links). ``path`` still says what it was called after it was unlinked,
+wherever its directory is by then. Nothing here knows FUSE, waiting, or who may do what.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Node:
         "ctime_ns",
         "gid",
         "ino",
+        "last_path",
         "lookup_count",
         "mode",
         "mtime_ns",
@@ -60,6 +61,7 @@ class Node:
         self.xattrs: dict[bytes, bytes] | None = None
         self.parent: Directory | None = None
         self.name = b""
+        self.last_path: str | None = None  # once it is unlinked
         self.cookie = 0  # the position in the listing of the parent
         self.lookup_count = 0  # how often the kernel was told of this inode, less what it forgot
         self.open_count = 0
@@ -67,6 +69,8 @@ class Node:
     @property
     def path(self) -> str:
         """The path relative to the mount point, ``vmo/disk.img``; the last one it had when it is unlinked."""
+        if self.last_path is not None:
+            return self.last_path
         names = []
         node: Node | None = self
         while node is not None and node.parent is not None:

@@ -92,6 +92,8 @@ class Operations(pyfuse3.Operations):
     @handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Look a name up."""
+        if name == b".":  # for open_by_handle_at: the inode itself, of any kind
+            return self._told(self._tree.get(parent_inode))
         node = self._tree.lookup(self._tree.directory(parent_inode), name)
         self._layout.seams.on_lookup(node, ctx.pid)
         return self._told(node)

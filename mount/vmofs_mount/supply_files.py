@@ -20,7 +20,7 @@ from vmofs.units import PAGE_SIZE, PageRange, is_page_aligned
 from vmofs_mount.access import Identity
 from vmofs_mount.caller import Caller
 from vmofs_mount.handles import Data, Handle
-from vmofs_mount.names import Names, find_orphan
+from vmofs_mount.names import Names
 from vmofs_mount.nodes import Directory, Node, VmoFile
 from vmofs_mount.realms import Realm
 
@@ -108,10 +108,8 @@ class SupplyRealm(Realm):
         assert isinstance(parent, SupplyDirectory)
         is_top = parent.nlink > 0  # the others have no name of their own
         target: Node | None = self._vmo if is_top and name == _VMO else parent.mirrored.children.get(name)
-        if target is None and self.tree.orphans:
-            target = find_orphan(self.tree, f"{parent.mirrored.path}/{name.decode(errors='replace')}")
-        if isinstance(target, VmoFile) and target.pager is not self._pager:
-            return None
+        if not isinstance(target, Directory) and getattr(target, "pager", None) is not self._pager:
+            target = self.tree.orphans.find(self._pager, f"{parent.mirrored.path}/{name.decode(errors='replace')}")
         if not isinstance(target, VmoFile | Directory):
             return None
         if is_top and target is not self._vmo and isinstance(target, Directory) and not self._vmo.mode & stat.S_IXOTH:

@@ -3,8 +3,8 @@
 What may be made where is the business of ``realms``, who may do it that of the kernel (``default_permissions``).
 Errors are ``OSError`` with the errno that POSIX gives; nothing has changed then.
 
-A node lives while it has a name, or the kernel knows its number, or it is open. What it holds in the core is released
-earlier: as soon as it has neither a name nor an open file (``on_last_reference``).
+A node lives while it has a name, the kernel knows its number, it is open, or others need it (``keep``). What it holds
+in the core is released earlier: as soon as it has neither a name nor an open file (``on_last_reference``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vmofs.wire.names import MAX_PATH_BYTES, NAME_MAX, escape
 from vmofs_mount.nodes import Directory, Node
+from vmofs_mount.orphans import Orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,11 +59,7 @@ class Tree:
         self.now_ns = now_ns
         self._numbers = itertools.count(ROOT_INO)
         self._nodes: dict[int, Node] = {}
-        self.orphans: dict[str, Node] = {}
-        """Unlinked nodes that are still needed, by their last path; the last one where several had it.
-
-        They are open, or somebody who knows why has put them here and takes them out again.
-        """
+        self.orphans = Orphans()
         self._register(root)
         root.nlink = 2
 
@@ -110,12 +107,17 @@ class Tree:
     def resolve(self, path: str) -> Node:
         """Return the node at a path relative to the mount point; for the mount's own use, checks no permission.
 
+        What has no name of its own, as what stands in ``supply/``, is not found: it would have to be made.
+
         Raises:
             OSError: ENOENT, ENOTDIR.
         """
         node: Node = self.root
         for name in path.split("/"):
-            node = self.lookup(self.directory(node.ino), name.encode())
+            child = self.directory(node.ino).children.get(name.encode())
+            if child is None:
+                raise OSError(errno.ENOENT, f"no {path!r}")
+            node = child
         return node
 
     def add(self, parent: Directory, name: bytes, node: Node) -> None:
@@ -222,6 +224,15 @@ class Tree:
         node.open_count -= 1
         self._released(node)
 
+    def keep(self, node: Node) -> None:
+        """Keep a node that lost its last reference, because others need what it stands for, until ``let_go``."""
+        self.orphans.add(node)
+
+    def let_go(self, node: Node) -> None:
+        """Note that nobody needs a node any more that was kept."""
+        self.orphans.discard(node)
+        self._drop_if_unreferenced(node)
+
     def changed(self, node: Node) -> None:
         """Set the time of the last change of attributes to now."""
         node.ctime_ns = self.now_ns()
@@ -249,11 +260,13 @@ class Tree:
             assert node.open_count >= 0
             if isinstance(node, Directory):
                 node.check()
-            assert node.nlink or node.lookup_count or node.open_count, f"{node.path} should be gone"
+            assert node.nlink or node.lookup_count or node.open_count or node in self.orphans, (
+                f"{node.path} should be gone"
+            )
             if node is not self.root and node.nlink:
                 assert node.parent is not None
                 assert node.parent.children[node.name] is node
-        assert not any(node.nlink for node in self.orphans.values())
+        self.orphans.check()
         for node in self.root.descendants():
             assert self._nodes[node.ino] is node
             assert node.nlink
@@ -304,21 +317,21 @@ class Tree:
             self._unlinked(replaced)
 
     def _unlinked(self, node: Node) -> None:
+        node.last_path = node.path
         node.nlink = 0
         if node.open_count:
-            self.orphans[node.path] = node
+            self.orphans.add(node)
         self.changed(node)
         self._released(node)
 
     def _released(self, node: Node) -> None:
         if node.nlink == 0 and node.open_count == 0:
-            if self.orphans and self.orphans.get(node.path) is node:
-                del self.orphans[node.path]
+            self.orphans.discard(node)
             self.on_last_reference(node)
             self._drop_if_unreferenced(node)
 
     def _drop_if_unreferenced(self, node: Node) -> None:
-        if node.nlink == node.lookup_count == node.open_count == 0:
+        if node.nlink == node.lookup_count == node.open_count == 0 and node not in self.orphans:
             self._nodes.pop(node.ino, None)
 
 

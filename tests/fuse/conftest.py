@@ -10,6 +10,7 @@ import pytest
 
 from tests.mounted import Mounted, Mounter
 from tests.pager_client import PagerClient, Readers
+from tests.rights import World, made_world
 
 HERE = Path(__file__).parent
 
@@ -68,3 +69,12 @@ def start(pager: PagerClient) -> Iterator[Readers]:
     readers = Readers()
     yield readers
     readers.close()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """A mount with files of several users, and its twin."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be others")
+    with made_world() as world:
+        yield world

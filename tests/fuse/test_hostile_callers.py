@@ -11,6 +11,8 @@ import pytest
 
 from tests.identity import Actor, Who, reachable_mount
 from tests.mounted import Mounted, wait_for
+from tests.pager_client import metric
+from tests.rights import command
 
 HOSTILE = Who("hostile", 65534, 65534)
 OTHER = Who("other", 2001, 2001)
@@ -36,10 +38,7 @@ def hostile() -> Iterator[Actor]:
 
 
 def counter(mounted: Mounted, name: str) -> int:
-    for line in (mounted.path / "control/stats").read_text().splitlines():
-        if line.startswith(f"vmofs_{name} "):
-            return int(line.split()[1])
-    raise KeyError(name)
+    return metric((mounted.path / "control/stats").read_text(), f"vmofs_{name}")
 
 
 # What stays behind
@@ -59,6 +58,23 @@ def test_a_closed_pager_is_forgotten_with_the_last_open_file_of_it(shared: Mount
     """Else the kernel would know the names until it is short of memory, and so would we."""
     before = counter(shared, "nodes")
     hostile(close_pagers_with_open_files, f"{shared.path}/control", 20)
+    wait_for(lambda: counter(shared, "nodes") <= before, "all nodes are forgotten")
+
+
+def make_children_and_unlink(mount: str, count: int) -> None:
+    os.mkdir(f"{mount}/control/parent")  # noqa: PTH102
+    for number in range(count):
+        command(f"{mount}/control/parent/create_vmo", f"vmo/parent{number} 4096")
+        line = f"snapshot_at_least_on_write vmo/parent{number} vmo/child{number} 0 4096"
+        command(f"{mount}/control/vmo_create_child", line)
+        os.unlink(f"{mount}/vmo/parent{number}")  # noqa: PTH108
+        os.unlink(f"{mount}/vmo/child{number}")  # noqa: PTH108
+    os.rmdir(f"{mount}/control/parent")  # noqa: PTH106
+
+
+def test_a_file_that_was_unlinked_before_its_snapshot_is_forgotten_with_it(shared: Mounted, hostile: Actor) -> None:
+    before = counter(shared, "nodes")
+    hostile(make_children_and_unlink, str(shared.path), 20)
     wait_for(lambda: counter(shared, "nodes") <= before, "all nodes are forgotten")
 
 
