@@ -39,6 +39,8 @@ class Access(Generic[T_co]):
     ``token`` and ``origin`` belong to the edge: whatever it needs to wake the caller, and who that is.
     """
 
+    __slots__ = ("__weakref__", "_error", "_steps", "_value", "_waiter", "done", "origin", "token")
+
     def __init__(self, steps: Steps[T_co]) -> None:
         self._steps = steps
         self._value: list[T_co] = []

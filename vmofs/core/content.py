@@ -30,9 +30,11 @@ def run_bytes(frames: Frames, run: Run, offset: int, end: int) -> Bytes:
 
 def read_present(frames: Frames, runs: RunMap, offset: int, end: int, *, gaps_are_zero: bool) -> Bytes | None:
     """Return the bytes ``[offset, end)``, or None if a page is absent and gaps are not zero. No copy for one run."""
-    run = runs.at(offset // PAGE_SIZE)
-    if run is not None and end <= run.end * PAGE_SIZE:
-        return run_bytes(frames, run, offset, end)
+    page = offset // PAGE_SIZE
+    held = runs.frames_from(page)
+    if held is not None and end <= (page + held.pages) * PAGE_SIZE:
+        skipped = offset - page * PAGE_SIZE
+        return frames.view(held)[skipped : skipped + end - offset]
     pages = PageRange.of_bytes(offset, end - offset)
     pieces: list[Bytes] = []
     position = offset

@@ -59,7 +59,7 @@ class Eviction:
         self._frames = frames
         self._members: dict[int, Member] = {}
         self._last_number = 0
-        self._groups: OrderedDict[int, None] = OrderedDict()  # least recently used first
+        self.groups: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._unneeded: dict[int, None] = {}  # numbers of VMOs that have unneeded pages
         self._evicted = EvictedPages()
         self._evicted_total = 0
@@ -69,7 +69,7 @@ class Eviction:
         """Let a VMO take part."""
         self._last_number += 1
         self._members[self._last_number] = member
-        return Recency(self, self._last_number)
+        return Recency(self, self._last_number, member.unneeded)
 
     def leave(self, number: int) -> None:
         """Let a VMO take part no longer. Its groups are forgotten when their turn comes, or at the next sweep."""
@@ -79,11 +79,12 @@ class Eviction:
 
     def use(self, number: int, pages: PageRange, *, now: bool) -> None:
         """Put the groups of a range last; those that have a place keep it unless they are used ``now``."""
-        groups = self._groups
+        groups = self.groups
         base = number << _NUMBER_SHIFT
         for key in range(base + pages.start // GROUP_PAGES, base + -(-pages.end // GROUP_PAGES)):
-            groups[key] = None
-            if now:
+            if key not in groups:
+                groups[key] = None
+            elif now:
                 groups.move_to_end(key)
         # A group that is worth its place has a frame. So this happens after at least as many uses as it looks at.
         if len(groups) > 2 * self._frames.used + _FEW:
@@ -98,8 +99,8 @@ class Eviction:
         self._refaulted_total += self._evicted.take(number, pages)
 
     def _sweep(self) -> None:
-        for key in [key for key in self._groups if not self._is_worth_its_place(key)]:
-            del self._groups[key]
+        for key in [key for key in self.groups if not self._is_worth_its_place(key)]:
+            del self.groups[key]
 
     def _is_worth_its_place(self, key: int) -> bool:
         member = self._members.get(key >> _NUMBER_SHIFT)
@@ -119,14 +120,14 @@ class Eviction:
             kept.add(PageRange(run.frame, run.frame + run.pages))
         self._evict_unneeded(enough, kept)
         passed_over = []
-        while self._groups and self._frames.used > enough:
-            key, _ = self._groups.popitem(last=False)
+        while self.groups and self._frames.used > enough:
+            key, _ = self.groups.popitem(last=False)
             number = key >> _NUMBER_SHIFT
             if number in self._members and self._evict(number, _pages_of(key), kept):
                 passed_over.append(key)
         for key in reversed(passed_over):
-            self._groups[key] = None
-            self._groups.move_to_end(key, last=False)
+            self.groups[key] = None
+            self.groups.move_to_end(key, last=False)
 
     def _evict_unneeded(self, enough: int, kept: RangeSet) -> None:
         for number in list(self._unneeded):
@@ -149,7 +150,7 @@ class Eviction:
 
     def statistics(self) -> EvictionStatistics:
         """Return the present counts."""
-        return EvictionStatistics(len(self._groups), self._evicted_total, self._refaulted_total)
+        return EvictionStatistics(len(self.groups), self._evicted_total, self._refaulted_total)
 
     def check(self) -> None:
         """Assert that only members are remembered where that is promised."""
@@ -158,7 +159,7 @@ class Eviction:
 
     def has_group(self, number: int, page: int) -> bool:
         """Return whether the group of a page has a place in the order. For ``check`` of the members."""
-        return (number << _NUMBER_SHIFT) + page // GROUP_PAGES in self._groups
+        return (number << _NUMBER_SHIFT) + page // GROUP_PAGES in self.groups
 
 
 def _pages_of(key: int) -> PageRange:
@@ -169,15 +170,28 @@ def _pages_of(key: int) -> PageRange:
 class Recency:
     """One VMO's access to the order."""
 
-    __slots__ = ("_eviction", "_number")
+    __slots__ = ("_base", "_eviction", "_number", "_unneeded")
 
-    def __init__(self, eviction: Eviction, number: int) -> None:
+    def __init__(self, eviction: Eviction, number: int, unneeded: RangeSet) -> None:
         self._eviction = eviction
         self._number = number
+        self._base = number << _NUMBER_SHIFT
+        self._unneeded = unneeded
 
-    def used(self, pages: PageRange) -> None:
-        """Note that pages are being used. There must be frames, or at least runs, in most of the range."""
-        self._eviction.use(self._number, pages, now=True)
+    def used(self, start: int, end: int) -> None:
+        """Note that the pages ``[start, end)`` are being used; they are unneeded no longer.
+
+        There must be frames, or at least runs, in most of the range.
+        """
+        key = self._base + start // GROUP_PAGES
+        groups = self._eviction.groups
+        # Mostly one group that is there. Other than ``use``, this is on the way of every read.
+        if key in groups and (end - 1) // GROUP_PAGES == start // GROUP_PAGES:
+            groups.move_to_end(key)
+        else:
+            self._eviction.use(self._number, PageRange(start, end), now=True)
+        if self._unneeded:
+            self._unneeded.discard(PageRange(start, end))
 
     def became_evictable(self, pages: PageRange) -> None:
         """Note that pages may now be evictable that were not, without being used."""

@@ -19,7 +19,6 @@ have to touch. ``shared_pages`` of a leaf counts the frames of hidden nodes that
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from vmofs.core import content
@@ -31,6 +30,7 @@ from vmofs.core.states import PageState
 from vmofs.units import PAGE_SIZE, PageRange
 
 if TYPE_CHECKING:
+    from vmofs.core.eviction import Recency
     from vmofs.core.system import System
 
 
@@ -41,8 +41,29 @@ class Owner(Protocol):
         """Learn that nobody needs the node any more; its pages are still there."""
 
 
+_NO_CHILDREN: dict[Node, None] = {}  # these two are replaced, never changed
+_NO_WINDOWS: dict[object, PageRange] = {}
+
+
 class Node:
     """The pages of one VMO, and its place in the family. Pages are counted from the start of this node."""
+
+    __slots__ = (
+        "children",
+        "frames",
+        "has_source",
+        "hidden",
+        "is_open",
+        "limit",
+        "offset",
+        "owner",
+        "parent",
+        "recency",
+        "runs",
+        "shared_pages",
+        "system",
+        "windows",
+    )
 
     def __init__(
         self, system: System, runs: RunMap, owner: Owner | None, *, has_source: bool = False, hidden: bool = False
@@ -55,18 +76,28 @@ class Node:
         self.parent: Node | None = None
         self.offset = 0
         self.limit = 0
-        self.children: dict[Node, None] = {}
-        self.viewers: dict[object, PageRange] = {}
-        """The open VMOs that are this node or a window on it (slices, references), and the window of each."""
-        self.when_used: Callable[[PageRange], None] | None = None
+        self.children = _NO_CHILDREN
+        self.recency: Recency | None = None
         """Told which pages of this node are read through another one."""
         self.shared_pages = 0
-        self._owner: Owner = self
+        self.owner = owner
+        self.is_open = owner is not None
+        """Whether the VMO is open that is this node."""
+        self.windows = _NO_WINDOWS
+        """The open slices and references that are windows on this node, and what each shows."""
         if owner is None:
             system.register(self, runs)
-        else:
-            self._owner = owner
-            self.viewers[owner] = ALL_PAGES
+
+    @property
+    def viewers(self) -> list[object]:
+        """The open VMOs that are this node or a window on it."""
+        return [*([self.owner] if self.is_open else []), *self.windows]
+
+    def add_window(self, view: object, pages: PageRange) -> None:
+        """Note an open view of these pages."""
+        if self.windows is _NO_WINDOWS:
+            self.windows = {}
+        self.windows[view] = pages
 
     # Looking
 
@@ -102,8 +133,8 @@ class Node:
         """Return the bytes ``[start, end)`` of something found, counted from its first page. It is not absent."""
         if found.run is None:
             return content.zeros(end - start)
-        if found.node is not None and found.node.when_used is not None:
-            found.node.when_used(found.range)
+        if found.node is not None and found.node.recency is not None:
+            found.node.recency.used(*found.range)
         base = found.page * PAGE_SIZE
         return content.run_bytes(self.frames, found.run, base + start, base + end)
 
@@ -250,7 +281,9 @@ class Node:
         waiting = [(self, pages)]
         while waiting:
             node, part = waiting.pop()
-            for viewer, window in node.viewers.items():
+            if node.is_open and node.owner is not by:
+                self.system.mark_stale(node.owner, part)
+            for viewer, window in node.windows.items():
                 if viewer is not by:
                     self.system.mark_stale(viewer, (part & window).moved(-window.start))
             for child in node.children:
@@ -277,6 +310,8 @@ class Node:
     def hang(self, child: Node, offset: int, limit: int) -> None:
         """Make a node a child that shows ``limit`` pages from ``offset`` on."""
         child.parent, child.offset, child.limit = self, offset, limit
+        if self.children is _NO_CHILDREN:
+            self.children = {}
         self.children[child] = None
 
     def hide(self, size_pages: int) -> Node:
@@ -296,13 +331,18 @@ class Node:
 
     def close(self, viewer: object) -> None:
         """Forget an open VMO; free what nobody needs any more. A second call does nothing."""
-        if self.viewers.pop(viewer, None) is not None:
-            self.system.forget_stale(viewer)
-            self._free_if_unused()
+        if self.is_open and viewer is self.owner:
+            self.is_open = False
+        elif viewer in self.windows:
+            del self.windows[viewer]
+        else:
+            return
+        self.system.forget_stale(viewer)
+        self._free_if_unused()
 
     def _free_if_unused(self) -> None:
         node: Node | None = self
-        while node is not None and not node.viewers and not node.children:
+        while node is not None and not (node.is_open or node.windows or node.children):
             parent = node.parent
             node.leave()
             if parent is not None and parent.hidden:
@@ -314,7 +354,8 @@ class Node:
     def leave(self) -> None:
         """Free everything, for a node that nobody needs, and go out of the family."""
         self._free_unseen_above(PageRange(0, self.limit))
-        self._owner.freed()
+        owner, self.owner = self.owner, None
+        (owner or self).freed()
         content.free_runs(self.frames, self.runs.take(ALL_PAGES))
         if self.parent is not None:
             del self.parent.children[self]
@@ -336,7 +377,7 @@ class Node:
         offset, limit = child.offset + self.offset, min(child.limit, max(0, self.limit - child.offset))
         child.parent, child.offset, child.limit = None, 0, 0
         self._replace_below_parent(child, offset, limit)
-        self.children, self.parent, self.runs = {}, None, RunMap()
+        self.children, self.parent, self.runs = _NO_CHILDREN, None, RunMap()
         self.freed()
 
     def runs_changed_owner(self, before: int) -> None:
@@ -362,6 +403,7 @@ class Node:
         assert self.parent is not None or self.limit == self.offset == 0
         assert not self.hidden or (len(self.children) > 1 and not self.viewers and not self.has_source)
         assert self.hidden or self.viewers or self.children
+        assert self.hidden == (self.owner is None)
         above = self.parent
         assert not self.hidden or above is None or above.hidden or above.has_source
         assert not (above is not None and above.hidden) or self.hidden or not self.children

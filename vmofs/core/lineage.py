@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+_NO_CHILDREN: dict[Lineage, None] = {}  # replaced, never changed
+
 
 class Lineage:
     """The place of one VMO among parents and children. Closing a VMO hands its children to its parent, as in Zircon."""
 
+    __slots__ = ("children", "parent")
+
     def __init__(self) -> None:
         self.parent: Lineage | None = None
-        self.children: dict[Lineage, None] = {}
+        self.children = _NO_CHILDREN
 
     @property
     def num_children(self) -> int:
@@ -18,6 +22,8 @@ class Lineage:
     def add(self, child: Lineage) -> None:
         """Count a new child."""
         child.parent = self
+        if self.children is _NO_CHILDREN:
+            self.children = {}
         self.children[child] = None
 
     def close(self) -> None:
@@ -29,4 +35,4 @@ class Lineage:
             child.parent = None
             if parent is not None:
                 parent.add(child)
-        self.children = {}
+        self.children = _NO_CHILDREN

@@ -89,8 +89,7 @@ class Pager:
     def __init__(self, system: System) -> None:
         self._system = system
         self._vmos: dict[PagerVmo, None] = {}
-        # Those of closed VMOs too, for as long as a port still holds a packet of them.
-        self._sources: WeakSet[PageSource] = WeakSet()
+        self._freed_sources: WeakSet[PageSource] = WeakSet()  # of freed VMOs; one lives while a port has its packet
         self._closed = False
         self._totals: dict[str, int] = dict.fromkeys(
             ("supply_calls", "pages_supplied", "pages_redundant", "fail_calls", "read_requests", "dirty_requests"), 0
@@ -112,20 +111,20 @@ class Pager:
             raise InvalidArgsError("a VMO cannot be both resizable and unbounded")
         if size > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
-        vmo = PagerVmo(self._system, PageSource(self._system, port, key), size, options)
-        vmo.when_freed = self._forget
+        vmo = PagerVmo(self._system, PageSource(self._system, port, key), size, options, self)
         self._vmos[vmo] = None
-        self._sources.add(vmo.source)
         return vmo
 
     def close_vmo(self, vmo: PagerVmo) -> None:
         """Give up the handle of a VMO. When no child needs it either, it is freed and COMPLETE is sent."""
         vmo.close()
 
-    def _forget(self, vmo: PagerVmo) -> None:
+    def vmo_freed(self, vmo: PagerVmo) -> None:
+        """Learn that a VMO is gone. For that VMO."""
         if vmo in self._vmos:
             del self._vmos[vmo]
             self._count_requests(vmo)
+            self._freed_sources.add(vmo.source)
 
     def _count_requests(self, vmo: PagerVmo) -> None:
         counts = vmo.source.statistics()
@@ -346,7 +345,7 @@ class Pager:
             self._count_requests(vmo)
             vmo.pager_closed()
         self._vmos.clear()
-        for source in self._sources:  # a COMPLETE of a VMO that was closed before, too
+        for source in self._freed_sources:
             source.withdraw_all()
 
     @property

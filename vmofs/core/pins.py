@@ -6,23 +6,34 @@ zeroed in place, and keeps the VMO from shrinking over it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from vmofs.core.ranges import RangeSet
 from vmofs.units import PageRange
+
+_NOTHING_DEEPER: list[RangeSet] = []  # replaced, never changed
+
+
+class Unpinned(Protocol):
+    """Who wants to know of pages that were pinned."""
+
+    def became_evictable(self, pages: PageRange) -> None:
+        """Learn that a pin was taken from pages; others may still hold them."""
 
 
 class Pins:
     """Counts the pins of the pages of one object; costs the ranges it touches, times the depth of the pinning.
 
-    ``when_unpinned`` is told of pages from which a pin was taken; other pins may still hold them.
+    ``told`` learns of pages from which a pin was taken.
     """
 
-    def __init__(self, when_unpinned: Callable[[PageRange], None] | None = None) -> None:
-        self._when_unpinned = when_unpinned
+    __slots__ = ("_deeper", "_told", "pages")
+
+    def __init__(self, told: Unpinned | None = None) -> None:
+        self._told = told
         self.pages = RangeSet()
         """The pages that are pinned at least once."""
-        self._deeper: list[RangeSet] = []  # the pages that are pinned at least 2, 3, ... times
+        self._deeper = _NOTHING_DEEPER  # the pages that are pinned at least 2, 3, ... times
 
     def add(self, pages: PageRange) -> Pin:
         """Pin every page of the range once more."""
@@ -36,7 +47,7 @@ class Pins:
                 break
             if deeper is None:
                 deeper = RangeSet()  # noqa: PLW2901 - the level that this pin is the first to reach
-                self._deeper.append(deeper)
+                self._deeper = [*self._deeper, deeper]
                 for part in parts:
                     deeper.add(part)
             level = deeper
@@ -52,8 +63,8 @@ class Pins:
                 level.discard(part)
         while self._deeper and not self._deeper[-1]:
             self._deeper.pop()
-        if self._when_unpinned is not None:
-            self._when_unpinned(pages)
+        if self._told is not None:
+            self._told.became_evictable(pages)
 
     def check(self) -> None:
         """Assert that what is pinned n+1 times is pinned n times."""

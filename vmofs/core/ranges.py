@@ -8,13 +8,13 @@ from vmofs.core.spans import Spans
 from vmofs.units import PageRange
 
 
-class RangeSet:
+class RangeSet(Spans):
     """Pages as ranges; every operation costs O(log n) in the number of ranges, plus the ranges it touches."""
 
-    __slots__ = ("_pages", "_spans")
+    __slots__ = ("_pages",)
 
     def __init__(self) -> None:
-        self._spans = Spans()  # their numbers mean nothing
+        super().__init__()  # the numbers of the spans mean nothing
         self._pages = 0
 
     @property
@@ -22,28 +22,20 @@ class RangeSet:
         """Number of pages in the set."""
         return self._pages
 
-    def __len__(self) -> int:
-        """Return the number of ranges."""
-        return len(self._spans)
-
-    def __bool__(self) -> bool:
-        """Return whether there is any page."""
-        return self._pages > 0
-
     def __iter__(self) -> Iterator[PageRange]:
         """Yield the ranges in ascending order; nothing may change meanwhile."""
-        return (PageRange(start, end) for start, end, _ in self._spans.spans())
+        return (PageRange(start, end) for start, end, _ in self._spans())
 
     def over(self, pages: PageRange) -> list[PageRange]:
         """Return the parts of the set that lie in ``pages``, ascending."""
         first, last = pages
-        return [PageRange(max(start, first), min(end, last)) for start, end, _ in self._spans.spans_over(first, last)]
+        return [PageRange(max(start, first), min(end, last)) for start, end, _ in self._spans_over(first, last)]
 
     def missing(self, pages: PageRange) -> list[PageRange]:
         """Return the parts of ``pages`` that are not in the set, ascending."""
         holes = []
         position, limit = pages
-        for start, end, _ in self._spans.spans_over(position, limit):
+        for start, end, _ in self._spans_over(position, limit):
             if start > position:
                 holes.append(PageRange(position, start))
             position = end
@@ -57,18 +49,18 @@ class RangeSet:
         if start >= end:
             return
         # Ranges that only touch are swallowed too: that is what keeps the set coalesced.
-        touched = self._spans.spans_over(start - 1, end + 1)
+        touched = self._spans_over(start - 1, end + 1)
         if touched:
             start, end = min(start, touched[0][0]), max(end, touched[-1][1])
             for first, last, _ in touched:
                 self._pages -= last - first
         self._pages += end - start
-        self._spans.replace(start, end, ((start, end, 0),))
+        self._replace(start, end, ((start, end, 0),))
 
     def discard(self, pages: PageRange) -> None:
         """Take the pages out of the set; those not there do not matter."""
         start, end = pages
-        touched = self._spans.spans_over(start, end)
+        touched = self._spans_over(start, end)
         if not touched:
             return
         for first, last, _ in touched:
@@ -78,11 +70,11 @@ class RangeSet:
             rests.append((touched[0][0], start, 0))
         if touched[-1][1] > end:
             rests.append((end, touched[-1][1], 0))
-        self._spans.replace(start, end, rests)
+        self._replace(start, end, rests)
 
     def check(self) -> None:
         """Assert that the ranges are non-empty, disjoint, not adjacent, and counted right."""
-        self._spans.check()
+        super().check()
         last_end = None
         for start, end in self:
             assert last_end is None or start > last_end, (last_end, start)

@@ -21,6 +21,8 @@ class Command(Enum):
     DIRTY = 2
     WRITEBACK = 3
 
+    __hash__ = object.__hash__  # members are compared by identity; Enum hashes the name, in Python
+
 
 SIZE_PAGE = PageRange(2**52, 2**52 + 1)
 """Stands for the size of a VMO in WRITEBACK requests: behind the last page that any VMO can have."""
@@ -53,6 +55,9 @@ class Waiter:
         self.request: PageRequest | None = None
 
 
+_NOBODY: dict[Waiter, None] = {}  # replaced, never changed
+
+
 class PageRequest:
     """A range of pages that was asked for and must be answered: supplied, failed, or made pointless.
 
@@ -80,9 +85,15 @@ class PageRequest:
         self.pending_count = pages.pages
         self.raised_at = raised_at
         self.primary: Waiter | None = None
-        self.overlaps: dict[Waiter, None] = {}
+        self.overlaps = _NOBODY
         self.deliveries = 0
         self.delivered_at = raised_at
+
+    def overlap(self, waiter: Waiter) -> None:
+        """Let somebody else wait here, too."""
+        if self.overlaps is _NOBODY:
+            self.overlaps = {}
+        self.overlaps[waiter] = None
 
     def waiters(self) -> list[Waiter]:
         """Return all who wait here, the primary first."""

@@ -67,22 +67,19 @@ _STATES = tuple(PageState)
 _CODE_BITS = 3  # the lowest bits of a span's number are the code of the state, those above the frame
 _CODE_MASK = 2**_CODE_BITS - 1
 _CLEAN, _DIRTY, _AWAITING = PageState.CLEAN.code, PageState.DIRTY.code, PageState.AWAITING.code
-_NO_COUNTS = [0] * len(_STATES)  # replaced, never changed
+_NO_COUNTS = [0] * len(_STATES)  # these two are replaced, never changed
+_NO_AWAITING: dict[int, int] = {}
 
 
-class RunMap:
+class RunMap(Spans):
     """Disjoint runs in page order. Every operation costs O(log n) in the number of runs plus the runs it touches."""
 
-    __slots__ = ("_awaiting", "_counts", "_spans")
+    __slots__ = ("_awaiting", "_counts")
 
     def __init__(self) -> None:
-        self._spans = Spans()
+        super().__init__()
         self._counts = _NO_COUNTS  # pages, by code of the state
-        self._awaiting: dict[int, int] = {}  # start of an interval -> its awaiting length
-
-    def __len__(self) -> int:
-        """Return the number of runs."""
-        return len(self._spans)
+        self._awaiting = _NO_AWAITING  # start of an interval -> its awaiting length
 
     @property
     def committed_pages(self) -> int:
@@ -96,8 +93,16 @@ class RunMap:
 
     def at(self, page: int) -> Run | None:
         """Return the whole run that holds the page, None for a gap."""
-        span = self._spans.span_at(page)
+        span = self._span_at(page)
         return None if span is None else self._run(span)
+
+    def frames_from(self, page: int) -> FrameRun | None:
+        """Return the frames from that of a page on, as far as its run goes; None if it has none."""
+        span = self._span_at(page)
+        if span is None or span[2] < 0:
+            return None
+        start, end, number = span
+        return tuple.__new__(FrameRun, ((number >> _CODE_BITS) + page - start, end - page))
 
     def _run(self, span: Span) -> Run:
         start, end, number = span
@@ -106,7 +111,7 @@ class RunMap:
 
     def whole_over(self, pages: PageRange) -> list[Run]:
         """Return the runs that have a page in ``pages``, uncut, ascending."""
-        return [self._run(span) for span in self._spans.spans_over(*pages)]
+        return [self._run(span) for span in self._spans_over(*pages)]
 
     def over(self, pages: PageRange) -> list[Run]:
         """Return the runs in ``pages``, cut to it, ascending."""
@@ -122,17 +127,13 @@ class RunMap:
         """Return the absent parts of ``pages``, ascending."""
         gaps = []
         position, limit = pages
-        for start, end, _ in self._spans.spans_over(position, limit):
+        for start, end, _ in self._spans_over(position, limit):
             if start > position:
                 gaps.append(PageRange(position, start))
             position = end
         if position < limit:
             gaps.append(PageRange(position, limit))
         return gaps
-
-    def next_start(self, page: int, limit: int) -> int:
-        """Return where the first run at or after ``page`` starts, at most ``limit``."""
-        return self._spans.next_start(page, limit)
 
     def take(self, pages: PageRange) -> list[Run]:
         """Remove what is in ``pages`` and return it, cut to it, ascending. What is left of cut runs stays."""
@@ -150,7 +151,7 @@ class RunMap:
             rest = last.cut(PageRange(pages.end, last.end))
             rests.append((pages.end, last.end, rest.frame << _CODE_BITS | rest.state.code))
             taken[-1] = taken[-1].cut(pages)
-        self._spans.replace(*pages, rests)
+        self._replace(*pages, rests)
         for start, end, state, _, _ in taken:
             self._counts[state.code] -= end - start
         return taken
@@ -171,44 +172,47 @@ class RunMap:
         self._counts[state.code] += end - start
         number = frame << _CODE_BITS | state.code
         step = 0 if frame == NO_FRAME else 1 << _CODE_BITS
-        spans = self._spans
-        left = spans.span_at(start - 1)
+        left = self._span_at(start - 1)
         if left is not None and left[2] + step * (start - left[0]) == number:
             start, _, number = left
         elif awaiting:
-            self._awaiting[start] = awaiting
-        right = spans.span_at(end)
+            self.set_awaiting(start, awaiting)
+        right = self._span_at(end)
         if right is not None and number + step * (end - start) == right[2]:
-            self._awaiting.pop(end, None)
+            if self._awaiting:
+                self._awaiting.pop(end, None)
             end = right[1]
-        spans.replace(start, end, ((start, end, number),))
+        self._replace(start, end, ((start, end, number),))
 
     def swap(self, other: RunMap) -> None:
         """Exchange the contents of two maps; the size does not matter."""
-        self._spans, other._spans = other._spans, self._spans
+        self._blocks, other._blocks = other._blocks, self._blocks
+        self._heads, other._heads = other._heads, self._heads
         self._counts, other._counts = other._counts, self._counts
         self._awaiting, other._awaiting = other._awaiting, self._awaiting
 
     def set_awaiting(self, start: int, awaiting: int) -> None:
         """Set the awaiting length of the zero interval that starts at ``start``."""
+        if self._awaiting is _NO_AWAITING:
+            self._awaiting = {}
         self._awaiting[start] = awaiting
 
     def frames(self) -> list[FrameRun]:
         """Return all frames that the pages hold."""
-        runs = (self._run(span) for span in self._spans.spans())
+        runs = (self._run(span) for span in self._spans())
         return [frames for run in runs if (frames := run.frames)]
 
     def check(self) -> None:
         """Assert that runs are disjoint, in order, melted where possible, with frames exactly where committed."""
-        self._spans.check()
+        super().check()
         counts = [0] * len(_STATES)
         last: Run | None = None
-        for run in map(self._run, self._spans.spans()):
+        for run in map(self._run, self._spans()):
             assert (run.frame != NO_FRAME) == (run.state in COMMITTED), run
             assert run.awaiting == 0 or run.state is PageState.ZERO, run
             assert last is None or last.end < run.start or not run.continues(last), (last, run)
             counts[run.state.code] += run.end - run.start
             last = run
         assert counts == self._counts, (counts, self._counts)
-        zeros = {run.start for run in map(self._run, self._spans.spans()) if run.state is PageState.ZERO}
+        zeros = {run.start for run in map(self._run, self._spans()) if run.state is PageState.ZERO}
         assert self._awaiting.keys() <= zeros

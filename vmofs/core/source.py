@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from sortedcontainers import SortedDict
-
+from vmofs.core.outstanding import Outstanding
 from vmofs.core.request import Command, PageRequest, Waiter
 from vmofs.status import BadStateError, Status
 from vmofs.units import Key, PageRange
@@ -28,6 +27,8 @@ class SourceState(Enum):
     DETACHED = "detached"
     PAGER_CLOSED = "pager closed"
 
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class SourceStatistics:
@@ -43,19 +44,29 @@ class SourceStatistics:
 class PageSource:
     """Keeps page requests from being lost: each one stays outstanding until answered, cancelled or failed."""
 
+    __slots__ = (
+        "__weakref__",
+        "_dirty_requests_total",
+        "_outstanding",
+        "_packets",
+        "_read_requests_total",
+        "_system",
+        "key",
+        "owner",
+        "port",
+        "state",
+    )
+
     def __init__(self, system: System, port: Port, key: Key) -> None:
         self._system = system
         self.port = port
         self.key = key
         self.owner: object = None  # the edge's: what the packet lines name
         self.state = SourceState.ATTACHED
-        self._outstanding: dict[Command, SortedDict[int, PageRequest]] = {
-            Command.READ: SortedDict(),
-            Command.DIRTY: SortedDict(),
-            Command.WRITEBACK: SortedDict(),
-        }
+        self._outstanding: dict[Command, Outstanding] = {}  # only what is not empty
         self._packets: dict[PageRequest, None] = {}  # not dequeued, oldest first; the first is the one in the port
-        self._totals = dict.fromkeys(self._outstanding, 0)
+        self._read_requests_total = 0
+        self._dirty_requests_total = 0
 
     # Waiting
 
@@ -70,28 +81,24 @@ class PageSource:
 
     def wait(self, waiter: Waiter, command: Command, now: float) -> None:
         """Let a waiter wait for its range: silently behind a request that covers its start, else by a new request."""
-        requests = self._outstanding[command]
+        requests = self._outstanding.get(command)
+        if requests is None:
+            requests = self._outstanding[command] = Outstanding()
         start, end = waiter.range
-        request = self._covering(command, start)
+        request = requests.covering(start)
         if request is not None:
             waiter.range = PageRange(start, min(end, request.range.end))
-            request.overlaps[waiter] = None
+            request.overlap(waiter)
         else:
-            waiter.range = PageRange(start, next(requests.irange(start, end), end))
+            waiter.range = PageRange(start, requests.next_start(start, end))
             request = PageRequest(self, command, waiter.range, now)
             request.primary = waiter
-            requests[start] = request
-            self._totals[command] += 1
+            requests.add(request)
+            self._read_requests_total += command is Command.READ
+            self._dirty_requests_total += command is Command.DIRTY
             self._system.requests[request] = None
             self._send(request)
         waiter.request = request
-
-    def _covering(self, command: Command, page: int) -> PageRequest | None:
-        requests = self._outstanding[command]
-        for start in requests.irange(maximum=page, reverse=True):
-            request: PageRequest = requests[start]
-            return request if page in request.range else None
-        return None
 
     def leave(self, waiter: Waiter) -> None:
         """Let a waiter go. If it was the primary, the first who waits behind it inherits; else the request ends."""
@@ -110,7 +117,10 @@ class PageSource:
 
     def resolve(self, command: Command, pages: PageRange, failure: Status | None = None) -> None:
         """Count pages as resolved (or failed) in every request of the command that they meet; wake whom that helps."""
-        for request in self._meeting(command, pages):
+        outstanding = self._outstanding.get(command)
+        if outstanding is None:
+            return
+        for request in outstanding.meeting(pages):
             cut = request.range & pages
             if failure is not None:
                 _latch(request, pages, failure)
@@ -124,14 +134,6 @@ class PageSource:
                     if waiter.wanted is not None and waiter.wanted < cut.end:
                         self._wake(waiter)
 
-    def _meeting(self, command: Command, pages: PageRange) -> list[PageRequest]:
-        if not pages:
-            return []
-        requests = self._outstanding[command]
-        first = self._covering(command, pages.start)
-        starts = requests.irange(first.range.start if first else pages.start, pages.end, inclusive=(True, False))
-        return [requests[start] for start in starts]
-
     def fail_request(self, request: PageRequest, status: Status) -> None:
         """End one request: all who wait for it get ``status``."""
         for waiter in request.waiters():
@@ -140,8 +142,8 @@ class PageSource:
 
     def fail_all(self, status: Status) -> None:
         """End every request with ``status``."""
-        for requests in self._outstanding.values():
-            for request in list(requests.values()):
+        for requests in list(self._outstanding.values()):
+            for request in list(requests):
                 self.fail_request(request, status)
 
     def _complete(self, request: PageRequest) -> None:
@@ -154,7 +156,10 @@ class PageSource:
         self._system.woken[waiter.access] = None
 
     def _remove(self, request: PageRequest) -> None:
-        del self._outstanding[request.command][request.range.start]
+        requests = self._outstanding[request.command]
+        requests.remove(request)
+        if not requests:
+            del self._outstanding[request.command]
         del self._system.requests[request]
         self._withdraw(request)
         self.port.forget(request)
@@ -203,7 +208,8 @@ class PageSource:
 
     def is_outstanding(self, request: PageRequest) -> bool:
         """Return whether the request is not answered yet."""
-        return self._outstanding[request.command].get(request.range.start) is request
+        requests = self._outstanding.get(request.command)
+        return requests is not None and requests.has(request)
 
     def is_queued(self, request: PageRequest) -> bool:
         """Return whether the request's packet was not dequeued yet."""
@@ -211,29 +217,28 @@ class PageSource:
 
     def statistics(self) -> SourceStatistics:
         """Return the present counts."""
-        requests = [request for by_start in self._outstanding.values() for request in by_start.values()]
+        requests = [request for outstanding in self._outstanding.values() for request in outstanding]
         return SourceStatistics(
             outstanding=len(requests),
             waiters=sum(len(request.waiters()) for request in requests),
             queued_packets=len(self._packets),
-            read_requests_total=self._totals[Command.READ],
-            dirty_requests_total=self._totals[Command.DIRTY],
+            read_requests_total=self._read_requests_total,
+            dirty_requests_total=self._dirty_requests_total,
         )
 
     def check(self) -> None:
         """Assert that requests do not overlap, each has a waiter, and none exists once nobody can answer."""
         for command, requests in self._outstanding.items():
-            last = 0
-            for start, request in requests.items():
+            assert requests
+            requests.check()
+            for request in requests:
                 assert request.command is command
-                assert start == request.range.start >= last, request.range
-                last = request.range.end
                 assert request.primary is not None
                 assert 0 < request.pending_count <= request.range.pages
                 assert all(waiter.request is request for waiter in request.waiters())
                 assert request in self._system.requests
                 assert not (self.is_queued(request) and request in self.port.delivered()), request.range
-            assert self.state is SourceState.ATTACHED or not requests
+            assert self.state is SourceState.ATTACHED
         self.port.check_source(self)
 
 

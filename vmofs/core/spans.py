@@ -68,12 +68,12 @@ class Spans:
         """Return whether there is any span."""
         return bool(self._blocks)
 
-    def spans(self) -> Iterator[Span]:
+    def _spans(self) -> Iterator[Span]:
         """Yield all spans, ascending; nothing may change meanwhile."""
         for block in self._blocks:
             yield from zip(block.starts, block.ends, block.values, strict=True)
 
-    def span_at(self, page: int) -> Span | None:
+    def _span_at(self, page: int) -> Span | None:
         """Return the span that holds the page."""
         blocks = self._blocks
         if blocks:
@@ -83,7 +83,7 @@ class Spans:
                 return block.starts[index], end, block.values[index]
         return None
 
-    def spans_over(self, start: int, end: int) -> list[Span]:
+    def _spans_over(self, start: int, end: int) -> list[Span]:
         """Return the spans that have a page in ``[start, end)``, whole, ascending."""
         blocks = self._blocks
         if not blocks or start >= end:
@@ -118,7 +118,7 @@ class Spans:
             return min(limit, starts[index])
         return min(limit, self._heads[number]) if number < len(self._heads) else limit
 
-    def replace(self, start: int, end: int, spans: Sequence[Span]) -> None:
+    def _replace(self, start: int, end: int, spans: Sequence[Span]) -> None:
         """Put spans in the place of all that have a page in ``[start, end)``; they lie where those were, or in it."""
         heads, blocks = self._heads, self._blocks
         if not blocks:
@@ -159,7 +159,7 @@ class Spans:
     def check(self) -> None:
         """Assert that spans are disjoint and in order, and that blocks are found by their heads."""
         last = -1
-        for start, end, _ in self.spans():
+        for start, end, _ in self._spans():
             assert last <= start < end, (last, start, end)
             last = end
         assert self._heads == [block.starts[0] for block in self._blocks[1:]]

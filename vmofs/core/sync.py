@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Syncs:
     """Those who wait for pages of one VMO to be written back, each with the pages that were not yet."""
 
+    __slots__ = ("_left", "_serial", "_size")
+
     def __init__(self) -> None:
         self._left: dict[int, RangeSet] = {}
         self._serial = 0

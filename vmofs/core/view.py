@@ -40,7 +40,7 @@ class View(Generic[VmoT]):
         self.lineage = Lineage()
         self.owner: object = None  # the edge's
         self._slice_size = size
-        of.node.viewers[self] = ALL_PAGES if size is None else PageRange.of_bytes(start, size)
+        of.node.add_window(self, ALL_PAGES if size is None else PageRange.of_bytes(start, size))
 
     @property
     def is_slice(self) -> bool:

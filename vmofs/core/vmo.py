@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vmofs.core import commit, content, resize, writeback, zero
 from vmofs.core.access import Access, Need, Steps
@@ -20,7 +19,7 @@ from vmofs.core.source import PageSource, SourceState, SourceStatistics
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
 from vmofs.core.sync import Syncs
 from vmofs.status import NotSupportedError, OutOfRangeError, Status
-from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, page_count
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
     from vmofs.core.system import System
@@ -60,6 +59,13 @@ class VmoStatistics:
     source: SourceStatistics
 
 
+class Maker(Protocol):
+    """The pager that made a VMO."""
+
+    def vmo_freed(self, vmo: PagerVmo) -> None:
+        """Learn that a VMO is gone."""
+
+
 class PagerVmo:
     """A VMO made by a pager: ``size_pages`` pages, of which ``stream_size`` bytes are the file's content.
 
@@ -74,7 +80,30 @@ class PagerVmo:
     no_write = False
     """Only children can be made so."""
 
-    def __init__(self, system: System, source: PageSource, stream_size: int, options: VmoOptions) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_gathering",
+        "_maker",
+        "always_needed",
+        "frames",
+        "lineage",
+        "modified",
+        "node",
+        "options",
+        "owner",
+        "pinned",
+        "pins",
+        "recency",
+        "runs",
+        "size_pages",
+        "source",
+        "stream_size",
+        "syncs",
+        "system",
+        "unneeded",
+    )
+
+    def __init__(self, system: System, source: PageSource, stream_size: int, options: VmoOptions, maker: Maker) -> None:
         self.system = system
         self.frames = system.frames
         self.runs = RunMap()
@@ -82,21 +111,19 @@ class PagerVmo:
         self.options = options
         self.node = Node(system, self.runs, self, has_source=True)
         self.lineage = Lineage()
-        self.when_freed: Callable[[PagerVmo], None] = _nobody_asks
+        self._maker = maker
         self.owner: object = None  # the edge's
+        self.unneeded = RangeSet()
+        """Pages that are evicted before others."""
         self.recency: Recency | None = None
         """Where uses are noted, if pages may be evicted for want of memory."""
         if system.eviction is not None and not options.noevict:
-            self.recency = system.eviction.join(self)
-            self.node.when_used = self.used
-        self.pins = Pins(self.became_evictable)
+            self.recency = self.node.recency = system.eviction.join(self)
+        self.pins = Pins(self)
         self.pinned = self.pins.pages
-        self.gathering = Pins(self.became_evictable)
-        """Pages that are being brought in to be pinned; those that are there must not go before the others come."""
+        self._gathering: Pins | None = None  # most VMOs are never pinned
         self.always_needed = RangeSet()
         """Pages that are not evicted, present or not."""
-        self.unneeded = RangeSet()
-        """Pages that are evicted before others."""
         self.modified = False
         self.syncs = Syncs()
         self.stream_size = stream_size
@@ -104,6 +131,13 @@ class PagerVmo:
         if options.unbounded:
             self.put_zero(PageRange(page_count(stream_size), self.size_pages), PageState.UNTRACKED)
         system.register(self, self.runs)
+
+    @property
+    def gathering(self) -> Pins:
+        """Pages that are being brought in to be pinned; those that are there must not go before the others come."""
+        if self._gathering is None:
+            self._gathering = Pins(self)
+        return self._gathering
 
     @property
     def committed_pages(self) -> int:
@@ -130,7 +164,7 @@ class PagerVmo:
             OutOfRangeError: it overflows 64 bits, or ends beyond the size.
         """
         size = self.size_pages * PAGE_SIZE
-        if offset + length > min(UINT64_MAX, size):
+        if offset + length > size:
             raise OutOfRangeError(f"range {offset}+{length} does not lie inside the VMO of {size} bytes")
 
     # Reading
@@ -144,17 +178,16 @@ class PagerVmo:
         self.check_inside(offset, length)
         if length == 0:
             return b""
-        data = content.read_present(self.frames, self.runs, offset, offset + length, gaps_are_zero=False)
+        end = offset + length
+        data = content.read_present(self.frames, self.runs, offset, end, gaps_are_zero=False)
         if self.recency is not None and data is not None:
-            self.used(PageRange.of_bytes(offset, length))
+            self.recency.used(offset // PAGE_SIZE, page_count(end))
         return data
 
     def used(self, pages: PageRange) -> None:
         """Note that present pages are used: they are the last to be evicted, and no longer unneeded."""
         if self.recency is not None:
-            self.recency.used(pages)
-            if self.unneeded:
-                self.unneeded.discard(pages)
+            self.recency.used(*pages)
 
     def became_evictable(self, pages: PageRange) -> None:
         """Note that clean pages may be evicted now that could not be before."""
@@ -431,7 +464,9 @@ class PagerVmo:
         """
         if self.source.state is not SourceState.ATTACHED:
             return []
-        parts = [free for part in self.evictable(pages) for free in self.gathering.pages.missing(part)]
+        parts = self.evictable(pages)
+        if self._gathering is not None:
+            parts = [free for part in parts for free in self._gathering.pages.missing(part)]
         if spared:
             parts = [free for part in parts for free in self._outside(part, spared)]
         return self._drop(parts)
@@ -478,7 +513,7 @@ class PagerVmo:
         self.system.unregister(self)
         if self.recency is not None:
             self.recency.leave()
-        self.when_freed(self)
+        self._maker.vmo_freed(self)
 
     def statistics(self) -> VmoStatistics:
         """Return the present page counts."""
@@ -501,7 +536,8 @@ class PagerVmo:
         self.node.check()
         self.source.check()
         self.pins.check()
-        self.gathering.check()
+        if self._gathering is not None:
+            self._gathering.check()
         if self.recency is not None and self.source.state is SourceState.ATTACHED:
             ends = (
                 page for part in self.evictable(PageRange(0, self.size_pages)) for page in (part.start, part.end - 1)
@@ -516,10 +552,6 @@ class PagerVmo:
 
 def _nothing_to_wait_for() -> Steps[None]:
     yield from ()
-
-
-def _nobody_asks(_vmo: PagerVmo) -> None:
-    """Learn that a VMO is freed."""
 
 
 _PRESENT = frozenset(PageState) - {PageState.GAP}
