@@ -37,7 +37,7 @@ def to_attributes(node: Node) -> pyfuse3.EntryAttributes:
     entry.st_blocks = node.committed_pages * _BLOCKS_PER_PAGE
     entry.st_blksize = PAGE_SIZE
     entry.st_atime_ns = node.atime_ns
-    entry.st_mtime_ns = node.mtime_to_tell_ns() if isinstance(node, VmoFile) else node.mtime_ns
+    entry.st_mtime_ns = node.mtime_ns
     entry.st_ctime_ns = node.ctime_ns
     entry.attr_timeout = _attr_seconds(node)
     entry.entry_timeout = _entry_seconds(node)

@@ -174,26 +174,14 @@ class Directory(Node):
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
 
-    __slots__ = ("maybe_cached", "pager", "reads_waiting", "told_mtime_ns", "vmo", "writer_count")
+    __slots__ = ("maybe_cached", "pager", "vmo", "writer_count")
 
     def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
         super().__init__(permissions, uid, gid)
         self.vmo = vmo
         self.pager = pager  # the core's pager that made it
         self.maybe_cached = False  # whether the kernel may have pages of it
-        self.reads_waiting = 0  # READs that wait for a pager
         self.writer_count = 0  # open files that may write
-        self.told_mtime_ns = 0
-
-    def mtime_to_tell_ns(self) -> int:
-        """Return the mtime that the kernel may hear: the one it knows, while a READ waits.
-
-        It drops all cached pages when it hears a new one, in the process that happened to ask, and that waits for
-        locked pages: ``ls`` would wait for the pager, and a pager that looks at its own file for itself.
-        """
-        if not self.reads_waiting:
-            self.told_mtime_ns = self.mtime_ns
-        return self.told_mtime_ns
 
     @property
     def size_bytes(self) -> int:

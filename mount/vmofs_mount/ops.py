@@ -210,8 +210,6 @@ class Operations(pyfuse3.Operations):
             acl.chmod(node, attr.st_mode)
         node.atime_ns = attr.st_atime_ns if fields.update_atime else node.atime_ns
         node.mtime_ns = attr.st_mtime_ns if fields.update_mtime else node.mtime_ns
-        if isinstance(node, VmoFile):
-            node.told_mtime_ns = node.mtime_ns  # the reply to this drops no pages
         self._tree.changed(node)
         return to_attributes(node)
 

@@ -73,7 +73,6 @@ class PageCache:
     def begin_read(self, file: VmoFile, pages: PageRange) -> int:
         """Note that a READ waits for a pager: its pages are locked until its answer brings them. Returns a number."""
         self._read_number += 1
-        file.reads_waiting += 1
         self._backlog(file).reads.add(self._read_number, pages)
         return self._read_number
 
@@ -81,9 +80,6 @@ class PageCache:
         """Note that the READ is about to be answered."""
         backlog = self._backlogs[file]
         backlog.reads.remove(number)
-        file.reads_waiting -= 1
-        if not file.reads_waiting and file.told_mtime_ns != file.mtime_ns:
-            self.attributes_changed(file)
         self._forget_if_idle(file, backlog)
 
     def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:

@@ -23,6 +23,7 @@ from vmofs_mount.doctor import OTHERS_ARE_REFUSED, ROOT_CANNOT
 from vmofs_mount.handles import Handles
 from vmofs_mount.kernel import fuse_devices
 from vmofs_mount.mountinfo import mount_at
+from vmofs_mount.negotiation import Negotiation
 from vmofs_mount.ops import Operations
 from vmofs_mount.tuning import tune
 from vmofs_mount.turns import IDLE_TASKS, Turns
@@ -88,10 +89,13 @@ async def serve(
         MountError: the mount could not be made, or does not answer.
     """
     handles = Handles(layout.tree, layout.seams.openers)
-    device = _mount(Operations(layout, handles), mountpoint, options)
+    operations = Operations(layout, handles)
+    device = _mount(operations, mountpoint, options)
     Turns(options.spin_seconds).plug_in()
-    end = _End(device, shared=options.allow_other)
     try:
+        negotiation = Negotiation(device)
+        operations.init = negotiation.end  # type: ignore[method-assign] # libfuse is about to answer the kernel
+        end = _End(device, negotiation, shared=options.allow_other)
         async with trio.open_nursery() as background:
             if start is not None:
                 await start(Session(mountpoint, device, handles, background))
@@ -135,9 +139,10 @@ def _unmount(mountpoint: str) -> None:
 class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
-    def __init__(self, device: int, *, shared: bool) -> None:
+    def __init__(self, device: int, negotiation: Negotiation, *, shared: bool) -> None:
         self.failure: str | None = None
         self._device = device
+        self._negotiation = negotiation
         self._shared = shared
         self._near = trio.Event()
         self._served = trio.Event()
@@ -153,6 +158,7 @@ class _End:
 
         Without this a reader that was killed (the kernel does not tell us) would keep the daemon alive after umount.
         """
+        await self._negotiation.ended.wait()
         with select.epoll() as epoll:
             epoll.register(self._device, 0)
             await trio.lowlevel.wait_readable(epoll.fileno())

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import wait_for
-from tests.pager_client import SECONDS, Background, PagerClient, Readers, Requests, Vmo
+from tests.mounted import Mounted, wait_for
+from tests.pager_client import SECONDS, Background, PagerClient, Readers, Requests, Vmo, metric
 from tests.shell import bash
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
@@ -313,6 +313,21 @@ def test_a_pager_can_be_closed_while_its_files_are_open(pager: PagerClient) -> N
             os.close(blocked.result())
         except FileNotFoundError:
             sys.stderr.write("the open came too late\n")
+
+
+def test_a_pager_that_is_closed_while_its_fifo_is_open_leaves_no_node_behind(mount: Mounted) -> None:
+    def nodes() -> int:
+        return metric((mount.path / "control" / "stats").read_text(), "vmofs_nodes")
+
+    before = nodes()
+    control = mount.path / "control" / "p"
+    control.mkdir()
+    requests = os.open(control / "requests", os.O_RDONLY | os.O_NONBLOCK)
+    (control / "pending").read_text()
+    control.rmdir()
+    assert nodes() > before
+    os.close(requests)
+    wait_for(lambda: nodes() == before, "the kernel forgets the names")
 
 
 def test_an_unlinked_vmo_sends_complete_when_its_last_reader_is_gone(pager: PagerClient) -> None:

@@ -254,6 +254,8 @@ def test_closed_vmos_leave_nothing_behind(world: World) -> None:
     world.supply(other, LIMIT)
     assert present(other) == [1, 2, 3, 4]
     assert order(world).statistics().eviction_groups == 4
+    world.pager.close_vmo(other)
+    assert order(world).statistics().eviction_groups == 0
 
 
 def test_places_without_pages_are_swept_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,13 @@ class Eviction:
         return Recency(self, self._last_number, member.unneeded)
 
     def leave(self, number: int) -> None:
-        """Let a VMO take part no longer. Its groups are forgotten when their turn comes, or at the next sweep."""
+        """Let a VMO take part no longer. Its groups are forgotten when their turn comes, or at the next sweep.
+
+        With the last VMO they go at once.
+        """
         self._members.pop(number, None)
+        if not self._members:
+            self._groups.clear()
         self._unneeded.pop(number, None)
         self._evicted.forget(number)
 
