@@ -176,6 +176,7 @@ class _End:
         """Tune the mount and try whether it answers."""
         try:
             with trio.fail_after(_READY_SECONDS):
+                await self._negotiation.ended.wait()  # the answer to it would undo what is tuned before
                 degraded = await trio.to_thread.run_sync(_tune_and_try, mountpoint, abandon_on_cancel=True)
         except (OSError, trio.TooSlowError) as error:
             if mount_at(mountpoint) is None:
