@@ -78,7 +78,7 @@ class Eviction:
         """
         self._members.pop(number, None)
         if not self._members:
-            self._groups.clear()
+            self.groups.clear()
         self._unneeded.pop(number, None)
         self._evicted.forget(number)
 
