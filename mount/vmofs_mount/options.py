@@ -24,6 +24,10 @@ _PASSED_ON = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "ro"
 _OPPOSITES = {"dev": "nodev", "nodev": "dev", "suid": "nosuid", "nosuid": "suid", "exec": "noexec", "noexec": "exec"}
 
 
+_MAX_SPIN_MICROSECONDS = 10_000
+"""While it spins the daemon hears nothing but requests: not the end of a thread, no deadline."""
+
+
 class OptionError(ValueError):
     """An option is unknown or has an impossible value; the message is one sentence."""
 
@@ -125,7 +129,13 @@ def _set_stall(options: MountOptions, value: str) -> None:
 
 
 def _set_spin(options: MountOptions, value: str) -> None:
-    options.spin_seconds = _seconds("spin", value) * 1e-6
+    try:
+        microseconds = parse_number(value, "spin")
+    except VmoError:
+        raise OptionError(f"option 'spin' needs a number of microseconds, not '{value}'") from None
+    if microseconds > _MAX_SPIN_MICROSECONDS:
+        raise OptionError(f"option 'spin' takes at most {_MAX_SPIN_MICROSECONDS} microseconds, not '{value}'")
+    options.spin_seconds = microseconds / 1e6
 
 
 def _set_log(options: MountOptions, value: str) -> None:

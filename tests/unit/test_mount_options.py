@@ -22,6 +22,7 @@ def test_options_are_read() -> None:
     assert options.deadline_seconds == 7.5
     assert options.warn_seconds == 0
     assert (options.stall_seconds, parse_options(["stall=1.5"]).stall_seconds) == (None, 1.5)
+    assert (MountOptions().spin_seconds, parse_options(["spin=250"]).spin_seconds) == (0, 250e-6)
     assert options.memory_limit_bytes == 2 * 2**20
     assert parse_options(["memory_limit=3M"]).memory_limit_bytes == 3 * 2**20
     assert parse_options(["memory_limit=0"]).memory_limit_bytes is None
@@ -44,6 +45,8 @@ def test_what_stands_in_fstab_is_accepted() -> None:
         ("deadline=-1", "number of seconds, not '-1'"),
         ("warn=inf", "number of seconds, not 'inf'"),
         ("warn=nan", "number of seconds, not 'nan'"),
+        ("spin=1s", "number of microseconds, not '1s'"),
+        ("spin=10001", "at most 10000 microseconds, not '10001'"),
         ("memory=much", "number of bytes such as 2G, not 'much'"),
     ],
 )

@@ -1,0 +1,233 @@
+"""Whose turn it is to take requests: pyfuse3's loop, as it stands on ``Turns``, with a pipe for the device."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+
+from vmofs_mount.turns import _TURNS, Turns
+
+Handler = Callable[[bytes], Awaitable[None]]
+
+
+class Loop:
+    """The part of ``pyfuse3.main`` that reads requests, each one byte; as many tasks as are needed."""
+
+    def __init__(self, spin_seconds: float = 0.0) -> None:
+        self.turns = Turns(spin_seconds)
+        self.lock = self.turns.Lock()
+        self.device, self._requests = os.pipe()
+        self.readers = 0
+        self.tasks = 0
+        self.ending = False
+
+    def ask(self, requests: bytes) -> None:
+        os.write(self._requests, requests)
+
+    async def run(self, handle: Handler) -> None:
+        async with self.turns.open_nursery() as nursery:
+            self.tasks += 1
+            nursery.start_soon(self._session_loop, nursery, handle, name="pyfuse-01")
+
+    async def _session_loop(self, nursery: object, handle: Handler) -> None:
+        while await self._wait_readable():
+            request = os.read(self.device, 1)
+            if not self.readers:
+                self.tasks += 1
+                nursery.start_soon(self._session_loop, nursery, handle, name="more")  # type: ignore[attr-defined]
+            await handle(request)
+
+    async def _wait_readable(self) -> bool:
+        self.readers += 1
+        try:
+            async with self.lock:
+                if self.ending:
+                    return False
+                await self.turns.lowlevel.wait_readable(self.device)
+        finally:
+            self.readers -= 1
+        return True
+
+    def close(self) -> None:
+        os.close(self.device)
+        os.close(self._requests)
+
+
+@pytest.fixture
+async def loop(nursery: trio.Nursery) -> AsyncIterator[Loop]:
+    made = Loop()
+    yield made
+    nursery.cancel_scope.cancel()
+    made.close()
+
+
+async def nothing(_request: bytes) -> None:
+    pass
+
+
+def plugged(turns: Turns) -> bool:
+    return pyfuse3.trio is turns  # type: ignore[attr-defined]
+
+
+def test_pyfuse3_takes_the_stand_in() -> None:
+    before, turns = pyfuse3.trio, Turns()  # type: ignore[attr-defined]
+    try:
+        turns.plug_in()
+        assert plugged(turns)
+    finally:
+        pyfuse3.trio = before  # type: ignore[attr-defined]
+
+
+async def test_requests_that_are_there_are_taken_in_a_row(loop: Loop, nursery: trio.Nursery) -> None:
+    taken: list[bytes] = []
+
+    async def handle(request: bytes) -> None:
+        taken.append(request)
+        if len(taken) == 1:
+            nursery.start_soon(look)
+
+    seen: list[int] = []
+
+    async def look() -> None:
+        seen.append(len(taken))
+
+    loop.ask(b"x" * 10)
+    nursery.start_soon(loop.run, handle)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(taken) == 10
+    assert seen == [10]
+
+
+async def test_other_tasks_have_their_turn_after_some_requests(loop: Loop, nursery: trio.Nursery) -> None:
+    taken: list[bytes] = []
+    seen: list[int] = []
+
+    async def handle(request: bytes) -> None:
+        taken.append(request)
+
+    async def look() -> None:
+        while len(taken) < 100:
+            seen.append(len(taken))
+            await trio.lowlevel.checkpoint()
+
+    loop.ask(b"x" * 100)
+    nursery.start_soon(loop.run, handle)
+    nursery.start_soon(look)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(taken) == 100
+    # The event loop runs who is ready in random order, so a task may have its turn before one row and after the next.
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * _TURNS
+
+
+async def test_while_a_handler_waits_another_task_takes_requests(loop: Loop, nursery: trio.Nursery) -> None:
+    taken: list[bytes] = []
+    may_end = trio.Event()
+
+    async def handle(request: bytes) -> None:
+        if request == b"w":
+            await may_end.wait()
+        taken.append(request)
+
+    nursery.start_soon(loop.run, handle)
+    loop.ask(b"wwwab")
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken == [b"a", b"b"]
+    loop.ask(b"c")
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken == [b"a", b"b", b"c"]
+    may_end.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken == [b"a", b"b", b"c", b"w", b"w", b"w"]
+    loop.ask(b"d")
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken[-1] == b"d"
+
+
+async def test_tasks_are_made_only_until_one_waits_for_its_turn(loop: Loop, nursery: trio.Nursery) -> None:
+    nursery.start_soon(loop.run, nothing)
+    loop.ask(b"x" * 20)
+    await trio.testing.wait_all_tasks_blocked()
+    made = loop.tasks
+    assert made <= 2 * _TURNS  # none of them had a turn before the end of a row
+    for _ in range(5):
+        loop.ask(b"x" * 20)
+        await trio.testing.wait_all_tasks_blocked()
+    assert loop.tasks == made
+
+
+async def test_when_one_task_sees_the_end_all_do(loop: Loop, nursery: trio.Nursery) -> None:
+    async def handle(request: bytes) -> None:
+        if request == b"w":
+            await trio.lowlevel.checkpoint()
+        loop.ending = request == b"e"
+
+    ended = trio.Event()
+
+    async def run() -> None:
+        await loop.run(handle)
+        ended.set()
+
+    nursery.start_soon(run)
+    loop.ask(b"wwx")
+    await trio.testing.wait_all_tasks_blocked()
+    loop.ask(b"e")
+    await trio.testing.wait_all_tasks_blocked()
+    assert ended.is_set()
+
+
+async def test_a_cancelled_task_does_not_get_the_lock(loop: Loop) -> None:
+    with trio.move_on_after(1):
+        await loop.run(nothing)
+    async with loop.lock:
+        with trio.move_on_after(1) as scope:
+            async with loop.lock:
+                pytest.fail("two tasks have the lock")
+        assert scope.cancelled_caught
+    loop.turns.pass_on()  # would schedule the task that is gone
+
+
+async def test_an_error_of_a_handler_that_waited_comes_out(loop: Loop) -> None:
+    async def handle(_request: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(5, "broken")
+
+    loop.ask(b"x")
+    with pytest.raises(ExceptionGroup) as caught:
+        await loop.run(handle)
+    assert caught.group_contains(OSError)
+
+
+async def test_while_it_spins_the_daemon_does_not_sleep(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(spin_seconds=60.0)
+    taken = trio.Event()
+    clock = [0.0]
+
+    def look_at_clock() -> float:
+        clock[0] += 1.0
+        if clock[0] == 5.0:
+            loop.ask(b"x")
+        return clock[0]
+
+    async def never(_fd: int) -> None:
+        pytest.fail("it sleeps")
+
+    async def handle(_request: bytes) -> None:
+        monkeypatch.undo()
+        loop.turns = Turns()
+        loop.ending = True
+        taken.set()
+
+    monkeypatch.setattr(time, "perf_counter", look_at_clock)
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", never)
+    nursery.start_soon(loop.run, handle)
+    await taken.wait()
+    assert 5.0 <= clock[0] <= 7.0
+    await trio.testing.wait_all_tasks_blocked()
+    loop.close()
