@@ -155,18 +155,19 @@ class PagerCommands:
 
         async def finish() -> str:
             await self._engine.wait(access)
-            self.supplied(file, access.result())
+            await self.supplied(file, access.result())
             await self._cache.wait_dropped(source, DROP_SECONDS)
             return OK
 
         # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
         return await finish() if self._engine.start(access) else finish
 
-    def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
+    async def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Act on newly filled pages: who waits is answered first, the other pages go to the page cache."""
         self._engine.settle()
         self._opened.supplied(file, filled)
         self._cache.supplied(file, filled)
+        await self._engine.answer_first()
 
     async def _op_range(self, command: OpRange, handle: CommandHandle) -> str:
         pager = _pager_of(handle)

@@ -77,7 +77,7 @@ class CommandHandle(Handle):
         self._waiting = False
         self._queue: deque[Line] = deque()
         self._notify: Callable[[], None] | None = None
-        self._turn = trio.Lock()
+        self._turn = trio.Semaphore(1, max_value=1)  # no Lock: one trio task may run several handlers in turn
 
     async def read(self, offset: int, size: int) -> Data:
         """Go on reading the answer; the offset of a stream means nothing."""

@@ -16,28 +16,41 @@ from vmofs.core.port import Port
 from vmofs.core.system import System
 from vmofs.status import VmoError
 from vmofs.units import PageRange
+from vmofs_mount.turns import Turns, Worker
 
 T = TypeVar("T")
 
 
 class Engine:
-    """Drives one ``System``. ``kick`` is told of ports that got a packet, ``stale`` of pages that changed or went."""
+    """Drives one ``System``. ``kick`` is told of ports that got a packet, ``stale`` of pages that changed or went.
+
+    ``turns`` runs the handlers of requests; without it everything waits as trio's tasks do.
+    """
 
     def __init__(
-        self, system: System, kick: Callable[[Port], None], stale: Callable[[object, list[PageRange]], None]
+        self,
+        system: System,
+        kick: Callable[[Port], None],
+        stale: Callable[[object, list[PageRange]], None],
+        turns: Turns | None = None,
     ) -> None:
         self.system = system
         self._kick = kick
         self._stale = stale
+        self._turns = turns
 
     async def run(self, access: Access[T]) -> T:
-        """Carry out a call that may have to wait for a pager, and return its result.
+        """Carry out a call that may have to wait for a pager, and return its result. Not inside of cancel scopes.
 
         Raises:
             VmoError: the call failed.
         """
         if not self.start(access):
-            await self.wait(access)
+            worker = None if self._turns is None else self._turns.running
+            if worker is None:
+                await self.wait(access)
+            else:
+                await self._park(access, worker)
         return access.result()
 
     def start(self, access: Access[T]) -> bool:
@@ -63,11 +76,26 @@ class Engine:
                 access.cancel()
                 self.settle()
 
+    async def _park(self, access: Access[T], worker: Worker) -> None:
+        """Do what ``wait`` does, as a worker of ``Turns``: without a turn of the event loop when it ends."""
+        access.token = worker
+        try:
+            await worker.park()
+        finally:
+            if not access.done:  # the mount ends
+                access.cancel()
+                self.settle()
+
     def abort(self, access: Access[object], error: VmoError) -> None:
         """End a call that waits with an error."""
         access.abort(error)
         _wake(access)
         self.settle()
+
+    async def answer_first(self) -> None:
+        """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""
+        if self._turns is not None:
+            await self._turns.after_woken()
 
     def settle(self) -> None:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
@@ -80,7 +108,9 @@ class Engine:
 
 
 def _wake(access: Access[object]) -> None:
-    """Let the task go on that waits for a finished access, if one does; once only."""
-    task, access.token = access.token, None
-    if isinstance(task, trio.lowlevel.Task):
-        trio.lowlevel.reschedule(task)
+    """Let the one go on who waits for a finished access, if somebody does; once only."""
+    waits, access.token = access.token, None
+    if isinstance(waits, Worker):
+        waits.wake()
+    elif isinstance(waits, trio.lowlevel.Task):
+        trio.lowlevel.reschedule(waits)

@@ -71,7 +71,7 @@ class Service:
         self.log = EventLog()
         self._layout = layout
         self._handles = session.handles
-        self.engine = Engine(system, self._kick, self._stale)
+        self.engine = Engine(system, self._kick, self._stale, session.turns)
         nursery, place = session.nursery, Place.of(session.mountpoint)
         kernel = Kernel(session.device)
         self.cache = PageCache(kernel, system.frames, nursery.start_soon)

@@ -58,12 +58,14 @@ class Session:
         device: the descriptor of /dev/fuse, for messages to the kernel.
         handles: the open files.
         nursery: for tasks that live as long as requests are served; cancelled before the end.
+        turns: what runs the handlers.
     """
 
     mountpoint: str
     device: int
     handles: Handles
     nursery: trio.Nursery
+    turns: Turns
 
 
 async def serve(
@@ -91,14 +93,15 @@ async def serve(
     handles = Handles(layout.tree, layout.seams.openers)
     operations = Operations(layout, handles)
     device = _mount(operations, mountpoint, options)
-    Turns(options.spin_seconds).plug_in()
+    turns = Turns(options.spin_seconds)
+    turns.plug_in()
     try:
         negotiation = Negotiation(device)
         operations.init = negotiation.end  # type: ignore[method-assign] # libfuse is about to answer the kernel
         end = _End(device, negotiation, shared=options.allow_other)
         async with trio.open_nursery() as background:
             if start is not None:
-                await start(Session(mountpoint, device, handles, background))
+                await start(Session(mountpoint, device, handles, background, turns))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end.watch_signals)
                 nursery.start_soon(end.watch_connection)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -143,7 +143,7 @@ class SupplyHandle(Handle):
         flags: int,
         caller: Caller,
         names: Names,
-        supplied: Callable[[VmoFile, list[PageRange]], None],
+        supplied: Callable[[VmoFile, list[PageRange]], Awaitable[None]],
     ) -> None:
         if flags & os.O_ACCMODE != os.O_WRONLY:
             raise OSError(errno.EACCES, f"{node.path} can only be written")
@@ -170,5 +170,5 @@ class SupplyHandle(Handle):
         elif not is_page_aligned(end) and end != self._supply.file.size_bytes:
             raise InvalidArgsError(f"the write {offset}+{len(data)} does not end with a page, or with the VMO")
         filled = self._supply.pager.supply_bytes(self._supply.file.vmo, offset, data)
-        self._supplied(self._supply.file, filled)
+        await self._supplied(self._supply.file, filled)
         return len(data)

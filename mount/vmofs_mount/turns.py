@@ -1,10 +1,14 @@
-"""Whose turn it is to take requests from the kernel: a stand-in for what pyfuse3's loop uses of trio.
+"""Who takes requests from the kernel, and who goes on when: a stand-in for what pyfuse3's loop uses of trio.
 
-pyfuse3 reads requests in several tasks, one of which waits for the device while it holds a lock. With trio's own lock
-and readiness each request costs several turns of the event loop: the lock is handed to another task, which arms epoll,
-and the answer waits for its turn. Here the task that has answered a request looks whether the next one is there, and
-takes it. Only when its handler has to wait, or the device is silent, does the event loop get its turn, and another task
-the lock. Measured with 32 readers: see tools/BENCH.md.
+pyfuse3 reads requests in several tasks, here called workers, one of which waits for the device while it holds a lock.
+On trio's own lock, tasks and readiness a request that waits for a pager costs five turns of the event loop: the lock is
+handed on, epoll armed again, the answer waits for its turn. Here one trio task, the driver, runs all workers by itself:
+the next request is taken if it is there already, who waits for a pager is put aside and goes on as soon as the pager
+has answered, and the event loop has its turn when there is nothing else to do, or after ``_TURNS`` requests. What that
+brings is measured by tools/bench.
+
+A handler may await anything. If it awaits something of trio, the driver becomes the trio task of that worker alone
+until its handler has answered, and another driver takes over.
 
 pyfuse3 offers the seam: its asyncio mode replaces the name ``pyfuse3.trio`` in the same way.
 """
@@ -18,17 +22,48 @@ import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
+from enum import Enum
 from typing import Any
 
 import pyfuse3
 import trio
 
 IDLE_TASKS = 32
-"""How many tasks of pyfuse3 may wait for their turn; more end when they have answered. Each has a buffer of 1 MiB, of
+"""How many workers of pyfuse3 may wait for their turn; more end when they have answered. Each has a buffer of 1 MiB, of
 which it has touched what its largest request filled."""
 
 _TURNS = 16
-"""Requests that are taken in a row, at most, before every other task that can run has run."""
+"""Requests that are taken in a row, at most, before every trio task that can run has run."""
+
+
+class _Trap(Enum):
+    """Why a worker stopped, if it was not for something of trio."""
+
+    LOCK = "it waits for the lock"
+    DEVICE = "it has the lock and waits for a request"
+    PARKED = "it waits to be woken"
+    AFTER_OTHERS = "it goes on when those that were woken have gone on"
+
+
+_Step = Callable[[], Any]
+
+
+class Worker:
+    """One of pyfuse3's tasks."""
+
+    __slots__ = ("_turns", "coroutine")
+
+    def __init__(self, turns: Turns, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._turns = turns
+        self.coroutine = coroutine
+
+    async def park(self) -> None:
+        """Wait until ``wake`` is called. Only for the worker that is running, outside of cancel scopes."""
+        await _stop(_Trap.PARKED)
+
+    def wake(self) -> None:
+        """Let the parked worker go on, once whoever calls this has returned."""
+        self._turns.woken(self)
 
 
 class Turns:
@@ -41,10 +76,16 @@ class Turns:
 
     def __init__(self, spin_seconds: float = 0.0) -> None:
         self._spin_seconds = spin_seconds
-        self._held = False
-        self._waiting: deque[trio.lowlevel.Task] = deque()
+        self._nursery: trio.Nursery | None = None
+        self._workers: set[Worker] = set()
+        self._ready: deque[Worker] = deque()
+        self._idle: list[Worker] = []  # wait for the lock; the last one has been used last, with its buffer
+        self._holder: Worker | None = None  # has the lock and waits for the device
+        self._has_driver = False
+        self.running: Worker | None = None
+        """The worker that the driver runs just now; None while anything else runs."""
+        self._device = -1
         self._poll = select.poll()
-        self._polled: int | None = None
         self._turns_left = _TURNS
         self.lowlevel = types.SimpleNamespace(
             current_task=trio.lowlevel.current_task,
@@ -57,45 +98,131 @@ class Turns:
         """Let pyfuse3 use this. Before ``pyfuse3.main``."""
         pyfuse3.trio = self  # type: ignore[attr-defined]
 
+    async def after_woken(self) -> None:
+        """Let those go on first whom the running worker has just woken: their answers are waited for longer."""
+        if self._ready and self.running is not None:
+            await _stop(_Trap.AFTER_OTHERS)
+
     # What pyfuse3 calls
 
     def Lock(self) -> AbstractAsyncContextManager[object]:  # noqa: N802 - trio's name
-        """Return the lock by which one task at a time waits for the device: this object."""
+        """Return the lock by which one worker at a time waits for the device: this object."""
         return self
 
     async def __aenter__(self) -> None:
-        """Take the lock; without giving anybody a turn if it is free."""
-        while self._held:
-            task = trio.lowlevel.current_task()
-            self._waiting.append(task)
-            await trio.lowlevel.wait_task_rescheduled(functools.partial(self._leave, task))
-        self._held = True
+        """Take the lock, at once if it is free and nobody else is to go on."""
+        if self.running is None or self._holder is not None or self._ready:
+            await _stop(_Trap.LOCK)
 
     async def __aexit__(self, *_error: object) -> None:
-        """Let the lock go. Who waits for it gets it when this task waits or ends (``pass_on``), not before."""
-        self._held = False
-
-    def _leave(self, task: trio.lowlevel.Task, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._waiting.remove(task)
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def pass_on(self) -> None:
-        """Let another task take requests, if none does: the present one waits, or ends."""
-        if self._waiting and not self._held:
-            trio.lowlevel.reschedule(self._waiting.popleft())
+        """Let the lock go: the worker does not wait for the device any more."""
 
     async def _wait_readable(self, fd: int) -> None:
-        """Return when a request is there. At once if it is there already, most of the time."""
-        if fd != self._polled:
+        """Return when a request is there. Only with the lock."""
+        if fd != self._device:
             self._poll.register(fd, select.POLLIN)
-            self._polled = fd
+            self._device = fd
+        await _stop(_Trap.DEVICE)
+
+    def open_nursery(self) -> AbstractAsyncContextManager[Turns]:
+        """Open the nursery for pyfuse3's tasks, which is this object too."""
+        return _Nursery(self)
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object, name: object) -> None:
+        """Start a worker."""
+        del name
+        worker = Worker(self, function(*args))
+        self._workers.add(worker)
+        self._ready.append(worker)  # at once: pyfuse3 makes another until it sees one wait for the lock
+        self._ensure_driver()
+
+    # Opening and closing, for the nursery
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Run workers in tasks of ``nursery`` from now on."""
+        self._nursery = nursery
+
+    def close(self) -> None:
+        """End all workers that are left; those that wait for a pager leave their request unanswered."""
+        self._nursery = None
+        while self._workers:
+            self._workers.pop().coroutine.close()
+
+    # Running workers
+
+    def woken(self, worker: Worker) -> None:
+        """Let a parked worker go on: after the running one, or in a trio task of its own if the driver is asleep."""
+        if self.running is not None:
+            self._ready.append(worker)
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._run_alone, worker)
+
+    def _ensure_driver(self) -> None:
+        if not self._has_driver and self._nursery is not None:
+            self._has_driver = True
+            self._nursery.start_soon(self._drive)
+
+    async def _drive(self) -> None:
+        """Run workers until all wait for pagers, or one needs this task for itself."""
+        while True:
+            if self._ready:
+                worker, error = self._ready.popleft(), None
+            elif self._holder is not None:
+                error = await self._wait_for_request()
+                worker, self._holder = self._holder, None
+            elif self._idle:
+                worker, error = self._idle.pop(), None
+            else:
+                self._has_driver = False
+                return
+            self.running = worker
+            try:
+                trap = _run(_sending(worker) if error is None else functools.partial(worker.coroutine.throw, error))
+            finally:
+                self.running = None
+            if not self._put(worker, trap):
+                self._has_driver = False
+                self._ensure_driver()
+                await self._run_alone(worker, trap)
+                return
+
+    async def _run_alone(self, worker: Worker, trap: object = None) -> None:
+        """Run a worker in a trio task of its own until it stops for nothing of trio."""
+        if trap is None:
+            trap = _run(_sending(worker))
+        while not self._put(worker, trap):
+            trap = _run(await _step_after(trap, worker))
+        self._ensure_driver()
+
+    def _put(self, worker: Worker, trap: object) -> bool:
+        """Put a worker that has stopped where it belongs; return False if it stopped for something of trio."""
+        if trap is _Trap.PARKED:
+            pass  # whoever wakes it has it
+        elif trap is _Trap.LOCK:
+            self._idle.append(worker)
+        elif trap is _Trap.DEVICE:
+            self._holder = worker
+        elif trap is _Trap.AFTER_OTHERS:
+            self._ready.append(worker)
+        elif trap is None:
+            self._workers.discard(worker)
+        else:
+            return False
+        return True
+
+    async def _wait_for_request(self) -> BaseException | None:
+        """Return when a request is there, or with the error that says that none will come."""
         self._turns_left -= 1
         if self._turns_left and self._poll.poll(0):
-            return
+            return None
         self._turns_left = _TURNS
         if self._spin_seconds and await self._spin():
-            return
-        await trio.lowlevel.wait_readable(fd)
+            return None
+        try:
+            await trio.lowlevel.wait_readable(self._device)
+        except trio.ClosedResourceError as error:
+            return error
+        return None
 
     async def _spin(self) -> bool:
         """Look for a request again and again, after everybody else had his turn; return whether there is one."""
@@ -106,52 +233,45 @@ class Turns:
                 return True
         return False
 
-    def open_nursery(self) -> AbstractAsyncContextManager[_Nursery]:
-        """Open a nursery for pyfuse3's tasks."""
-        return _Nurseries(self)
 
+class _Nursery(AbstractAsyncContextManager["Turns"]):
+    """The nursery that pyfuse3 opens."""
 
-class _Nurseries(AbstractAsyncContextManager["_Nursery"]):
     def __init__(self, turns: Turns) -> None:
-        self._manager = trio.open_nursery()
         self._turns = turns
+        self._manager = trio.open_nursery()
 
-    async def __aenter__(self) -> _Nursery:
-        return _Nursery(await self._manager.__aenter__(), self._turns)
+    async def __aenter__(self) -> Turns:
+        self._turns.open(await self._manager.__aenter__())
+        return self._turns
 
     async def __aexit__(self, *error: Any) -> bool | None:  # noqa: ANN401, PYI036 - handed on
-        return await self._manager.__aexit__(*error)
-
-
-class _Nursery:
-    """A nursery whose tasks pass the lock on whenever they wait for anything but their turn, and when they end."""
-
-    def __init__(self, nursery: trio.Nursery, turns: Turns) -> None:
-        self._nursery = nursery
-        self._turns = turns
-
-    def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object, name: object) -> None:
-        """Start a task of pyfuse3."""
-        self._nursery.start_soon(self._run, function, args, name=name)
-
-    async def _run(self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[object, ...]) -> None:
         try:
-            await _watched(function(*args), self._turns.pass_on)
+            return await self._manager.__aexit__(*error)
         finally:
-            self._turns.pass_on()
+            self._turns.close()
 
 
 @types.coroutine
-def _watched(coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]) -> Generator[Any, Any, None]:
-    """Run a coroutine, and call ``waits`` each time that it waits."""
-    step = functools.partial(coroutine.send, None)
-    while True:
-        try:
-            trap = step()
-        except StopIteration:
-            return
-        waits()
-        try:
-            step = functools.partial(coroutine.send, (yield trap))
-        except BaseException as error:  # noqa: BLE001 - handed on
-            step = functools.partial(coroutine.throw, error)
+def _stop(trap: object) -> Generator[Any, Any, Any]:
+    return (yield trap)
+
+
+def _sending(worker: Worker, value: object = None) -> _Step:
+    return functools.partial(worker.coroutine.send, value)
+
+
+def _run(step: _Step) -> object:
+    """Let a coroutine go on; return what it stopped for, None if it has ended."""
+    try:
+        return step()
+    except StopIteration:
+        return None
+
+
+async def _step_after(trap: object, worker: Worker) -> _Step:
+    """Wait as a coroutine asks trio to; return how it is to go on."""
+    try:
+        return _sending(worker, await _stop(trap))
+    except BaseException as error:  # noqa: BLE001 - handed on
+        return functools.partial(worker.coroutine.throw, error)

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from vmofs_mount.turns import _TURNS, Turns
+from vmofs_mount.turns import _TURNS, Turns, Worker
 
 Handler = Callable[[bytes], Awaitable[None]]
 
@@ -51,6 +51,8 @@ class Loop:
                 if self.ending:
                     return False
                 await self.turns.lowlevel.wait_readable(self.device)
+        except self.turns.ClosedResourceError:
+            return False
         finally:
             self.readers -= 1
         return True
@@ -154,12 +156,10 @@ async def test_tasks_are_made_only_until_one_waits_for_its_turn(loop: Loop, nurs
     nursery.start_soon(loop.run, nothing)
     loop.ask(b"x" * 20)
     await trio.testing.wait_all_tasks_blocked()
-    made = loop.tasks
-    assert made <= 2 * _TURNS  # none of them had a turn before the end of a row
     for _ in range(5):
         loop.ask(b"x" * 20)
         await trio.testing.wait_all_tasks_blocked()
-    assert loop.tasks == made
+    assert loop.tasks == 2
 
 
 async def test_when_one_task_sees_the_end_all_do(loop: Loop, nursery: trio.Nursery) -> None:
@@ -182,15 +182,85 @@ async def test_when_one_task_sees_the_end_all_do(loop: Loop, nursery: trio.Nurse
     assert ended.is_set()
 
 
-async def test_a_cancelled_task_does_not_get_the_lock(loop: Loop) -> None:
+async def test_who_is_woken_goes_on_before_the_next_request_is_taken(loop: Loop, nursery: trio.Nursery) -> None:
+    order: list[bytes] = []
+    parked: list[Worker] = []
+
+    async def handle(request: bytes) -> None:
+        worker = loop.turns.running
+        assert worker is not None
+        if request == b"w":
+            parked.append(worker)
+            await worker.park()
+            order.append(b"woken")
+        elif request == b"s":
+            parked.pop().wake()
+            await loop.turns.after_woken()
+        order.append(request)
+
+    nursery.start_soon(loop.run, handle)
+    loop.ask(b"wwasb")
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == [b"a", b"woken", b"w", b"s", b"b"]
+    parked.pop().wake()  # from a task that the driver does not run
+    await trio.testing.wait_all_tasks_blocked()
+    assert order[5:] == [b"woken", b"w"]
+    loop.ask(b"c")
+    await trio.testing.wait_all_tasks_blocked()
+    assert order[7:] == [b"c"]
+
+
+async def test_a_worker_that_was_parked_may_wait_for_something_of_trio(loop: Loop, nursery: trio.Nursery) -> None:
+    order: list[bytes] = []
+    parked: list[Worker] = []
+
+    async def handle(request: bytes) -> None:
+        worker = loop.turns.running
+        assert worker is not None
+        if request == b"w":
+            parked.append(worker)
+            await worker.park()
+            with trio.move_on_after(0.1) as scope:
+                await trio.sleep_forever()
+            assert scope.cancelled_caught
+        elif request == b"s":
+            parked.pop().wake()
+        order.append(request)
+
+    nursery.start_soon(loop.run, handle)
+    loop.ask(b"wsab")
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == [b"s", b"a", b"b"]
+    await trio.sleep(1)
+    assert order == [b"s", b"a", b"b", b"w"]
+
+
+async def test_a_parked_worker_is_closed_at_the_end(loop: Loop) -> None:
+    closed: list[bytes] = []
+
+    async def handle(request: bytes) -> None:
+        worker = loop.turns.running
+        assert worker is not None
+        try:
+            await worker.park()
+        finally:
+            closed.append(request)
+            worker.wake()  # comes too late
+
+    loop.ask(b"ab")
     with trio.move_on_after(1):
-        await loop.run(nothing)
-    async with loop.lock:
-        with trio.move_on_after(1) as scope:
-            async with loop.lock:
-                pytest.fail("two tasks have the lock")
-        assert scope.cancelled_caught
-    loop.turns.pass_on()  # would schedule the task that is gone
+        await loop.run(handle)
+    assert sorted(closed) == [b"a", b"b"]
+    assert loop.turns.running is None
+
+
+async def test_the_end_of_the_device_is_told_to_the_worker_that_waits_for_it(loop: Loop) -> None:
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.run, nothing)
+            await trio.testing.wait_all_tasks_blocked()
+            loop.ending = True
+            trio.lowlevel.notify_closing(loop.device)
 
 
 async def test_an_error_of_a_handler_that_waited_comes_out(loop: Loop) -> None:
