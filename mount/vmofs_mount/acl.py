@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import stat
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 from vmofs_mount.nodes import Directory, Node
@@ -92,11 +93,21 @@ def inherit(parent: Directory, node: Node) -> None:
     if value is None:
         return
     if isinstance(node, Directory):
-        _keep(node, DEFAULT, parse(value))
-    entries = _with_mode(parse(value), node.mode, narrow=True)
-    node.mode = (node.mode & ~0o777) | _mode_bits(entries)
-    if _is_extended(entries):
-        _keep(node, ACCESS, entries)
+        node.xattrs = {**(node.xattrs or {}), DEFAULT: value}
+    bits, inherited = _narrowed(value, node.mode & 0o777)
+    node.mode = (node.mode & ~0o777) | bits
+    if inherited:
+        node.xattrs = {**(node.xattrs or {}), ACCESS: inherited}
+
+
+@lru_cache(maxsize=64)
+def _narrowed(value: bytes, permissions: int) -> tuple[int, bytes]:
+    """Return the mode and the access ACL (empty if the mode says it all) of what inherits a default ACL.
+
+    Kept, since a list may have 400 entries, and a million files may inherit it.
+    """
+    entries = _with_mode(parse(value), permissions, narrow=True)
+    return _mode_bits(entries), serialize(entries) if _is_extended(entries) else b""
 
 
 def _keep(node: Node, name: bytes, entries: list[Entry]) -> None:

@@ -6,11 +6,12 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import ReferenceType, ref
 
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
-from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, Status, VmoError
+from vmofs.status import AccessDeniedError, BadStateError, NotSupportedError, OutOfRangeError, Status, VmoError
 from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.wire.commands import (
     Command,
@@ -45,9 +46,9 @@ OK = format_result(Status.OK)
 
 @dataclass(frozen=True, slots=True)
 class ServedDirectory:
-    """What files become that are made in a directory of ``vmo/``."""
+    """What files become that are made in a directory of ``vmo/``. A directory keeps no pager alive that was closed."""
 
-    pager: PagerDirectory
+    pager: ReferenceType[PagerDirectory]
     port: Port
     options: VmoOptions
 
@@ -124,7 +125,7 @@ class PagerCommands:
         if not (handle.identity.overrides or handle.identity.uid == directory.uid):
             raise AccessDeniedError(f"only its owner may have {quote(command.directory)} served")
         options = VmoOptions(resizable=True, trap_dirty=command.trap_dirty, writeback=command.writeback)
-        directory.default_pager = ServedDirectory(pager, port, options)
+        directory.default_pager = ServedDirectory(ref(pager), port, options)
         return OK
 
     def make_vmo(self, parent: Directory, mode: int, caller: Caller) -> VmoFile:
@@ -134,7 +135,10 @@ class PagerCommands:
             BadStateError: the pager was closed.
         """
         served: ServedDirectory = parent.default_pager
-        pager = served.pager.pager
+        directory = served.pager()
+        if directory is None:
+            raise BadStateError("the pager is closed")
+        pager = directory.pager
         vmo = pager.create_vmo(served.port, self._pagers.new_key(), 0, served.options)
         file = VmoFile(mode, caller.uid, caller.gid, vmo, pager)
         vmo.owner = vmo.source.owner = file

@@ -11,12 +11,14 @@ import errno
 import logging
 import os
 import select
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 import trio
 
-from vmofs.status import IoError, VmoError
+from vmofs.status import IoError, NoMemoryError, VmoError
 from vmofs.wire.commands import USAGE, Command, CommandKind, parse_command
 from vmofs.wire.lines import Line, split_lines
 from vmofs.wire.results import format_error
@@ -31,10 +33,24 @@ _log = logging.getLogger(__name__)
 _CUT_BYTES = 2**20 - 4096
 """The kernel cuts writes into pieces of 1 MiB, or a page less, wherever the lines end."""
 
-_MAX_QUEUED_LINES = 4096
+_MAX_LINES = 4096
+"""That wait behind another one. A write with more of them is a short one."""
 
-_LINES_AT_ONCE = 64
-"""Lines of one write that are carried out before anybody else has a turn."""
+_TURN_SECONDS = 0.25
+"""How long lines of one write are carried out. After that it is a short write: the kernel has the command file locked
+meanwhile, and others who write to it cannot even be killed."""
+
+_REST_SECONDS = 0.005
+"""How long lines are carried out before anybody else has a turn."""
+
+_SHORT_ANSWER_BYTES = 4096
+"""An answer up to here is not counted."""
+
+_KEPT_NAME_BYTES = 300
+"""What a name takes in memory, about, that was turned into a file, besides its text."""
+
+_MAX_NAMES_BYTES = 4 * 2**20
+"""What these take of one open file. Then they are let go of, and checked again when they are named again."""
 
 Waiting = Callable[[], Awaitable[str]]
 """The rest of a command that has to wait; returns its result."""
@@ -65,13 +81,16 @@ class CommandHandle(Handle):
         self.file = file
         self.kind = CommandKind(file.kind)
         self.identity = Identity.of_process(caller.uid, caller.gid, caller.pid)
-        self.names: dict[tuple[str, int], Node] = {}
         self.on_release: list[Callable[[], None]] = []
         self.released = False
         self._execute = execute
         self._log = log
         self._spawn = spawn
         self.limits = limits
+        self._names: WeakValueDictionary[tuple[str, int], Node] = WeakValueDictionary()
+        self._names_bytes = 0
+        self._held_bytes = 0
+        self._answer_bytes = 0
         self._answer = USAGE[self.kind].encode() if flags & os.O_ACCMODE == os.O_RDONLY else b""
         self._position = 0
         self._waiting = False
@@ -98,12 +117,14 @@ class CommandHandle(Handle):
         except VmoError as error:
             self._set_answer("", format_error(error))
             raise
+        count = len(lines)
+        del lines[_MAX_LINES + 1 :]  # a write of 1 MiB may have so many that they take a hundred times of that
         await self._take_turn()
         try:
             done = await self._carry_out_all(lines)
         finally:
             self._turn.release()
-        return len(data) if done == len(lines) else lines[done - 1].end
+        return len(data) if done == count else lines[done - 1].end
 
     async def _take_turn(self) -> None:
         """Wait for the write before. Of a writer who was killed the kernel waits no longer, and sends the next."""
@@ -113,12 +134,17 @@ class CommandHandle(Handle):
             await self._turn.acquire()
 
     async def _carry_out_all(self, lines: list[Line]) -> int:
-        """Carry out lines, or leave them for later; return their number, fewer than all if one fails."""
+        """Carry out lines, or leave them for later; return their number, fewer than all if one fails or time is up."""
         if self._waiting:
             return self._enqueue(lines)
+        began = rested = time.perf_counter()
         for number, line in enumerate(lines):
-            if number % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
-                await trio.lowlevel.checkpoint()  # others have their turn
+            now = time.perf_counter()
+            if now - began > _TURN_SECONDS:
+                return number
+            if now - rested > _REST_SECONDS:
+                await trio.lowlevel.checkpoint()
+                rested = time.perf_counter()
             try:
                 waiting = await self._carry_out(line)
             except VmoError:
@@ -139,7 +165,7 @@ class CommandHandle(Handle):
             BlockingIOError: for fewer than ``at_least``.
         """
         count = 0
-        for line in lines[: _MAX_QUEUED_LINES - len(self._queue)]:
+        for line in lines[: _MAX_LINES - len(self._queue)]:
             try:
                 self.limits.take(Resource.QUEUE_BYTES, self.identity.uid, _queue_bytes(line))
             except VmoError:
@@ -154,12 +180,12 @@ class CommandHandle(Handle):
         """Carry out a line and set the answer, or return what remains to be waited for."""
         try:
             result = await self._execute(parse_command(self.kind, line.text), self)
+            if not isinstance(result, str):
+                return result
+            self._set_answer(line.text, result)
         except VmoError as error:
             self._set_answer(line.text, format_error(error))
             raise
-        if not isinstance(result, str):
-            return result
-        self._set_answer(line.text, result)
         return None
 
     async def _go_on(self, line: Line, waiting: Waiting | None) -> None:
@@ -168,6 +194,7 @@ class CommandHandle(Handle):
             while True:
                 if waiting is not None:
                     self._set_answer(line.text, await waiting())
+                await trio.lowlevel.checkpoint()  # others have their turn
                 if not self._queue:
                     break
                 line = self._queue.popleft()
@@ -196,15 +223,65 @@ class CommandHandle(Handle):
         return select.POLLOUT
 
     def _set_answer(self, line: str, result: str) -> None:
+        self.let_go(self._answer_bytes)
+        self._answer, self._position, self._answer_bytes = b"", 0, 0
+        if len(result) > _SHORT_ANSWER_BYTES:
+            self.hold(len(result))
+            self._answer_bytes = len(result)
         self._answer = result.encode()
-        self._position = 0
         self._log(self, line, result.partition("\n")[0])
+
+    def kept_name(self, path: str, mode: int) -> Node | None:
+        """Return the file that a name was turned into, with that right, if it still lives."""
+        return self._names.get((path, mode))
+
+    def keep_name(self, path: str, mode: int, node: Node) -> None:
+        """Keep the file that a name was turned into."""
+        size = _KEPT_NAME_BYTES + len(path)
+        if self._names_bytes + size > _MAX_NAMES_BYTES:
+            self._let_go_of_names()
+        try:
+            self.hold(size)
+        except NoMemoryError:
+            return
+        self._names_bytes += size
+        self._names[path, mode] = node
+
+    def forget_name(self, path: str, mode: int) -> None:
+        """Keep it no longer."""
+        self._names.pop((path, mode), None)
+
+    def _let_go_of_names(self) -> None:
+        self._names.clear()
+        self.let_go(self._names_bytes)
+        self._names_bytes = 0
+
+    def hold(self, size_bytes: int) -> None:
+        """Count memory that the open file is about to hold for its opener, until ``let_go`` or its release.
+
+        Raises:
+            NoMemoryError: he would hold too much.
+        """
+        try:
+            self.limits.take(Resource.QUEUE_BYTES, self.identity.uid, size_bytes)
+        except NoMemoryError:
+            if not self._names_bytes:
+                raise
+            self._let_go_of_names()  # they can be checked again
+            self.limits.take(Resource.QUEUE_BYTES, self.identity.uid, size_bytes)
+        self._held_bytes += size_bytes
+
+    def let_go(self, size_bytes: int) -> None:
+        """Count memory no longer."""
+        self.limits.give(Resource.QUEUE_BYTES, self.identity.uid, size_bytes)
+        self._held_bytes -= size_bytes
 
     def release(self) -> None:
         """Let go of everything that the open file held."""
         self.released = True
         for undo in self.on_release:
             undo()
+        self.let_go(self._held_bytes)
 
 
 def _queue_bytes(line: Line) -> int:

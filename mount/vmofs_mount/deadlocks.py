@@ -28,6 +28,7 @@ from typing import NamedTuple
 import trio
 
 from vmofs.core.access import Access
+from vmofs.core.port import Port
 from vmofs.core.request import Command
 from vmofs.core.system import System
 from vmofs.status import BadStateError
@@ -43,6 +44,8 @@ _AGAIN_SECONDS = 1.0
 _READER_SECONDS = 10.0
 """The same for one that does not read the FIFO at all, as nearly all do not."""
 
+_REST_PER_LOOK = 4  # somebody may have a million files open: looking takes a fifth of the time at most
+_LONGEST_LOOK_SECONDS = 5.0  # maps of processes in page faults may hold a thread up
 _MANY = 1000  # requests; so many are not gone through every time
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of <linux/proc_ns.h>
 
@@ -101,22 +104,27 @@ class Deadlocks:
         self._device_minor = device_minor
         self._files_of = files_of
         self._end = end
+        self._lookers = trio.CapacityLimiter(4)
         self._cleared: dict[int, float] = {}  # process -> when it may be looked at again
 
     async def run(self) -> None:
         """Look until cancelled."""
         if not can_see_everybody():
             return
+        rest = 0.0
         while True:
-            await trio.sleep(_WAIT_SECONDS if len(self._system.requests) < _MANY else _AGAIN_SECONDS)
+            await trio.sleep(max(rest, _WAIT_SECONDS if len(self._system.requests) < _MANY else _AGAIN_SECONDS))
             now = trio.current_time()
             self._cleared = {process: until for process, until in self._cleared.items() if until > now}
             for files, accesses in self._suspects(now).items():
-                await self._examine(files, accesses)
+                with trio.move_on_after(_LONGEST_LOOK_SECONDS):
+                    await self._examine(files, accesses)
+            rest = _REST_PER_LOOK * (trio.current_time() - now)
 
     def _suspects(self, now: float) -> dict[PagerFiles, dict[Access[object], Reader]]:
         """Return the accesses that have waited for a while, by the files of the pager, and who reads."""
         suspects: dict[PagerFiles, dict[Access[object], Reader]] = {}
+        known: dict[Port, PagerFiles | None] = {}
         for request in self._system.requests:
             if request.raised_at > now - _WAIT_SECONDS:
                 break  # and so are all others
@@ -125,7 +133,10 @@ class Deadlocks:
             access = request.primary.access
             if not isinstance(access.origin, Reader) or access.origin.process in self._cleared:
                 continue
-            files = self._files_of(access)
+            port = request.source.port
+            if port not in known:  # it looks at all that is open
+                known[port] = self._files_of(access)
+            files = known[port]
             if files is not None:
                 suspects.setdefault(files, {})[access] = access.origin
         return suspects
@@ -133,7 +144,7 @@ class Deadlocks:
     async def _examine(self, files: PagerFiles, accesses: dict[Access[object], Reader]) -> None:
         readers = set(accesses.values())
         serving, stuck = await trio.to_thread.run_sync(
-            find_stuck, readers, files, self._device_minor, abandon_on_cancel=True
+            find_stuck, readers, files, self._device_minor, abandon_on_cancel=True, limiter=self._lookers
         )
         now = trio.current_time()
         for access, reader in accesses.items():

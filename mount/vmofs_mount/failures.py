@@ -160,6 +160,7 @@ class Retries:
         self._lock = trio.Lock()
         self._looks = 0
         self._seen: dict[int, Blocked] = {}
+        self._map_readers = trio.CapacityLimiter(8)  # of their own: maps of processes in page faults may hold them up
 
     def began(self, process: int) -> None:
         """Note that a READ for a process waits."""
@@ -225,6 +226,7 @@ class Retries:
         """Return whether the reader may be a child with an inherited mapping: the process itself does not read."""
         return await trio.to_thread.run_sync(
             lambda: not reads_file(process, ino) and has_mapped(process, ino, self._device_minor, pages),
+            limiter=self._map_readers,
             abandon_on_cancel=True,
         )
 

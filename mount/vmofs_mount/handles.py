@@ -97,7 +97,7 @@ class TextHandle(Handle):
     async def read(self, offset: int, size: int) -> Data:
         """Return a part of the text."""
         if offset == 0 or self._text is None:
-            self._text = self._file.produce().encode()
+            self._text = self._file.text().encode()
         return self._text[offset : offset + size]
 
     async def write(self, offset: int, data: bytes) -> int:

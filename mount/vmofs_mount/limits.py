@@ -50,7 +50,7 @@ DEFAULTS: Mapping[Resource, int] = MappingProxyType(
         Resource.FIFOS: 256,  # each that is read costs the daemon two descriptors
         Resource.NODES: 131072,
         Resource.REQUESTS: 16384,  # the kernel holds at most 65535 reads outstanding, for all users together
-        Resource.QUEUE_BYTES: 16 * 2**20,
+        Resource.QUEUE_BYTES: 64 * 2**20,  # also long answers, pins, and names that were turned into files
         Resource.XATTR_BYTES: 16 * 2**20,
     }
 )
@@ -91,6 +91,7 @@ class Limits:
         self._refused: Counter[Resource] = Counter()
         self._memory: dict[int, _Memory] = {}
         self._owners: dict[Node, int] = {}
+        self._owners_of_others: dict[Node, int] = {}  # of what is not counted itself, but its attributes are
 
     def take(self, resource: Resource, uid: int, amount: int = 1) -> None:
         """Count something that a user is about to hold.
@@ -131,23 +132,28 @@ class Limits:
         Raises:
             NoSpaceError: he has too many of that kind; nothing was counted.
         """
-        taken: list[Resource] = []
+        wanted = dict.fromkeys(_resources(node), 1)
+        if node.xattrs:  # ACLs that it inherits
+            wanted[Resource.XATTR_BYTES] = bytes_of(node.xattrs)
+        taken: dict[Resource, int] = {}
         try:
-            for resource in _resources(node):
-                self.take(resource, node.uid)
-                taken.append(resource)
+            for resource, amount in wanted.items():
+                self.take(resource, node.uid, amount)
+                taken[resource] = amount
         except NoSpaceError:
-            for resource in taken:
-                self.give(resource, node.uid)
+            for resource, amount in taken.items():
+                self.give(resource, node.uid, amount)
             raise
         if taken:
             self._owners[node] = node.uid
-            self._held[Resource.XATTR_BYTES][node.uid] += bytes_of(node.xattrs)  # ACLs that it inherited
         if isinstance(node, VmoFile | AuxFile):
             self._memory.setdefault(node.uid, _Memory()).files[node] = None
 
     def remove(self, node: Node) -> None:
         """Count a node no longer, if it was counted: its last reference is gone."""
+        other = self._owners_of_others.pop(node, None)
+        if other is not None:
+            self.give(Resource.XATTR_BYTES, other, bytes_of(node.xattrs))
         uid = self._owners.pop(node, None)
         if uid is None:
             return
@@ -183,7 +189,7 @@ class Limits:
         """
         uid = self._owners.get(node)
         if uid is None:
-            return
+            uid = self._owners_of_others.setdefault(node, node.uid)
         if after > before:
             self.take(Resource.XATTR_BYTES, uid, after - before)
         elif after < before:
@@ -222,8 +228,8 @@ class Limits:
             memory.look_again_at = ended + _LOOK_SHARE * (ended - began)
         if memory.is_full:
             memory.estimate -= pages
-            held_bytes = memory.estimate * PAGE_SIZE
-            self._refuse(Resource.MEMORY, f"the files of uid {uid} hold {held_bytes} of at most {limit} bytes")
+            # Not how much: whoever may write one of them may ask.
+            self._refuse(Resource.MEMORY, f"the files of uid {uid} may hold no more than {limit} bytes of memory")
 
     def statistics(self) -> dict[str, int]:
         """Return what exempt and other users hold together, and how often a limit was met."""
@@ -239,6 +245,8 @@ class Limits:
         for node, uid in self._owners.items():
             for resource in _resources(node):
                 expected[resource][uid] += 1
+            expected[Resource.XATTR_BYTES][uid] += bytes_of(node.xattrs)
+        for node, uid in self._owners_of_others.items():
             expected[Resource.XATTR_BYTES][uid] += bytes_of(node.xattrs)
         for resource, counts in expected.items():
             if resource not in _NO_MEMORY:

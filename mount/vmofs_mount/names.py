@@ -43,9 +43,6 @@ _THREADS = trio.CapacityLimiter(16)
 
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EINVAL}
 
-MAX_KEPT_NAMES = 16384
-"""Of one open command file. Beyond it the oldest are let go of, and checked again when they are named again."""
-
 
 class Names:
     """Turns names into nodes. A node that a name was once turned into is kept with the open command file."""
@@ -67,13 +64,13 @@ class Names:
         return node
 
     async def _node(self, handle: CommandHandle, path: str, mode: int) -> Node:
-        kept = handle.names.get((path, mode))
+        kept = handle.kept_name(path, mode)
         if kept is not None:
             named = self._find(path)
             lives_nameless = not kept.nlink and (kept.open_count or kept in self._tree.orphans)
             if kept is named or (lives_nameless and named is None):
                 return kept  # a handle holds whatever becomes of the mode; and of the name, while the file lives
-            del handle.names[path, mode]
+            handle.forget_name(path, mode)
         node: Node | None = self._orphan(handle, path)
         if node is None:
             node = await self._examine(handle, path, mode)
@@ -81,9 +78,7 @@ class Names:
             await self._check_orphan(handle.identity, node, mode)
         if not isinstance(node, VmoFile | AuxFile):
             raise WrongTypeError(f"{quote(path)} is no VMO")
-        handle.names[path, mode] = node
-        if len(handle.names) > MAX_KEPT_NAMES:
-            del handle.names[next(iter(handle.names))]
+        handle.keep_name(path, mode, node)
         return node
 
     def _orphan(self, handle: CommandHandle, path: str) -> VmoFile | None:
@@ -117,7 +112,10 @@ class Names:
             if found.errno in _NOT_THERE:
                 raise _missing(path)
             raise IoError(f"{quote(path)} cannot be looked at: {os.strerror(found.errno)}")
-        node = self._tree.get(found.ino)
+        try:
+            node = self._tree.get(found.ino)
+        except OSError:  # it has just gone
+            raise _missing(path) from None
         if found.errno and isinstance(node, VmoFile | AuxFile | Directory):
             raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(path)}")
         return node

@@ -29,7 +29,7 @@ from vmofs_mount.attributes import to_attributes, to_caller, to_listed_attribute
 from vmofs_mount.deadlocks import SelfDeadlockError
 from vmofs_mount.errno_map import errno_of
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, VmoFile
-from vmofs_mount.supply_files import SupplyFile
+from vmofs_mount.supply_files import MirrorDirectory, SupplyFile
 from vmofs_mount.xattrs import Xattrs, bytes_of
 
 if TYPE_CHECKING:
@@ -203,6 +203,8 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """Change attributes; the size first, since only that can fail."""
         node = self._tree.get(inode)
+        if isinstance(node, MirrorDirectory):
+            raise OSError(errno.EPERM, f"{node.path} is changed where it is, below vmo/")
         if fields.update_size:
             await self._set_size(node, attr.st_size, ctx)
         self._set_owner(node, attr, fields)
@@ -226,7 +228,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Set an extended attribute; pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE."""
-        node = self._tree.get(inode)
+        node = self._keeper_of_attributes(inode)
         mode, xattrs = node.mode, dict(node.xattrs or {})
         self._xattrs.set(node, name, value)
         try:
@@ -241,7 +243,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove an extended attribute."""
-        node = self._tree.get(inode)
+        node = self._keeper_of_attributes(inode)
         before = bytes_of(node.xattrs)
         self._xattrs.remove(node, name)
         self._layout.limits.xattrs_change(node, before, bytes_of(node.xattrs))
@@ -351,6 +353,16 @@ class Operations(pyfuse3.Operations):
         if ctx.uid != 0:
             node.drop_privileges()
         self._tree.modified(node)
+
+    def _keeper_of_attributes(self, inode: int) -> Node:
+        """Return a node that keeps extended attributes: it has a name, or is a file that had one and is open.
+
+        What it takes is counted for its owner until then.
+        """
+        node = self._tree.get(inode)
+        if not node.nlink and (node.NAMELESS or not node.open_count):
+            raise OSError(errno.EPERM, f"{node.path} keeps no attributes")
+        return node
 
     def _set_owner(self, node: Node, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> None:
         if not (fields.update_uid or fields.update_gid):

@@ -13,6 +13,7 @@ from vmofs.core.pager import Pager
 from vmofs.core.port import Port
 from vmofs.core.request import PageRequest
 from vmofs.core.source import PageSource
+from vmofs.core.vmo import PagerVmo
 from vmofs.status import InvalidArgsError
 from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
@@ -23,7 +24,7 @@ from vmofs_mount.dirty import Dirty
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
-from vmofs_mount.ports import ClosedReaders, PagerPorts
+from vmofs_mount.ports import SETTLE_SECONDS, ClosedReaders, PagerPorts
 from vmofs_mount.ports import Fifo as FifoLane
 from vmofs_mount.supply_files import SupplyDirectory, SupplyFile, SupplyRealm
 
@@ -48,9 +49,11 @@ DEFAULT_PORT = "requests"
 class PagerDirectory:
     """One pager: what ``mkdir control/NAME`` made."""
 
-    def __init__(self, directory: Directory, engine: Engine, deadline: float) -> None:
+    def __init__(
+        self, directory: Directory, engine: Engine, deadline: float, when_freed: Callable[[PagerVmo], None]
+    ) -> None:
         self.directory = directory
-        self.pager = Pager(engine.system)
+        self.pager = Pager(engine.system, when_freed)
         self.ports = PagerPorts(Port(engine.system))
         self.deadline = deadline
         self.scopes: dict[Fifo, trio.CancelScope] = {}
@@ -64,11 +67,11 @@ class PagerDirectory:
     def pending_text(self) -> str:
         """Return the unanswered requests, oldest first: the request line, its age, deliveries, and by which FIFO."""
         now = trio.current_time()
+        names: dict[object, str] = {fifo: name for name, fifo in self.ports.fifos.items()}
         lines = []
         for request in self.pager.pending():
             packet = request.packet()
-            lane = packet.source.port.delivered().get(request)
-            by = next((name for name, fifo in self.ports.fifos.items() if fifo is lane), None)
+            by = names.get(packet.source.port.delivered().get(request))
             state = f"delivered={escape(by)}" if by is not None else "queued"
             lines.append(
                 f"{packet.command.name} {packet.key} {packet.offset} {packet.length} {escape(vmo_name(packet.source))} "
@@ -154,7 +157,7 @@ class Pagers:
 
     def open(self, directory: Directory, caller: Caller) -> None:
         """Make a pager out of a new directory, with files that belong to the caller."""
-        pager = PagerDirectory(directory, self._engine, self._deadline())
+        pager = PagerDirectory(directory, self._engine, self._deadline(), self._vmo_freed)
         self._by_directory[directory] = self._by_pager[pager.pager] = pager
         uid, gid = caller.uid, directory.gid
         requests = Fifo(0o600, uid, gid, builtin=True)
@@ -171,6 +174,10 @@ class Pagers:
         }
         for name, file in texts.items():
             self._tree.add(directory, name, file)
+
+    def _vmo_freed(self, vmo: PagerVmo) -> None:
+        if isinstance(vmo.owner, VmoFile):
+            self._tree.let_go(vmo.owner)
 
     def add_fifo(self, directory: Directory, fifo: Fifo) -> None:
         """Make another port out of a FIFO that was made in a pager's directory."""
@@ -197,8 +204,9 @@ class Pagers:
         """Wait until nobody is just opening a FIFO that is about to go: one alone, or those of a pager."""
         pager = self._by_directory.get(node) if isinstance(node, Directory) else None
         fifos = list(pager.scopes) if pager is not None else [node]
-        for lane in [lane for fifo, lane in self._lanes.items() if fifo in fifos]:
-            await lane.wait_settled()
+        with trio.move_on_after(SETTLE_SECONDS):
+            for lane in [lane for fifo, lane in self._lanes.items() if fifo in fifos]:
+                await lane.wait_settled()
 
     def remove_fifo(self, fifo: Fifo) -> None:
         """End a FIFO that lost its name: its readers see the end of the stream. Its VMOs' requests wait."""
@@ -284,9 +292,7 @@ class Pagers:
         pages = vmos = 0
         for pager in self:
             for vmo in pager.pager.vmos:
-                counts = vmo.statistics()
-                here = counts.dirty + counts.awaiting_clean + counts.dirty_zero
-                pages, vmos = pages + here, vmos + bool(here)
+                pages, vmos = pages + vmo.dirty_pages, vmos + bool(vmo.dirty_pages)
         return Dirty(pages, vmos)
 
     def deliver_again(self, request: PageRequest) -> bool:

@@ -39,8 +39,8 @@ _ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 
 _POLL_SECONDS = 1.0
 """How often an unattached FIFO is tried while requests wait: for readers stopped between lookup and open."""
 
-_SETTLE_SECONDS = 0.1
-"""How long the removal of a FIFO waits for a reader who is just opening it."""
+SETTLE_SECONDS = 0.1
+"""How long the removal of FIFOs waits for readers who are just opening them. The kernel has ``control/`` locked."""
 
 _ATTACHERS = trio.CapacityLimiter(16)
 
@@ -114,12 +114,11 @@ class Fifo:
         self._wanted.set()
 
     async def wait_settled(self) -> None:
-        """Wait until whoever looked the name up has got through his open, or has had time enough.
+        """Wait until whoever looked the name up has got through his open.
 
         For before the FIFO goes: then nobody would open it for writing any more, and he would wait in open for ever.
         """
-        with trio.move_on_after(_SETTLE_SECONDS):
-            await self._settled.wait()
+        await self._settled.wait()
 
     def probe(self) -> None:
         """Look whether somebody reads: a request waits."""
@@ -132,7 +131,7 @@ class Fifo:
             return False
         port.dequeue(self, trio.current_time())
         if packet.command is Command.COMPLETE:
-            self._completes.append((self._bytes_written, packet.source))
+            self._remember_complete(packet.source)
         return True
 
     def send_again(self, request: PageRequest) -> bool:
@@ -155,6 +154,14 @@ class Fifo:
         self._lines_total += 1
         self._bytes_written += len(line)
         return True
+
+    def _remember_complete(self, source: PageSource) -> None:
+        """Keep what stands in the pipe, and nothing of VMOs whose end was read: they are gone."""
+        assert self._fd is not None
+        read = self._bytes_written - _unread_bytes(self._fd)
+        while self._completes and self._completes[0][0] <= read:
+            self._completes.popleft()
+        self._completes.append((self._bytes_written, source))
 
     def _line(self, packet: Packet) -> bytes:
         command = PacketCommand(packet.command.name)

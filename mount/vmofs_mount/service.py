@@ -182,18 +182,8 @@ class Service:
         if file.vmo is not None:
             file.vmo.close()
             if file.pager is not None and file.vmo in file.pager.vmos:  # it has children, which go on asking for pages
-                self._keep(file)
+                self._layout.tree.keep(file)
             self.engine.settle()
-
-    def _keep(self, file: VmoFile) -> None:
-        tree, freed = self._layout.tree, file.vmo.when_freed
-
-        def let_go(vmo: PagerVmo) -> None:
-            freed(vmo)
-            tree.let_go(file)
-
-        tree.keep(file)
-        file.vmo.when_freed = let_go
 
     def _looked_up(self, node: Node, pid: int) -> None:
         if isinstance(node, Fifo) and pid not in attaching_threads:

@@ -25,8 +25,14 @@ from vmofs_mount.pagecache import PageCache
 
 T = TypeVar("T")
 
-_RIGHTS = {VmoOp.PREFETCH: os.R_OK, VmoOp.ALWAYS_NEED: os.F_OK, VmoOp.DONT_NEED: os.F_OK}
-"""Rights on the VMO, where it is not WRITE. Zircon: zx_vmo_op_range."""
+PIN_BYTES = 500
+"""What one takes in memory, about."""
+
+_RIGHTS = {VmoOp.PREFETCH: os.R_OK, VmoOp.ALWAYS_NEED: os.R_OK, VmoOp.DONT_NEED: os.R_OK}
+"""Rights on the VMO, where it is not WRITE. Zircon: zx_vmo_op_range, which for the last two needs no right on a handle.
+
+But who has a handle was given it, while a file can be found by anybody: he must not keep its pages from being evicted.
+"""
 
 
 class VmoCommands:
@@ -56,9 +62,11 @@ class VmoCommands:
 
     async def _vmo_create_child(self, command: VmoCreateChild, handle: CommandHandle) -> str:
         kind = ChildKind(command.kind.value)
-        # Who writes into a slice or a reference writes into its parent.
+        # Who writes into a slice or a reference writes into its parent; and an aux that has a child cannot be supplied
+        # from, so whoever stages pages in it must not depend on those who may read it.
         writes_parent = kind in {ChildKind.SLICE, ChildKind.REFERENCE} and not command.no_write
-        source = await self._names.file(handle, command.parent, os.R_OK | (os.W_OK if writes_parent else 0))
+        needs_write = writes_parent or command.parent.startswith("aux/")
+        source = await self._names.file(handle, command.parent, os.R_OK | (os.W_OK if needs_write else 0))
         if writes_parent and getattr(vmo_of(source), "no_write", False):
             raise AccessDeniedError(f"{quote(command.parent)} was made with no_write")
         is_aux = isinstance(source, AuxFile)
@@ -83,15 +91,24 @@ class VmoCommands:
     async def _vmo_op_range(self, command: VmoOpRange, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, _RIGHTS.get(command.op, os.W_OK))
         op = operations.VmoOp[command.op.name]
-        if isinstance(file, AuxFile) and command.op is VmoOp.COMMIT:
+        if command.op is VmoOp.COMMIT:  # zeros and what a snapshot shares get memory of their own
             handle.limits.reserve_range(file, command.length)
+        if command.op is VmoOp.ZERO:
+            self._drop_privileges(handle, file)
         return await self._start(handle, file, operations.op_range(op, vmo_of(file), command.offset, command.length))
+
+    def _drop_privileges(self, handle: CommandHandle, file: VmoFile | AuxFile) -> None:
+        """Clear set-user-ID as a write does: somebody else than root changes the content."""
+        if handle.identity.uid != 0:
+            file.drop_privileges()
+            self._cache.attributes_changed(file)
 
     async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.W_OK)
         if isinstance(file, AuxFile):
             raise NotSupportedError("an aux has no stream size: its size is exact")
         vmo = file.vmo
+        self._drop_privileges(handle, file)
         return await self._start(
             handle, file, vmo.set_stream_size(command.size), lambda _result: self._cache.size_changed(vmo)
         )
@@ -105,8 +122,9 @@ class VmoCommands:
             else:
                 handle.on_release.append(pin.unpin)
 
+        handle.hold(PIN_BYTES)
+        handle.limits.reserve_range(file, command.length)
         if isinstance(file, AuxFile):
-            handle.limits.reserve_range(file, command.length)
             keep(file.aux.pin(command.offset, command.length))
             return OK
         return await self._start(handle, file, file.vmo.pin(command.offset, command.length), keep)

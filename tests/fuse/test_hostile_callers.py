@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Thread
 
 import pytest
+import xxhash
 
 from tests.identity import Actor, Who, reachable_mount
 from tests.mounted import Mounted, wait_for
 from tests.pager_client import metric
 from tests.rights import command
+
+MIB = 2**20
 
 HOSTILE = Who("hostile", 65534, 65534)
 OTHER = Who("other", 2001, 2001)
@@ -117,3 +121,120 @@ def test_readers_of_a_fifo_come_and_go_while_the_kernel_forgets_its_acl_all_the_
     for actor in actors:
         actor.close()
     pager.rmdir()
+
+
+# Who takes all the time
+
+
+def write_once(path: str, data: bytes) -> int:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        return os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def write_for(path: str, data: bytes, seconds: float) -> int:
+    """Write again and again; return how many writes took all there was."""
+    ends = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < ends:
+        count += write_once(path, data) == len(data)
+    return count
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+@contextmanager
+def meanwhile(actor: Actor, *call: object) -> Iterator[list[object]]:
+    """Let somebody do something meanwhile; what it returned is in the list in the end."""
+    results: list[object] = []
+    work = Thread(target=lambda: results.append(actor(*call)))  # type: ignore[arg-type]
+    work.start()
+    try:
+        yield results
+    finally:
+        work.join(60)
+    assert not work.is_alive()
+
+
+def test_who_writes_commands_without_end_does_not_keep_others_from_the_command_file(
+    shared: Mounted, hostile: Actor
+) -> None:
+    """The kernel locks a file while it is written to, and who waits for that cannot be killed."""
+    file = f"{shared.path}/control/vmo_op_range"
+    hostile(make_aux, f"{shared.path}/aux/mine", 64 * MIB)
+    lines = b"commit aux/mine 0 64M\ndecommit aux/mine 0 64M\n" * 20_000  # would take minutes
+    other = Actor(OTHER)
+    other(make_aux, f"{shared.path}/aux/theirs", 4096)
+    with meanwhile(hostile, write_for, file, lines, 2.0) as results:
+        waited = max(seconds_of(lambda: other(command, file, "commit aux/theirs 0 4096")) for _ in range(5))
+    assert results == [0]  # not one of these writes was carried out whole
+    assert waited < 2
+    other.close()
+    for name in ("mine", "theirs"):
+        (shared.path / "aux" / name).unlink()
+
+
+def test_a_write_that_takes_long_is_short_and_the_rest_can_be_written(shared: Mounted, hostile: Actor) -> None:
+    file, lines = f"{shared.path}/control/vmo_op_range", b"always_need aux/mine 0 0\n" * 10_000
+    hostile(make_aux, f"{shared.path}/aux/mine", 4096)
+    fd = hostile(os.open, file, os.O_RDWR)
+    data, writes = lines, 0
+    while data:
+        written = hostile(os.write, fd, data)
+        assert data[written - 1 : written] == b"\n"
+        assert hostile(os.read, fd, 100) == b"ZX_OK\n"
+        data, writes = data[written:], writes + 1
+    assert 2 <= writes <= 100
+    hostile(os.close, fd)
+    (shared.path / "aux/mine").unlink()
+
+
+def test_who_has_large_sums_made_does_not_keep_others_waiting(shared: Mounted, hostile: Actor) -> None:
+    pager, size = shared.path / "control/sums", 256 * MIB
+    hostile(os.mkdir, str(pager))
+    hostile(make_aux, f"{shared.path}/aux/mine", size)
+    hostile(command, f"{pager}/create_vmo", f"vmo/mine {size}")
+    sum_of_zeros = xxhash.xxh3_64_hexdigest(bytes(size))
+    line = f"vmo/mine 0 {size} aux/mine 0 xxh3={sum_of_zeros}\n"
+    assert hostile(command, f"{pager}/supply_pages", line) == "ZX_OK"
+    with meanwhile(hostile, write_for, f"{pager}/supply_pages", line.encode() * 2000, 2.0):
+        waited = max(seconds_of((shared.path / "vmo" / f"nothing{number}").exists) for number in range(10))
+    assert waited < 1  # two thousand sums take 25 s
+    pager.rmdir()
+    for path in ("vmo/mine", "aux/mine"):
+        (shared.path / path).unlink()
+
+
+def test_closing_a_pager_waits_once_for_those_who_are_opening_its_fifos(shared: Mounted, hostile: Actor) -> None:
+    """The kernel locks ``control/`` meanwhile."""
+    pager = shared.path / "control/crowded"
+    hostile(os.mkdir, str(pager))
+    for number in range(60):
+        hostile(os.mkfifo, f"{pager}/fifo{number}")
+    lookers = [Actor(HOSTILE) for _ in range(2)]
+    with meanwhile(lookers[0], look_into, str(pager), 4.0), meanwhile(lookers[1], look_into, str(pager), 4.0):
+        assert seconds_of(lambda: hostile(os.rmdir, str(pager))) < 2
+    for looker in lookers:
+        looker.close()
+
+
+def look_into(directory: str, seconds: float) -> None:
+    """Look at all that is in a directory, again and again, until it is gone."""
+    ends = time.monotonic() + seconds
+    with suppress(FileNotFoundError):
+        names = os.listdir(directory)  # noqa: PTH208
+        while time.monotonic() < ends:
+            for name in names:
+                os.stat(f"{directory}/{name}")  # noqa: PTH116
+
+
+def make_aux(path: str, size: int) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    os.ftruncate(fd, size)
+    os.close(fd)

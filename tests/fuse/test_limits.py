@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.identity import Actor, Who, reachable_mount
-from tests.mounted import Mounted, vmofs_command, vmofs_environment
+from tests.mounted import Mounted, vmofs_command, vmofs_environment, wait_for
+from tests.rights import acl, command
 
 USER = Who("user", 2001, 2001)
 OTHER = Who("other", 2002, 2002, (3000,))
@@ -113,6 +114,68 @@ def test_extended_attributes_are_limited(mounted: Mounted, user: Actor) -> None:
     assert [user.errno(set_xattr, path, size) for size in (1500, 1900, 2500, 100)] == ["ok", "ok", "ENOSPC", "ok"]
     assert len(os.getxattr(path, "user.x")) == 100
     assert counter(mounted, "held_xattr_bytes") == 106
+
+
+def test_attributes_of_what_a_pager_consists_of_are_counted_and_given_back(mounted: Mounted, user: Actor) -> None:
+    pager = mounted.path / "control" / "p0"
+    before = counter(mounted, "held_xattr_bytes")
+    user(os.mkdir, pager)
+    assert user.errno(set_xattr, pager / "supply_pages", 1500) == "ok"
+    assert user.errno(set_xattr, pager / "evict", 1500) == "ENOSPC"
+    assert user.errno(set_xattr, pager, 400) == "ok"
+    user(os.rmdir, pager)
+    assert counter(mounted, "held_xattr_bytes") == before
+
+
+def test_what_files_inherit_of_an_access_list_is_limited(mounted: Mounted, user: Actor) -> None:
+    directory = mounted.path / "aux" / "d"
+    user(os.mkdir, directory)
+    entries = ",".join(f"u:{3000 + number}:r" for number in range(80))
+    user(set_default_acl, directory, acl(f"u::rwx,g::rx,{entries},m::rwx,o::-"))  # 676 bytes, and those of the name
+    assert [user.errno(make, directory / name) for name in "abc"] == ["ok", "ENOSPC", "ENOSPC"]
+    user(os.unlink, directory / "a")
+    assert user.errno(make, directory / "b") == "ok"
+    user(os.unlink, directory / "b")
+
+
+def test_memory_is_limited_also_for_zeros_that_are_committed_or_pinned(mounted: Mounted, user: Actor) -> None:
+    control = mounted.path / "control"
+    user(os.mkdir, control / "p0")
+    assert user(command, str(control / "p0" / "create_vmo"), "vmo/zeros 1T") == "ZX_OK"
+    assert user(command, str(control / "vmo_op_range"), "zero vmo/zeros 0 1T") == "ZX_OK"
+    for file, line in (("vmo_op_range", "commit vmo/zeros 0 2M"), ("vmo_pin", "vmo/zeros 0 2M")):
+        refusal = "ZX_ERR_NO_MEMORY: the files of uid 2001 may hold no more than 1048576 bytes of memory"
+        assert user(command, str(control / file), line) == refusal
+    assert user(command, str(control / "vmo_op_range"), "commit vmo/zeros 0 512K") == "ZX_OK"
+
+
+def test_pins_and_names_that_an_open_file_keeps_are_limited(mounted: Mounted, user: Actor) -> None:
+    aux = mounted.path / "aux" / "a"
+    user(make, aux)
+    user(write, aux, 4096)
+    fd = user(os.open, str(mounted.path / "control" / "vmo_pin"), os.O_RDWR)
+    outcomes = [user.errno(os.write, fd, b"aux/a 0 4096\n") for _ in range(3)]
+    assert outcomes == ["ok", "ok", "ENOMEM"]  # a name is let go of, as it can be checked again
+    assert counter(mounted, "held_queue_bytes") == 1000
+    user(os.close, fd)
+    wait_for(lambda: counter(mounted, "held_queue_bytes") == 0, "the file is released")
+
+
+def test_long_answers_are_limited(mounted: Mounted, user: Actor) -> None:
+    control = mounted.path / "control"
+    user(os.mkdir, control / "p0")
+    user(command, str(control / "p0" / "create_vmo"), "vmo/striped 4M")
+    lines = "".join(f"zero vmo/striped {page * 4096} 4096\n" for page in range(0, 1024, 2))
+    assert user(command, str(control / "vmo_op_range"), lines) == "ZX_OK"
+    query = str(control / "p0" / "query_dirty_ranges")
+    answer = user(command, query, "vmo/striped 0 4M")
+    assert answer.startswith("ZX_ERR_NO_MEMORY: uid 2001 holds ")
+    assert user(command, query, "vmo/striped 0 64K") == "ZX_OK 8"
+    wait_for(lambda: counter(mounted, "held_queue_bytes") == 0, "the file is released")
+
+
+def set_default_acl(path: Path, value: bytes) -> None:
+    os.setxattr(path, "system.posix_acl_default", value)
 
 
 def test_outstanding_requests_are_limited(mounted: Mounted, user: Actor) -> None:

@@ -26,7 +26,9 @@ from tests.rights import (
     ROOT,
     STRANGER,
     TREE,
+    Attributes,
     World,
+    acl,
     command,
     read,
     write,
@@ -57,6 +59,8 @@ COMMANDS = (
     Named("vmo_create", "{}/new 4096", os.W_OK | os.X_OK, "aux directory"),
     Named("vmo_create_child", "snapshot_at_least_on_write {} vmo/common/new 0 4096", os.R_OK),
     Named("vmo_create_child", "reference {} aux/common/new 0 0", os.R_OK | os.W_OK, "aux"),
+    Named("vmo_create_child", "reference {} aux/common/new 0 0 no_write", os.R_OK | os.W_OK, "aux"),
+    Named("vmo_create_child", "snapshot {} aux/common/new 0 4096", os.R_OK | os.W_OK, "aux"),
     Named("vmo_create_child", "reference {} vmo/common/new 0 0", os.R_OK | os.W_OK),
     Named("vmo_create_child", "reference {} vmo/common/new 0 0 no_write", os.R_OK),
     Named("vmo_op_range", "zero {} 0 0", os.W_OK),
@@ -65,6 +69,8 @@ COMMANDS = (
     Named("vmo_op_range", "decommit {} 0 4096", os.W_OK, "aux"),
     Named("vmo_op_range", "prefetch {} 0 0", os.R_OK),
     Named("vmo_op_range", "prefetch {} 0 4096", os.R_OK, "aux"),
+    Named("vmo_op_range", "always_need {} 0 0", os.R_OK),
+    Named("vmo_op_range", "dont_need {} 0 0", os.R_OK),
     Named("vmo_set_stream_size", "{} 8192", os.W_OK),
     Named("vmo_pin", "{} 0 4096", os.R_OK | os.W_OK, "aux"),
     Named("p/detach_vmo", "{}", os.W_OK),
@@ -131,7 +137,7 @@ def _tidy(world: World, named: Named, path: str) -> None:
 @pytest.mark.parametrize(
     "name", ["private", "nothing", "closed/public", "closed/nothing", "closed/no/thing", "d/public/x"]
 )
-def test_a_name_tells_nobody_more_than_stat_would(world: World, name: str) -> None:
+def test_a_name_tells_nobody_more_than_opening_it_would(world: World, name: str) -> None:
     statuses = {
         "ok": "ZX_OK",
         "ENOENT": "ZX_ERR_BAD_HANDLE",
@@ -140,7 +146,7 @@ def test_a_name_tells_nobody_more_than_stat_would(world: World, name: str) -> No
     }
     path = f"vmo/{name}"
     for who in PEOPLE:
-        seen = world.actors(who).errno(os.stat, f"{world.mount}/{path}")
+        seen = world.actors(who).errno(open_and_close, f"{world.mount}/{path}")
         result = world.actors(who)(command, f"{world.mount}/control/vmo_op_range", f"always_need {path} 0 0")
         assert result.partition(":")[0] == statuses[seen], (who, path)
 
@@ -211,6 +217,18 @@ def test_what_a_command_makes_belongs_to_the_opener_and_obeys_his_umask(world: W
         (world.mount / path).unlink()
 
 
+@pytest.mark.usefixtures("open_commands")
+@pytest.mark.parametrize("line", ["vmo_op_range zero {} 0 4096", "vmo_set_stream_size {} 8192"])
+def test_a_command_that_changes_a_file_takes_set_user_id_from_it_as_a_write_does(world: World, line: str) -> None:
+    path = world.mount / "vmo/d/public"
+    file, text = line.split(" ", maxsplit=1)
+    for who, expected in ((ROOT, 0o4766), (STRANGER, 0o766)):
+        path.chmod(0o4766)
+        assert world.actors(who)(command, f"{world.mount}/control/{file}", text.format("vmo/d/public")) == "ZX_OK"
+        assert stat.S_IMODE(path.stat().st_mode) == expected
+    world.restore("vmo/d/public")
+
+
 def test_a_snapshot_of_a_private_file_is_private(world: World) -> None:
     line = "snapshot_at_least_on_write vmo/d/private vmo/d/new 0 4096"
     assert world.actors(OWNER)(command, f"{world.mount}/control/vmo_create_child", line) == "ZX_OK"
@@ -233,6 +251,29 @@ def test_a_uid_beyond_2_31_has_its_rights(world: World) -> None:
     file = f"{world.mount}/control/vmo_op_range"
     assert world.actors(far)(command, file, "zero vmo/d/public 0 0") == "ZX_OK"
     assert world.actors(far)(command, file, "zero vmo/d/private 0 0").startswith("ZX_ERR_ACCESS_DENIED")
+
+
+def test_what_stands_in_supply_for_a_directory_is_not_changed_there(world: World) -> None:
+    owner, mirrored = world.actors(OWNER), f"{world.mount}/control/p/supply/vmo/closed"
+    before = Attributes.of(world.mount / "vmo/closed")
+    for change in (set_user_attribute, set_default_acl, os.utime):
+        assert owner.errno(change, mirrored) == "EPERM"
+    assert owner.errno(os.chmod, mirrored, 0o777) == "EPERM"
+    assert owner.errno(os.chown, mirrored, -1, owner(os.getegid)) == "EPERM"
+    assert Attributes.of(world.mount / "vmo/closed") == before
+    assert os.listxattr(world.mount / "vmo/closed") == []
+
+
+def set_user_attribute(path: str) -> None:
+    os.setxattr(path, "user.mine", b"x")
+
+
+def set_default_acl(path: str) -> None:
+    os.setxattr(path, "system.posix_acl_default", acl("u::rwx,g::rx,u:2004:rwx,m::rwx,o::-"))
+
+
+def open_and_close(path: str) -> None:
+    os.close(os.open(path, os.O_RDONLY))
 
 
 def test_a_pager_finds_in_supply_what_it_would_find_in_vmo(world: World) -> None:

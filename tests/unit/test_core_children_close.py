@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, clone, read, reference, shows, slice_of, used, write
 from vmofs.core.children import ChildKind, Vmo, create_child
+from vmofs.core.pager import Pager
+from vmofs.core.vmo import PagerVmo
 from vmofs.testing.world import World
+from vmofs.units import Key
 
 
 def test_close_root_clones_still_read_and_still_fault_to_the_pager(world: World) -> None:
@@ -35,6 +38,21 @@ def test_complete_comes_when_the_last_of_the_family_goes(world: World) -> None:
         world.check()
     assert world.packets() == ["COMPLETE"]
     assert (world.system.statistics().objects, used(world)) == (0, 0)
+
+
+def test_the_end_of_a_vmo_is_told_when_its_last_child_goes_also_after_its_pager_was_closed(world: World) -> None:
+    freed: list[PagerVmo] = []
+    pager = Pager(world.system, freed.append)
+    roots = [pager.create_vmo(world.port, Key(number), 4096) for number in range(2)]
+    children = [clone(root) for root in roots]
+    for root in roots:
+        root.close()
+    assert not freed
+    children[1].close()
+    assert freed == [roots[1]]
+    pager.close()
+    children[0].close()
+    assert freed == [roots[1], roots[0]]
 
 
 def test_a_closed_clone_that_another_one_sees_keeps_its_pages(world: World) -> None:

@@ -30,6 +30,17 @@ def written(world: World, pages: int = 8, *, trap: bool = False) -> PagerVmo:
     return vmo
 
 
+def test_dirty_pages_are_those_that_were_not_written_back_yet(world: World) -> None:
+    vmo = grown(world, 4, 6)
+    world.supply(vmo, 0, 4)
+    assert vmo.dirty_pages == 2  # zeros
+    assert world.start_write(vmo, 0, 3).done
+    begin(world, vmo, 0)
+    assert vmo.dirty_pages == 5
+    clean(world, vmo, 0, 2)
+    assert vmo.dirty_pages == 3
+
+
 # The order of checks
 
 

@@ -6,7 +6,7 @@ are looked up stands in functions of its own, so that the edge can keep to the o
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import Callable, KeysView
 from dataclasses import dataclass
 from enum import IntEnum
 from weakref import WeakSet
@@ -84,10 +84,14 @@ class PagerStatistics:
 
 
 class Pager:
-    """Makes pager VMOs and answers for them. Zircon: zx_pager_create."""
+    """Makes pager VMOs and answers for them. Zircon: zx_pager_create.
 
-    def __init__(self, system: System) -> None:
+    ``when_freed`` is told of every VMO whose handle and children are gone, also after the pager was closed.
+    """
+
+    def __init__(self, system: System, when_freed: Callable[[PagerVmo], None] = lambda _vmo: None) -> None:
         self._system = system
+        self._when_freed = when_freed
         self._vmos: dict[PagerVmo, None] = {}
         self._freed_sources: WeakSet[PageSource] = WeakSet()  # of freed VMOs; one lives while a port has its packet
         self._closed = False
@@ -125,6 +129,7 @@ class Pager:
             del self._vmos[vmo]
             self._count_requests(vmo)
             self._freed_sources.add(vmo.source)
+        self._when_freed(vmo)
 
     def _count_requests(self, vmo: PagerVmo) -> None:
         counts = vmo.source.statistics()

@@ -1,0 +1,29 @@
+"""Texts of control files: made when they are read, but not again and again if that takes long."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from vmofs_mount.nodes import TextFile
+
+
+@pytest.mark.parametrize(("seconds", "made"), [(0.0005, [0, 1, 2]), (0.1, [0, 0, 0])])
+def test_a_text_that_takes_long_is_given_again(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, made: list[int]
+) -> None:
+    now = 0.0
+    numbers = itertools.count()
+
+    def produce() -> str:
+        nonlocal now
+        now += seconds
+        return str(next(numbers))
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    file = TextFile(0o444, 0, 0, produce)
+    assert [int(file.text()) for _ in range(3)] == made
+    now += 10 * seconds
+    assert int(file.text()) == made[-1] + 1
