@@ -18,6 +18,7 @@ DOCUMENTS = [
         ROOT / "tests/README.md",
         ROOT / "mount/SEMANTICS.md",
         ROOT / "mount/CONCURRENCY.md",
+        ROOT / "tools/BENCH.md",
     )
     if path.exists()
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import log
 from statistics import median
 
 from tools.benchmarks.goals import Goal, Row, Unit
+from tools.benchmarks.growth import Point
 from tools.benchmarks.run import Record
 
 
@@ -31,6 +33,28 @@ class Line:
 def lines(rows: Iterable[Row], records: list[Record]) -> list[Line]:
     """Return the table."""
     return [line for row in rows for line in _lines_of(row, records)]
+
+
+def growth_lines(points: list[Point]) -> list[Line]:
+    """Return a line for each operation along each axis: its cost at the end, and at the beginning."""
+    kinds = dict.fromkeys((point["axis"], point["where"], point["operation"]) for point in points)
+    return [_growth_line(*kind, points) for kind in kinds]
+
+
+def _growth_line(axis: str, where: str, operation: str, points: list[Point]) -> Line:
+    kind = (axis, where, operation)
+    curve = {p["x"]: p["us"] for p in points if (p["axis"], p["where"], p["operation"]) == kind}
+    first, last = min(curve), max(curve)
+    ratio, bound = curve[last] / curve[first], log(last) / log(first)
+    return Line(
+        f"growth with {axis}: {operation} ({where})",
+        number(curve[last], Unit.MICROSECONDS),
+        f"at {last:,}",
+        f"at {first:,}: {number(curve[first], Unit.MICROSECONDS)}",
+        f"{ratio:.2f}",
+        f"≤ {bound:.1f}, the logarithm",
+        ratio <= bound if last > first else None,
+    )
 
 
 def _of(records: list[Record], workload: str, target: str) -> dict[int, Record]:

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from tools.benchmarks.goals import Row
+from tools.benchmarks.growth import Point, measure_model
 from tools.benchmarks.machine import MissingError, wait_quiet
+from tools.benchmarks.mounted_growth import measure_mount
 from tools.benchmarks.targets import Bench, SharedMount, Target, Vmofs, peers, targets_of
-from tools.benchmarks.workloads import WORKLOADS, Workload
+from tools.benchmarks.workloads import IN_BLOCKS, WORKLOADS, Workload
 
 Record = dict[str, Any]
 """A sample with its ``workload``, ``target`` and ``round``; or these with ``missing`` or ``error``, a sentence."""
@@ -20,9 +22,9 @@ OTHER = "other "
 """What the names of the targets of a second vmofs begin with."""
 
 
-def wanted(rows: Iterable[Row]) -> set[tuple[str, str]]:
-    """Return the workloads and targets that these rows need."""
-    pairs = set()
+def wanted(rows: Iterable[Row], workloads: Iterable[Workload]) -> set[tuple[str, str]]:
+    """Return the workloads and targets that these rows need, and all targets of these workloads."""
+    pairs = {(workload.name, target) for workload in workloads for target in workload.measures}
     for row in rows:
         pairs.add((row.workload, row.target))
         pairs |= {(row.workload, goal.target) for goal in row.goals if goal.target is not None}
@@ -60,11 +62,21 @@ class Run:
     def measure_round(self, number: int) -> None:
         """Measure everything once, in an order of the round's own."""
         order = random.Random(number)  # noqa: S311
-        for workload in order.sample(WORKLOADS, len(WORKLOADS)):
+        workloads = (*WORKLOADS, *IN_BLOCKS)
+        for workload in order.sample(workloads, len(workloads)):
             if number < workload.most_rounds:
                 names = sorted(name for of, name in self._pairs if of == workload.name)
                 for name in order.sample(names, len(names)):
                     self._measure(workload, name, number)
+
+    def measure_growth(self, axes: Iterable[str], limit: int) -> list[Point]:
+        """Measure growth along these axes, of the model and through mounts of the first vmofs."""
+        points = []
+        for axis in axes:
+            print(f"growth: {axis}", file=sys.stderr)
+            points += measure_model(axis, limit)
+            points += measure_mount(self._bench, self._mounts[0].vmofs, axis)
+        return points
 
     def _measure(self, workload: Workload, name: str, number: int) -> None:
         record: Record = {"workload": workload.name, "target": name, "round": number}

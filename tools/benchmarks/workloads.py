@@ -89,6 +89,9 @@ WORKLOADS = (
     Workload("memory, runs", {"vmofs fresh": memory.in_runs}, most_rounds=2),
     Workload("memory, random order", {"vmofs fresh": memory.in_random_order}, most_rounds=2),
     Workload("start", {"vmofs fresh": files.start}),
+)
+
+IN_BLOCKS = (
     *(
         Workload(
             reading_in_blocks(size),
