@@ -99,6 +99,8 @@ class Engine:
 
     def settle(self) -> None:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
+        if not self.system.has_news:  # often: a command settles what it did, and once more at its end
+            return
         for access in self.system.run_ready(trio.current_time()):
             _wake(access)
         for port in self.system.take_ports():

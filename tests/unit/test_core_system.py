@@ -34,6 +34,21 @@ def test_those_who_woke_run_once_and_are_returned_when_finished(world: World) ->
     assert world.run() == []
 
 
+def test_there_is_news_for_the_edge_until_all_of_it_was_taken(world: World) -> None:
+    vmo = world.vmo()
+    system = world.system
+    assert not system.has_news
+    world.start_read(vmo, 0)
+    assert system.has_news
+    assert len(system.take_ports()) == 1
+    assert not system.has_news
+    world.supply(vmo, 0, 1)  # settles what it brought about
+    world.pager.evict(vmo, 0, PAGE_SIZE)
+    assert system.has_news
+    system.take_stale()
+    assert not system.has_news
+
+
 def test_an_access_that_waits_for_one_thing_after_another(world: World) -> None:
     first, second = world.vmo(), world.vmo(key=2 * KEY)
 

@@ -65,6 +65,11 @@ class System:
         """Drop what was noted for an object that nobody has open any more."""
         self._stale.pop(owner, None)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether ``run_ready``, ``take_ports`` or ``take_stale`` has anything to return."""
+        return bool(self.woken or self.ports_ready or self._stale)
+
     def run_ready(self, now: float) -> list[Access[object]]:
         """Let every woken access look again; return those that finished. ``now`` is in seconds."""
         finished = []
