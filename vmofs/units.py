@@ -30,9 +30,8 @@ class PageRange(NamedTuple):
     @classmethod
     def of_bytes(cls, offset: int, length: int) -> PageRange:
         """Return the pages that the bytes ``[offset, offset+length)`` touch (rounded outward)."""
-        if length <= 0:
-            return cls(offset // PAGE_SIZE, offset // PAGE_SIZE)
-        return cls(offset // PAGE_SIZE, page_count(offset + length))
+        start = offset // PAGE_SIZE
+        return tuple.__new__(cls, (start, -(-(offset + length) // PAGE_SIZE) if length > 0 else start))
 
     @property
     def pages(self) -> int:

@@ -281,9 +281,10 @@ class AuxVmo:
             raise OutOfRangeError(f"aux range {offset}+{length} does not lie inside the aux VMO of {size} bytes")
         if children:
             raise BadStateError(f"the aux has {children} children")
-        pinned = self.pinned.over(PageRange.of_bytes(offset, length))
-        if pinned:
-            raise BadStateError(f"aux pages {pinned[0]} are pinned")
+        if self.pinned:
+            pinned = self.pinned.over(PageRange.of_bytes(offset, length))
+            if pinned:
+                raise BadStateError(f"aux pages {pinned[0]} are pinned")
         if xxh3 is not None:
             check_sum(self.node, offset, length, xxh3)
 

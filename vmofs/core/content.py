@@ -24,8 +24,7 @@ def run_bytes(frames: Frames, run: Run, offset: int, end: int) -> Bytes:
     held = run.frames
     if held is None:
         return zeros(end - offset)
-    base = run.start * PAGE_SIZE
-    return frames.view(held)[offset - base : end - base]
+    return frames.part(held, offset - run.start * PAGE_SIZE, end - offset)
 
 
 def read_present(frames: Frames, runs: RunMap, offset: int, end: int, *, gaps_are_zero: bool) -> Bytes | None:
@@ -33,8 +32,7 @@ def read_present(frames: Frames, runs: RunMap, offset: int, end: int, *, gaps_ar
     page = offset // PAGE_SIZE
     held = runs.frames_from(page)
     if held is not None and end <= (page + held.pages) * PAGE_SIZE:
-        skipped = offset - page * PAGE_SIZE
-        return frames.view(held)[skipped : skipped + end - offset]
+        return frames.part(held, offset % PAGE_SIZE, end - offset)
     pages = PageRange.of_bytes(offset, end - offset)
     pieces: list[Bytes] = []
     position = offset
@@ -57,13 +55,30 @@ def read_present(frames: Frames, runs: RunMap, offset: int, end: int, *, gaps_ar
 
 def write_committed(frames: Frames, runs: RunMap, offset: int, data: Bytes) -> None:
     """Overwrite bytes of pages that all have frames, in place."""
-    end = offset + len(data)
-    for run in runs.over(PageRange.of_bytes(offset, len(data))):
-        held = run.frames
-        assert held is not None, run
-        base = run.start * PAGE_SIZE
-        start, stop = max(offset, base), min(end, run.end * PAGE_SIZE)
-        frames.view(held)[start - base : stop - base] = data[start - offset : stop - offset]
+    position, end = offset, offset + len(data)
+    while position < end:
+        page = position // PAGE_SIZE
+        held = runs.frames_from(page)
+        assert held is not None, page
+        stop = min(end, (page + held.pages) * PAGE_SIZE)
+        frames.write(held, position % PAGE_SIZE, data[position - offset : stop - offset])
+        position = stop
+
+
+def fresh(frames: Frames, pages: PageRange, data: Bytes) -> list[Run]:
+    """Return clean pages of no object yet, with new frames that hold ``data``, and zeros behind it.
+
+    Raises:
+        NoMemoryError: nothing changed.
+    """
+    runs: list[Run] = []
+    page, position = pages.start, 0
+    for held in frames.allocate(pages.pages):
+        stop = position + held.pages * PAGE_SIZE
+        frames.write(held, 0, data[position:stop])
+        runs.append(Run(page, page + held.pages, PageState.CLEAN, held.frame))
+        page, position = page + held.pages, stop
+    return runs
 
 
 def wipe_committed(frames: Frames, runs: RunMap, offset: int, end: int) -> None:
@@ -91,7 +106,10 @@ def commit_zero(
         NoMemoryError: nothing changed.
     """
     present = runs.over(pages)
-    bare = [run.range for run in present if run.frame == NO_FRAME] + runs.gaps(pages)
+    if present:
+        bare = [run.range for run in present if run.frame == NO_FRAME] + runs.gaps(pages)
+    else:
+        bare = [pages] if pages else []
     if not bare:
         return
     held = [held for run in present if (held := run.frames)]

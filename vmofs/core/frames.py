@@ -11,6 +11,7 @@ import ctypes
 import mmap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from vmofs.core.ranges import RangeSet
@@ -90,26 +91,25 @@ class Frames:
         self._used += pages
         self._peak = max(self._peak, self._used)
         taken = []
-        while pages:
+        while pages and self._free:
             run = self._take(pages)
             taken.append(run)
             pages -= run.pages
+        if pages:
+            taken.append(FrameRun(self._top, pages))
+            self._top += pages
         return taken
 
     def _take(self, pages: int) -> FrameRun:
-        """Return one run of at most ``pages`` frames, from the lowest free range that fits if one is near."""
-        found: PageRange | None = None
-        for _, free in zip(range(_NEAREST_FITS), self._free, strict=False):
-            if found is None or free.pages >= pages:
-                found = free
-            if found.pages >= pages:
+        """Return one run of at most ``pages`` free frames, from the lowest free range that fits if one is near."""
+        near = islice(self._free, _NEAREST_FITS)
+        lowest = found = next(near)
+        while found.pages < pages:
+            found = next(near, lowest)
+            if found is lowest:
                 break
-        if found is None:
-            found = PageRange(self._top, self._top + pages)
-            self._top = found.end
-        else:
-            found = PageRange(found.start, min(found.end, found.start + pages))
-            self._free.discard(found)
+        found = PageRange(found.start, min(found.end, found.start + pages))
+        self._free.discard(found)
         return FrameRun(found.start, found.pages)
 
     def free(self, run: FrameRun) -> None:
@@ -133,6 +133,16 @@ class Frames:
     def view(self, run: FrameRun) -> memoryview:
         """Return the bytes of the frames, writable, without a copy. Valid until they are freed; see ``lend``."""
         return self._view[run.frame * PAGE_SIZE : (run.frame + run.pages) * PAGE_SIZE]
+
+    def part(self, run: FrameRun, offset: int, length: int) -> memoryview:
+        """Return the bytes ``[offset, offset+length)`` of the frames, as ``view``."""
+        start = run.frame * PAGE_SIZE + offset
+        return self._view[start : start + length]
+
+    def write(self, run: FrameRun, offset: int, data: bytes | memoryview) -> None:
+        """Overwrite bytes of the frames from ``offset`` on. ``data`` must not be longer than they are."""
+        start = run.frame * PAGE_SIZE + offset
+        self._view[start : start + len(data)] = data
 
     def wipe(self, run: FrameRun) -> None:
         """Make frames zero. However many there are, it takes no time, and they occupy no memory until written to."""

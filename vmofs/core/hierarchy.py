@@ -161,7 +161,11 @@ class Node:
         Raises:
             NoMemoryError: nothing changed that can be seen.
         """
-        copies = {part: self._copies(part) if self.parent is not None else [] for part in parts}
+        if self.parent is None:
+            for part in parts:
+                content.commit_zero(self.frames, self.runs, part, PageState.CLEAN)
+            return
+        copies = {part: self._copies(part) for part in parts}
         spared = [frames for found in copies.values() for _, it in found if (frames := it.frames) is not None]
         for part, found_there in copies.items():
             content.commit_zero(self.frames, self.runs, part, PageState.CLEAN, spared)
@@ -200,8 +204,8 @@ class Node:
         self._hide_above(pages)
 
     def _hide_above(self, pages: PageRange) -> None:
-        covered = pages & PageRange(0, self.limit)
-        if covered:
+        if pages.start < min(pages.end, self.limit):
+            covered = pages & PageRange(0, self.limit)
             self.runs.put(Run(covered.start, covered.end, PageState.MARKER))
 
     def cut(self, size_pages: int) -> None:
@@ -278,6 +282,10 @@ class Node:
 
     def changed(self, pages: PageRange, by: object = None) -> None:
         """Note that pages of this node have other bytes now, for all who show them except ``by``."""
+        if not self.children and not self.windows:  # mostly
+            if self.is_open and self.owner is not by:
+                self.system.mark_stale(self.owner, pages)
+            return
         waiting = [(self, pages)]
         while waiting:
             node, part = waiting.pop()

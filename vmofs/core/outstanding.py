@@ -15,7 +15,7 @@ class Outstanding(Spans):
     __slots__ = ("_by_start",)
 
     def __init__(self) -> None:
-        super().__init__()  # the numbers of the spans mean nothing
+        super().__init__()  # numbered by their first page, so that neighbours do not melt
         self._by_start: dict[int, PageRequest] = {}
 
     def __iter__(self) -> Iterator[PageRequest]:
@@ -26,7 +26,7 @@ class Outstanding(Spans):
         """Put in a request that overlaps no other."""
         start, end = request.range
         self._by_start[start] = request
-        self._replace(start, end, ((start, end, 0),))
+        self._insert(start, end, start, 0)  # different numbers do not melt
 
     def remove(self, request: PageRequest) -> None:
         """Take out a request."""

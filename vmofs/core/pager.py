@@ -17,9 +17,9 @@ from vmofs.core.aux import AuxVmo
 from vmofs.core.content import Bytes
 from vmofs.core.port import Port
 from vmofs.core.request import Command, PageRequest
-from vmofs.core.runs import Run, RunMap
+from vmofs.core.runs import Run
 from vmofs.core.source import PageSource, SourceState
-from vmofs.core.states import PageEvent, PageState
+from vmofs.core.states import PageEvent
 from vmofs.core.system import System
 from vmofs.core.taking import take_steps
 from vmofs.core.view import AuxView
@@ -186,7 +186,8 @@ class Pager:
     def _supply_steps(
         self, vmo: Vmo, offset: int, length: int, aux: Vmo, aux_offset: int, xxh3: int | None
     ) -> Steps[list[PageRange]]:
-        check_page_aligned(offset=offset, length=length, aux_offset=aux_offset)
+        if (offset | length | aux_offset) % PAGE_SIZE:
+            check_page_aligned(offset=offset, length=length, aux_offset=aux_offset)
         target = self.check_vmo(vmo)
         if isinstance(aux, AuxVmo | AuxView):
             aux.check_can_give(aux_offset, length, xxh3)
@@ -205,7 +206,7 @@ class Pager:
             content.free_runs(self._system.frames, taken)
             raise
         shift = pages.start - PageRange.of_bytes(aux_offset, length).start
-        return self._insert(target, pages, [run.moved(shift) for run in taken])
+        return self._insert(target, pages, [run.moved(shift) for run in taken] if shift else taken)
 
     def supply_bytes(self, vmo: Vmo, offset: int, data: Bytes) -> list[PageRange]:
         """Supply pages with the given bytes, as ``supply_pages`` does from an aux; return the newly filled runs.
@@ -221,11 +222,9 @@ class Pager:
         check_page_aligned(offset=offset)
         target = self.check_vmo(vmo)
         pages = _check_target(target, offset, len(data))
-        fresh = RunMap()
-        content.commit_zero(target.frames, fresh, pages, PageState.CLEAN)
-        content.write_committed(target.frames, fresh, offset, data)
+        fresh = content.fresh(target.frames, pages, data)
         self._totals["supply_calls"] += 1
-        return self._insert(target, pages, fresh.take(pages))
+        return self._insert(target, pages, fresh)
 
     def _insert(self, target: PagerVmo, pages: PageRange, supplied: list[Run]) -> list[PageRange]:
         filled = target.insert(pages, supplied)

@@ -50,12 +50,14 @@ class RangeSet(Spans):
             return
         # Ranges that only touch are swallowed too: that is what keeps the set coalesced.
         touched = self._spans_over(start - 1, end + 1)
-        if touched:
+        if not touched:
+            self._insert(start, end, 0, 0)
+        else:
             start, end = min(start, touched[0][0]), max(end, touched[-1][1])
             for first, last, _ in touched:
                 self._pages -= last - first
+            self._replace(start, end, ((start, end, 0),))
         self._pages += end - start
-        self._replace(start, end, ((start, end, 0),))
 
     def discard(self, pages: PageRange) -> None:
         """Take the pages out of the set; those not there do not matter."""

@@ -137,23 +137,28 @@ class RunMap(Spans):
 
     def take(self, pages: PageRange) -> list[Run]:
         """Remove what is in ``pages`` and return it, cut to it, ascending. What is left of cut runs stays."""
-        taken = self.whole_over(pages)
+        start, end = pages
+        if not self._blocks or start >= end:
+            return []
+        number, block, place, stop = self._find(start, end)
+        taken = [self._run(span) for span in block.get(place, stop)]
         if not taken:
             return []
         if self._awaiting:
             self._take_awaiting(pages, taken)
         rests = []
         first, last = taken[0], taken[-1]
-        if first.start < pages.start:
-            rests.append((first.start, pages.start, first.frame << _CODE_BITS | first.state.code))
+        if first.start < start:
+            rests.append((first.start, start, first.frame << _CODE_BITS | first.state.code))
             taken[0] = first.cut(pages)
-        if last.end > pages.end:
-            rest = last.cut(PageRange(pages.end, last.end))
-            rests.append((pages.end, last.end, rest.frame << _CODE_BITS | rest.state.code))
+        if last.end > end:
+            rest = last.cut(PageRange(end, last.end))
+            rests.append((end, last.end, rest.frame << _CODE_BITS | rest.state.code))
             taken[-1] = taken[-1].cut(pages)
-        self._replace(*pages, rests)
-        for start, end, state, _, _ in taken:
-            self._counts[state.code] -= end - start
+        block.put(place, stop, rests)
+        self._changed(number, block)
+        for run in taken:
+            self._counts[run.state.code] -= run.end - run.start
         return taken
 
     def _take_awaiting(self, pages: PageRange, taken: list[Run]) -> None:
@@ -170,19 +175,12 @@ class RunMap(Spans):
         if self._counts is _NO_COUNTS:
             self._counts = [*_NO_COUNTS]
         self._counts[state.code] += end - start
-        number = frame << _CODE_BITS | state.code
         step = 0 if frame == NO_FRAME else 1 << _CODE_BITS
-        left = self._span_at(start - 1)
-        if left is not None and left[2] + step * (start - left[0]) == number:
-            start, _, number = left
-        elif awaiting:
+        melted = self._insert(start, end, frame << _CODE_BITS | state.code, step)
+        if awaiting and melted[0] == start:
             self.set_awaiting(start, awaiting)
-        right = self._span_at(end)
-        if right is not None and number + step * (end - start) == right[2]:
-            if self._awaiting:
-                self._awaiting.pop(end, None)
-            end = right[1]
-        self._replace(start, end, ((start, end, number),))
+        if self._awaiting and melted[1] > end:
+            self._awaiting.pop(end, None)
 
     def swap(self, other: RunMap) -> None:
         """Exchange the contents of two maps; the size does not matter."""

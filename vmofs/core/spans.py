@@ -31,16 +31,18 @@ class _Block:
     def part(self, first: int, stop: int) -> _Block:
         return _Block(self.starts[first:stop], self.ends[first:stop], self.values[first:stop])
 
+    def get(self, first: int, stop: int) -> list[Span]:
+        """Return the spans from ``first`` to ``stop``."""
+        if stop - first == 1:  # mostly
+            return [(self.starts[first], self.ends[first], self.values[first])]
+        return list(zip(self.starts[first:stop], self.ends[first:stop], self.values[first:stop], strict=True))
+
     def put(self, first: int, stop: int, spans: Sequence[Span]) -> None:
         """Put spans in the place of those from ``first`` to ``stop``."""
-        if len(spans) == 1 and stop - first <= 1:
-            ((start, end, value),) = spans
-            if first == stop:
-                self.starts.insert(first, start)
-                self.ends.insert(first, end)
-                self.values.insert(first, value)
-            else:
-                self.starts[first], self.ends[first], self.values[first] = start, end, value
+        if len(spans) == 1 and stop - first == 1:
+            ((self.starts[first], self.ends[first], self.values[first]),) = spans
+        elif not spans:
+            del self.starts[first:stop], self.ends[first:stop], self.values[first:stop]
         else:
             self.starts[first:stop] = array("q", [start for start, _, _ in spans])
             self.ends[first:stop] = array("q", [end for _, end, _ in spans])
@@ -96,15 +98,11 @@ class Spans:
         if first and block.ends[first - 1] > start:
             first -= 1
         stop = bisect_left(starts, end, first)
-        if stop == first + 1:
-            found = [(starts[first], block.ends[first], block.values[first])]
-        else:
-            found = list(zip(starts[first:stop], block.ends[first:stop], block.values[first:stop], strict=True))
+        found = block.get(first, stop)
         while number < len(heads) and heads[number] < end:
             number += 1
             block = blocks[number]
-            stop = bisect_left(block.starts, end)
-            found += zip(block.starts[:stop], block.ends[:stop], block.values[:stop], strict=True)
+            found += block.get(0, bisect_left(block.starts, end))
         return found
 
     def next_start(self, page: int, limit: int) -> int:
@@ -118,27 +116,80 @@ class Spans:
             return min(limit, starts[index])
         return min(limit, self._heads[number]) if number < len(self._heads) else limit
 
-    def _replace(self, start: int, end: int, spans: Sequence[Span]) -> None:
-        """Put spans in the place of all that have a page in ``[start, end)``; they lie where those were, or in it."""
-        heads, blocks = self._heads, self._blocks
-        if not blocks:
-            if spans:
-                self._blocks, self._heads = [_Block(array("q"), array("q"), array("q"))], []
-                self._blocks[0].put(0, 0, spans)
-            return
+    def _find(self, start: int, end: int) -> tuple[int, _Block, int, int]:
+        """Return where the spans stand that have a page in ``[start, end)``: block, first, behind the last.
+
+        To change them: if they stand in several blocks, those become one. There must be a span somewhere.
+        """
+        heads = self._heads
         number = bisect_right(heads, start)
         if number < len(heads) and heads[number] < end:
             self._join(number, bisect_left(heads, end))
-        block = blocks[number]
-        starts = block.starts
-        first = bisect_right(starts, start)
+        block = self._blocks[number]
+        first = bisect_right(block.starts, start)
         if first and block.ends[first - 1] > start:
             first -= 1
-        block.put(first, bisect_left(starts, end, first), spans)
-        if not starts or len(starts) > 2 * BLOCK:
+        return number, block, first, bisect_left(block.starts, end, first)
+
+    def _changed(self, number: int, block: _Block) -> None:
+        """Put right what a change of a block may have broken."""
+        if not block.starts and not self._heads:
+            self._blocks = _NO_BLOCKS
+        elif not block.starts or len(block.starts) > 2 * BLOCK:
             self._cut(number)
-        elif number and not first:
-            heads[number - 1] = starts[0]
+        elif number:
+            self._heads[number - 1] = block.starts[0]
+
+    def _replace(self, start: int, end: int, spans: Sequence[Span]) -> None:
+        """Put spans in the place of all that have a page in ``[start, end)``; they lie where those were, or in it."""
+        if self._blocks:
+            number, block, first, stop = self._find(start, end)
+            block.put(first, stop, spans)
+            self._changed(number, block)
+        elif spans:
+            block = self._begin(*spans[0])
+            block.put(1, 1, spans[1:])
+            self._changed(0, block)
+
+    def _begin(self, start: int, end: int, value: int) -> _Block:
+        """Put in the first span."""
+        block = _Block(array("q", (start,)), array("q", (end,)), array("q", (value,)))
+        self._blocks, self._heads = [block], []
+        return block
+
+    def _insert(self, start: int, end: int, value: int, step: int) -> tuple[int, int]:
+        """Put a span into a gap; return what it became: it melts into neighbours that it continues.
+
+        They continue each other if the numbers grow by ``step`` with each page.
+        """
+        if not self._blocks:
+            self._begin(start, end, value)
+            return start, end
+        heads = self._heads
+        number = bisect_right(heads, start)
+        if number < len(heads) and heads[number] == end:
+            self._join(number, number + 1)
+        block = self._blocks[number]
+        starts, ends, values = block.starts, block.ends, block.values
+        place = bisect_right(starts, start)  # never 0, except in the first block
+        left = place - 1
+        grows_left = place > 0 and ends[left] == start and values[left] + step * (start - starts[left]) == value
+        if place < len(starts) and starts[place] == end and value + step * (end - start) == values[place]:
+            end = ends[place]
+            if grows_left:
+                del starts[place], ends[place], values[place]
+            else:
+                starts[place], values[place] = start, value
+        elif not grows_left:
+            starts.insert(place, start)
+            ends.insert(place, end)
+            values.insert(place, value)
+        if grows_left:
+            ends[left] = end
+            start = starts[left]
+        if len(starts) > 2 * BLOCK:
+            self._cut(number)
+        return start, end
 
     def _join(self, first: int, last: int) -> None:
         """Make one block of several."""

@@ -388,22 +388,35 @@ class PagerVmo:
         What is present is kept and its replacement freed. Returns the runs of newly filled pages, whose waiters woke.
         Zircon: zx_pager_supply_pages, step 7; the range was checked.
         """
-        fresh = RunMap()
-        for run in supplied:
-            fresh.put(run)
         filled = self.runs.gaps(pages)
-        for gap in filled:
-            for hole in fresh.gaps(gap):
-                self.put_zero(hole, after(PageState.GAP, PageEvent.SUPPLY_ZERO))
-            for run in fresh.take(gap):
-                self.runs.put(run.becomes(after(PageState.GAP, PageEvent.SUPPLY_PAGE)))
-                self.used(run.range)
-            if self.recency is not None:
-                self.recency.supplied(gap)
-            self._zero_beyond_stream(gap)
-            self.source.resolve(Command.READ, gap)
-        content.free_runs(self.frames, fresh.take(pages))
+        if filled == [pages]:  # mostly
+            self._fill(pages, supplied)
+        else:
+            fresh = RunMap()
+            for run in supplied:
+                fresh.put(run)
+            for gap in filled:
+                self._fill(gap, fresh.take(gap))
+            content.free_runs(self.frames, fresh.take(pages))
         return filled
+
+    def _fill(self, gap: PageRange, supplied: list[Run]) -> None:
+        """Fill a gap with runs that lie in it, the rest with zeros, and wake who waits for it."""
+        position = gap.start
+        for run in supplied:
+            if position < run.start:
+                self.put_zero(PageRange(position, run.start), _SUPPLIED_ZERO)
+            self.runs.put(run.becomes(_SUPPLIED))
+            position = run.end
+            if self.recency is not None:
+                self.recency.used(run.start, run.end)
+        if position < gap.end:
+            self.put_zero(PageRange(position, gap.end), _SUPPLIED_ZERO)
+        if self.recency is not None:
+            self.recency.supplied(gap)
+        if self.stream_size < gap.end * PAGE_SIZE:
+            self._zero_beyond_stream(gap)
+        self.source.resolve(Command.READ, gap)
 
     def _zero_beyond_stream(self, filled: PageRange) -> None:
         """Clear what was supplied beyond the end of the content in its last page: no reader may ever see it."""
@@ -560,3 +573,5 @@ def _nothing_to_wait_for() -> Steps[None]:
 
 
 _PRESENT = frozenset(PageState) - {PageState.GAP}
+_SUPPLIED = after(PageState.GAP, PageEvent.SUPPLY_PAGE)
+_SUPPLIED_ZERO = after(PageState.GAP, PageEvent.SUPPLY_ZERO)
