@@ -6,6 +6,8 @@ import mmap
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmofs.core import frames as frames_module
 from vmofs.core.frames import FrameRun, Frames
@@ -42,7 +44,8 @@ def test_a_near_free_range_that_fits_is_preferred_to_a_smaller_one(frames: Frame
         frames.free(FrameRun(run.frame + start, pages))
     assert frames.allocate(3) == [FrameRun(2, 3)]
     assert frames.allocate(4) == [FrameRun(6, 4)]
-    assert frames.allocate(1) == [FrameRun(0, 1)]
+    assert frames.allocate(1) == [FrameRun(10, 1)]  # what is left of that range goes next
+    assert frames.allocate(2) == [FrameRun(0, 1), FrameRun(11, 1)]
 
 
 def test_far_free_ranges_are_not_looked_at(frames: Frames) -> None:
@@ -174,3 +177,74 @@ def test_check_finds_two_owners_and_lost_frames(frames: Frames) -> None:
         frames.check([run, run])
     with pytest.raises(AssertionError):
         frames.check([])
+
+
+def test_at_most_four_mebibytes_of_free_frames_stay_in_memory(frames: Frames) -> None:
+    (run,) = frames.allocate(3000, filled=True)
+    frames.write(run, 0, b"x" * run.pages * PAGE_SIZE)
+    frames.free(run)
+    statistics = frames.statistics()
+    assert (statistics.used, statistics.warm) == (0, 1024)
+    runs = frames.allocate(3000)
+    assert sum(run.pages for run in runs) == 3000
+    assert not any(any(frames.view(run)) for run in runs)
+    frames.check(runs)
+
+
+def test_runs_that_are_freed_together_are_given_back_together(frames: Frames) -> None:
+    (run,) = frames.allocate(9)
+    frames.free(FrameRun(6, 3), FrameRun(0, 2), FrameRun(2, 3))
+    assert frames.allocate(5) == [FrameRun(0, 5)]
+    frames.check([FrameRun(0, 6)])
+    assert run.pages == 9
+
+
+def test_a_large_allocation_is_not_made_of_scattered_frames_while_others_lie_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames_module, "_RESERVE_BYTES", 64 * PAGE_SIZE)
+    monkeypatch.setattr(frames_module, "_SMALLEST_RESERVE_BYTES", PAGE_SIZE)
+    frames = Frames()
+    (run,) = frames.allocate(40)
+    frames.free(*(FrameRun(run.frame + page, 1) for page in range(0, 40, 2)))
+    assert frames.allocate(20, filled=True) == [FrameRun(40, 20)]
+    assert sum(run.pages for run in frames.allocate(16)) == 16  # nothing else is left
+    with pytest.raises(NoMemoryError):
+        frames.allocate(9)
+    frames.allocate(8)
+    frames.check([FrameRun(0, 64)])
+
+
+def test_what_is_brought_in_beyond_one_page_is_what_the_next_ones_get(frames: Frames) -> None:
+    assert [frames.allocate(1, filled=True) for _ in range(3)] == [[FrameRun(page, 1)] for page in range(3)]
+    assert frames.statistics().warm == 29
+    assert frames.allocate(29) == [FrameRun(3, 29)]
+
+
+@pytest.mark.parametrize("advice", [23, 9999])
+def test_frames_are_brought_in_if_the_kernel_can(monkeypatch: pytest.MonkeyPatch, advice: int) -> None:
+    monkeypatch.setattr(frames_module, "_MADV_POPULATE_WRITE", advice)
+    frames = Frames()
+    for _ in range(2):
+        (run,) = frames.allocate(100, filled=True)
+        assert not any(frames.view(run))
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.booleans(), st.integers(0, 9)), max_size=40))
+def test_nobody_sees_what_another_one_wrote(changes: list[tuple[int, bool, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames_module, "_RESERVE_BYTES", 128 * PAGE_SIZE)
+        patch.setattr(frames_module, "_SMALLEST_RESERVE_BYTES", PAGE_SIZE)
+        patch.setattr(frames_module, "_WARM_PAGES", 24)
+        frames = Frames(100)
+    owned: list[FrameRun] = []
+    for pages, filled, freed in changes:
+        for run in frames.allocate(min(pages, 100 - frames.used), filled=filled):
+            assert not any(frames.view(run))
+            frames.write(run, 0, b"x" * run.pages * PAGE_SIZE)
+            owned.append(run)
+        gone = owned[::freed] if freed else []
+        frames.free(*gone)
+        owned = [run for run in owned if run not in gone]
+        frames.check(owned)
+    frames.close()

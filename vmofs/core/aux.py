@@ -109,7 +109,7 @@ class AuxVmo:
         if end > self._size_bytes:
             self._check_size(end)
         pages = PageRange.of_bytes(offset, len(data))
-        self.node.own(pages)
+        self.node.own(pages, filled=True)
         content.write_committed(self._frames, self._runs, offset, data)
         self.node.changed(pages, by or self)
         self._size_bytes = max(self._size_bytes, end)

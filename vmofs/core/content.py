@@ -73,7 +73,7 @@ def fresh(frames: Frames, pages: PageRange, data: Bytes) -> list[Run]:
     """
     runs: list[Run] = []
     page, position = pages.start, 0
-    for held in frames.allocate(pages.pages):
+    for held in frames.allocate(pages.pages, filled=True):
         stop = position + held.pages * PAGE_SIZE
         frames.write(held, 0, data[position:stop])
         runs.append(Run(page, page + held.pages, PageState.CLEAN, held.frame))
@@ -96,11 +96,17 @@ def wipe_committed(frames: Frames, runs: RunMap, offset: int, end: int) -> None:
 
 
 def commit_zero(
-    frames: Frames, runs: RunMap, pages: PageRange, state: PageState, spared: Sequence[FrameRun] = ()
+    frames: Frames,
+    runs: RunMap,
+    pages: PageRange,
+    state: PageState,
+    spared: Sequence[FrameRun] = (),
+    *,
+    filled: bool = False,
 ) -> None:
     """Put zeroed frames in state ``state`` where ``pages`` has no frames; whatever was there instead is dropped.
 
-    Pages elsewhere may be evicted for that, except those in the frames ``spared``.
+    Pages elsewhere may be evicted for that, except those in the frames ``spared``. ``filled``: as in ``allocate``.
 
     Raises:
         NoMemoryError: nothing changed.
@@ -113,7 +119,7 @@ def commit_zero(
     if not bare:
         return
     held = [held for run in present if (held := run.frames)]
-    fresh = frames.allocate(sum(part.pages for part in bare), [*held, *spared])
+    fresh = frames.allocate(sum(part.pages for part in bare), [*held, *spared], filled=filled)
     for part in bare:
         runs.take(part)
         position = part.start
@@ -128,7 +134,4 @@ def commit_zero(
 
 def free_runs(frames: Frames, runs: list[Run]) -> None:
     """Give the frames of runs back that were taken out of an object."""
-    for run in runs:
-        held = run.frames
-        if held is not None:
-            frames.free(held)
+    frames.free(*(held for run in runs if (held := run.frames) is not None))

@@ -153,22 +153,22 @@ class Node:
 
     # Changing what is this node's own
 
-    def own(self, *parts: PageRange) -> None:
+    def own(self, *parts: PageRange, filled: bool = False) -> None:
         """Give every page of some ranges a frame that is this node's own, with what it shows. None may be absent.
 
-        A frame that nobody else sees moves here, others are copied.
+        A frame that nobody else sees moves here, others are copied. ``filled``: the pages are about to be overwritten.
 
         Raises:
             NoMemoryError: nothing changed that can be seen.
         """
         if self.parent is None:
             for part in parts:
-                content.commit_zero(self.frames, self.runs, part, PageState.CLEAN)
+                content.commit_zero(self.frames, self.runs, part, PageState.CLEAN, filled=filled)
             return
         copies = {part: self._copies(part) for part in parts}
         spared = [frames for found in copies.values() for _, it in found if (frames := it.frames) is not None]
         for part, found_there in copies.items():
-            content.commit_zero(self.frames, self.runs, part, PageState.CLEAN, spared)
+            content.commit_zero(self.frames, self.runs, part, PageState.CLEAN, spared, filled=filled)
             for page, found in found_there:
                 data = self.bytes_of(found, 0, found.pages * PAGE_SIZE)
                 content.write_committed(self.frames, self.runs, page * PAGE_SIZE, data)

@@ -498,10 +498,13 @@ class PagerVmo:
     def _drop(self, parts: list[PageRange]) -> list[PageRange]:
         """Turn pages into gaps; return them, coalesced."""
         dropped = RangeSet()
+        taken: list[Run] = []
         for part in parts:
-            self.free(part)
-            self.mark_stale(part)
+            taken += self.runs.take(part)
             dropped.add(part)
+        content.free_runs(self.frames, taken)
+        for part in dropped:
+            self.mark_stale(part)
         return list(dropped)
 
     def free(self, pages: PageRange) -> None:
