@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,7 +61,7 @@ class Settings:
     seconds: float = 60.0
     seed: int = 0
     workers: int = 4
-    fail_percent: float = 1.0
+    fail_percent: float = 3.0
     lie: bool = False
     chaos: bool = True
 
@@ -124,6 +125,8 @@ class Soak:
         self._shared: list[SharedFile | Program] = [*files, program]
         self._pagers: list[PagerProcess] = []
         self._workers: list[subprocess.Popen[bytes]] = []
+        self._scene = ""
+        self._look_again = 0.0
 
     def run(self) -> None:
         """Run rounds until time is up.
@@ -163,13 +166,14 @@ class Soak:
         while any(worker.poll() is None for worker in self._workers):
             self._disturb(numbers)
             self._look_for_hangs()
+            self._look_at_requests()
             time.sleep(0.01)
         outcomes = [self._outcome(worker) for worker in range(self.settings.workers)]
         for outcome in outcomes:
             self.outcome.counts.update(outcome["counts"])
         for outcome in outcomes:
             if outcome["failure"] is not None:
-                raise SoakError(outcome["failure"])
+                raise SoakError(outcome["failure"] | {"scene": self._scene})
         self._end_pagers()
         self._within("removing everything", self._unmake)
         self.outcome.rounds += 1
@@ -276,15 +280,30 @@ class Soak:
             if since and process.poll() is None and now - since > HANG_SECONDS:
                 raise SoakError({"error": f"worker {worker} hangs since {now - since:.0f} s", "trace": self._stacks()})
 
-    def _stacks(self) -> str:
-        """Say what waits: the workers in the kernel, and the requests."""
-        texts = []
-        for process in [*self._workers, *(pager.process for pager in self._pagers if pager.process)]:
-            stacks = Path(f"/proc/{process.pid}/task").glob("*/stack")
-            texts += [f"{path}:\n{path.read_text()}" for path in stacks]
+    def _look_at_requests(self) -> None:
+        """Once a second: a request that is old although its pager is well is going to time out. Keep what waits."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return
+        self._look_again = now + 1.0
         for number in range(PAGERS):
-            path = self.world.mount / "control" / f"p{number}" / "pending"
-            texts.append(f"{path}:\n{self._within('reading pending', path.read_text)}")
+            ages = [float(age) for age in re.findall(r" age=(\S+)", self._pending(number))]
+            if max(ages, default=0.0) > DEADLINE / 2 and self.board.trouble[number] < now:
+                self._scene = self._stacks()
+
+    def _pending(self, number: int) -> str:
+        path = self.world.mount / "control" / f"p{number}" / "pending"
+        return self._within(f"reading {path}", path.read_text)
+
+    def _stacks(self) -> str:
+        """Say what waits: the requests, and pagers and workers in the kernel."""
+        texts = [f"pager {number} has pending:\n{self._pending(number)}" for number in range(PAGERS)]
+        processes = [(f"pager {pager.pager}", pager.process) for pager in self._pagers if pager.process]
+        processes += [(f"worker {number}", worker) for number, worker in enumerate(self._workers)]
+        for name, process in processes:
+            with suppress(OSError):  # it has ended
+                state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+                texts.append(f"{name}, in state {state}, is in:\n{Path(f'/proc/{process.pid}/stack').read_text()}")
         return "\n".join(texts)
 
     # The end of a round

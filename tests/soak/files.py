@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ KILL_SECONDS = 10.0
 
 SETTLE_SECONDS = 5.0
 """How long the page cache may show what was refused, or what another view of the memory has changed."""
+
+CROWD = 6
+"""Threads that read at once."""
 
 OLD_AGE = 60
 """Steps after which a file may lose its pager."""
@@ -134,6 +138,25 @@ class PrivateFile:
     def _verify_now(self, offset: int, length: int, way: str) -> None:
         found = self.insist(lambda: read(self.path, way, offset, length))
         check_bytes(found, bytes(self.bytes[offset : offset + length]), offset, way)
+
+    def _do_crowd(self, op: Op) -> None:
+        """Read in several threads at once, here and there, in different ways."""
+        offset, length = self.cut(op)
+        errors: list[BaseException] = []
+
+        def look(number: int) -> None:
+            try:
+                self.verify(offset + number * length // CROWD, length, list(READS)[(op.way + number) % len(READS)])
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                errors.append(error)
+
+        threads = [threading.Thread(target=look, args=(number,)) for number in range(CROWD)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
 
     def _do_killed_reader(self, op: Op) -> None:
         offset, length = self.cut(op)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = random.randrange(2**32) if parsed.seed is None else parsed.seed  # noqa: S311 - nothing secret
     settings = Settings(parsed.seconds, seed, parsed.workers, lie=parsed.lying_pager)
     on_terminal = sys.stdout.isatty()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: ended by SIGTERM"))  # nothing may stay mounted
 
     def say(text: str) -> None:
         if on_terminal:
@@ -100,8 +102,7 @@ def _failure(settings: Settings, report: dict[str, Any], outcome: Outcome, say: 
         lines += _history(settings, report, say)
     elif "file" in report:
         lines.append(f"soak: {report['file']}, bytes {report['offset']:#x}+{report['length']:#x}")
-    if "trace" in report:
-        lines.append(report["trace"].rstrip())
+    lines += [report[part].rstrip() for part in ("trace", "scene") if report.get(part)]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ MOST_PAGES = 40
 
 KINDS = {
     "read": 30,
+    "crowd": 4,
     "write": 22,
     "store": 6,
     "truncate": 6,

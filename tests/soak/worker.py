@@ -67,7 +67,6 @@ class Worker:
     def run(self) -> None:
         """Work, then remove everything."""
         (self.world.mount / self.directory).mkdir()
-        (self.world.mount / "aux" / f"w{self.task.number}").mkdir()
         end = time.monotonic() + self.task.seconds
         step = 0
         while time.monotonic() < end:
@@ -79,7 +78,6 @@ class Worker:
             if file is not None:
                 file.remove()
         (self.world.mount / self.directory).rmdir()
-        (self.world.mount / "aux" / f"w{self.task.number}").rmdir()
         self.board.busy[self.task.number] = 0
 
     def step(self, numbers: random.Random) -> None:
