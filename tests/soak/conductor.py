@@ -71,7 +71,7 @@ class Usage:
     """What the daemon holds: its gauges, and its process."""
 
     gauges: dict[str, int]
-    descriptors: int
+    descriptors: Counter[str]
     threads: int
     resident_kib: int
 
@@ -136,7 +136,7 @@ class Soak:
         """
         end = time.monotonic() + self.settings.seconds
         try:
-            before = self._usage()
+            before = self._usage_at_rest()
             while (left := end - time.monotonic()) > 1 or not self.outcome.rounds:
                 self._round(min(ROUND_SECONDS, left))
                 self._check_usage(before)
@@ -343,6 +343,17 @@ class Soak:
             raise SoakError({"error": f"{what} takes longer than {CLEAN_SECONDS} s"})
         return results[0]
 
+    def _usage_at_rest(self) -> Usage:
+        """Wait until what the daemon holds does not change: it answers before it has begun all that it does."""
+        deadline = time.monotonic() + CLEAN_SECONDS
+        usage = self._usage()
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            last, usage = usage, self._usage()
+            if (last.gauges, last.descriptors) == (usage.gauges, usage.descriptors):
+                break
+        return usage
+
     def _usage(self) -> Usage:
         def look() -> Usage:
             process = Path(f"/proc/{self._mounted.pid}")
@@ -353,7 +364,7 @@ class Soak:
                     gauges[name.removeprefix("vmofs_")] = int(value)
             status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
             resident = int(status["VmRSS"].split()[0])
-            return Usage(gauges, len(list((process / "fd").iterdir())), int(status["Threads"]), resident)
+            return Usage(gauges, _descriptors(process), int(status["Threads"]), resident)
 
         return self._within("looking at the daemon", look)
 
@@ -362,9 +373,11 @@ class Soak:
         deadline = time.monotonic() + CLEAN_SECONDS
         while True:
             usage = self._usage()
-            left = {name: value for name, value in usage.gauges.items() if value != before.gauges.get(name)}
-            if usage.descriptors > before.descriptors:
-                left["descriptors"] = usage.descriptors - before.descriptors
+            left: dict[str, object] = {
+                name: value for name, value in usage.gauges.items() if value != before.gauges.get(name)
+            }
+            if more := usage.descriptors - before.descriptors:
+                left["descriptors"] = dict(more)
             first = self.outcome.usages[0] if self.outcome.usages else usage
             if usage.resident_kib > first.resident_kib + MAY_GROW_KIB:
                 left["KiB more than after the first round"] = usage.resident_kib - first.resident_kib
@@ -375,3 +388,12 @@ class Soak:
             time.sleep(0.05)
         self.outcome.usages.append(usage)
         self.say(f"round {self.outcome.rounds}: {self.outcome.counts.total()} steps, {usage.resident_kib} KiB")
+
+
+def _descriptors(process: Path) -> Counter[str]:
+    """Return what a process has open, how often."""
+    found: Counter[str] = Counter()
+    for path in (process / "fd").iterdir():
+        with suppress(OSError):  # it was closed meanwhile
+            found[re.sub(r"\[\d+\]", "", str(path.readlink()))] += 1
+    return found

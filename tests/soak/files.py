@@ -142,6 +142,8 @@ class PrivateFile:
     def _do_crowd(self, op: Op) -> None:
         """Read in several threads at once, here and there, in different ways."""
         offset, length = self.cut(op)
+        if not length:
+            return
         errors: list[BaseException] = []
 
         def look(number: int) -> None:

@@ -86,7 +86,8 @@ def _success(settings: Settings, outcome: Outcome, seconds: float) -> str:
         f"soak: seed {settings.seed}, {seconds:.0f} s, {outcome.rounds} rounds, {settings.workers} workers: "
         "nothing wrong\n"
         f"soak: {did}\n"
-        f"soak: after each round all gauges as before; descriptors {first.descriptors} -> {last.descriptors}, "
+        "soak: after each round all gauges as before; "
+        f"descriptors {first.descriptors.total()} -> {last.descriptors.total()}, "
         f"threads {first.threads} -> {last.threads}, "
         f"memory {first.resident_kib} -> {last.resident_kib} KiB (at most {most})"
     )
