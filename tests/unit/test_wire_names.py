@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmofs.status import InvalidArgsError
-from vmofs.wire.names import MAX_PATH_BYTES, escape, fits_request_line, parse_path, printable, quote, unescape
+from vmofs.wire.names import (
+    MAX_PATH_BYTES,
+    PLAIN_PATH,
+    escape,
+    fits_request_line,
+    parse_path,
+    printable,
+    quote,
+    unescape,
+)
 from vmofs.wire.packets import PacketCommand, format_packet
 
 ANY_NAME = st.text(max_size=30) | st.text(" \t\n\\01234/.", max_size=30)
@@ -123,3 +132,24 @@ def test_printable_text_stays_as_it_is_and_can_be_written(text: str) -> None:
 def test_a_quoted_text_is_shortened_beyond_forty_characters() -> None:
     assert quote("x" * 40) == f"'{'x' * 40}'"
     assert quote("x" * 41) == f"'{'x' * 40}...'"
+
+
+@given(st.text(st.sampled_from("ab.-~/\\ #\t\n\x7f\0é"), max_size=8))
+def test_a_path_that_is_plain_is_what_it_is_parsed_to(text: str) -> None:
+    if PLAIN_PATH.fullmatch(text):
+        assert "/".join(parse_path(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "plain"),
+    [
+        ("vmo/a.b", True),
+        ("a" * 255, True),
+        ("a" * 256, False),
+        ("vmo/.hidden", False),
+        ("vmo/é", False),
+        ("a\n", False),
+    ],
+)
+def test_paths_of_printable_ascii_are_plain(path: str, plain: bool) -> None:
+    assert bool(PLAIN_PATH.fullmatch(path)) == plain

@@ -76,7 +76,9 @@ class Form:
         self.usage = usage
         pieces = [match.groups() for match in _PIECE.finditer(usage)]
         self._fields = [(word, codecs[word]) for _, word in pieces if word]
+        self._readers = [(word.lower(), word, codec.parse) for word, codec in self._fields]
         self._options = [_option(text, codecs) for text, _ in pieces if text]
+        self._defaults = {option.name.lower(): False if option.codec is None else None for option in self._options}
 
     def parse(self, line: str) -> dict[str, Any]:
         """Return the values of a line by name; every name of the form is there.
@@ -85,19 +87,24 @@ class Form:
             InvalidArgsError: A field is missing or malformed, or a word is no option, or an option is given twice.
         """
         words = split_fields(line)
-        missing = [name for name, _ in self._fields[len(words) :]]
-        if missing:
-            raise self.error(f"{' '.join(missing)} missing")
-        given = {
-            name.lower(): codec.parse(word, name) for (name, codec), word in zip(self._fields, words, strict=False)
+        count = len(self._fields)
+        if len(words) < count:
+            raise self.error(f"{' '.join(name for name, _ in self._fields[len(words) :])} missing")
+        values = self._defaults | {
+            key: parse(word, name) for (key, name, parse), word in zip(self._readers, words, strict=False)
         }
-        for word in words[len(self._fields) :]:
+        if len(words) > count:
+            self._parse_options(words[count:], values)
+        return values
+
+    def _parse_options(self, words: list[str], values: dict[str, Any]) -> None:
+        given = set()
+        for word in words:
             option = self._find(word)
-            if option.name.lower() in given:
+            if option.name in given:
                 raise self.error(f"{quote(word)} repeats or contradicts an option before it")
-            given[option.name.lower()] = option.parse(word)
-        defaults = {option.name.lower(): False if option.codec is None else None for option in self._options}
-        return defaults | given
+            given.add(option.name)
+            values[option.name.lower()] = option.parse(word)
 
     def format(self, values: Mapping[str, Any]) -> str:
         """Return the line, without newline, from which ``parse`` makes these values."""

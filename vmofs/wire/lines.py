@@ -52,7 +52,8 @@ def split_lines(data: bytes) -> list[Line]:
 
 def split_fields(line: str) -> list[str]:
     """Return the fields of a line, which blanks and tabs separate."""
-    return [field for field in line.replace("\t", " ").split(" ") if field]
+    fields = line.replace("\t", " ").split(" ")
+    return [field for field in fields if field] if "" in fields else fields
 
 
 def _decode(raw: bytes, number: int) -> str:

@@ -21,6 +21,9 @@ _LONGEST_REQUEST_PREFIX = "DIRTY " + 3 * f"{2**64 - 1} "
 MAX_PATH_BYTES = PIPE_BUF - 1 - len(_LONGEST_REQUEST_PREFIX) - len("\n")
 """The longest escaped path, in bytes, with which every request line is shorter than ``PIPE_BUF``."""
 
+PLAIN_PATH = re.compile(r"(?!\.)[!-.0-\[\]-~]{1,255}(?:/(?!\.)[!-.0-\[\]-~]{1,255})*")
+"""Escaped paths that are good as they are: printable ASCII, nothing escaped, no component that begins with a dot."""
+
 _QUOTED_CHARACTERS = 40
 
 _ESCAPES = {" ": r"\040", "\t": r"\011", "\n": r"\012", "\\": r"\134"}

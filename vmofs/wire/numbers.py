@@ -15,6 +15,9 @@ from vmofs.wire.names import quote
 INT64_MIN = -(2**63)
 
 _SUFFIXES = "KMGTPE"
+_SHORT_DIGITS = len(str(UINT64_MAX))
+"""A decimal number with fewer digits fits in 64 bits."""
+
 _NUMBER = re.compile(
     r"0x(?P<hex>[0-9a-f]+)(?P<hex_suffix>[kmgtp]?)|(?P<decimal>[0-9]+)(?P<suffix>[kmgtpe]?)",
     # Without ASCII, IGNORECASE would take U+212A (the Kelvin sign) for a K.
@@ -32,6 +35,8 @@ def parse_number(text: str, what: str) -> int:
     Raises:
         InvalidArgsError: ``text`` is negative, is no number, or is above 2^64-1.
     """
+    if len(text) < _SHORT_DIGITS and text.isdecimal() and text.isascii():  # mostly
+        return int(text)
     match = _NUMBER.fullmatch(text)
     if match is None:
         if text.startswith("-") and _NUMBER.fullmatch(text, 1):

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmofs.status import InvalidArgsError, Status
-from vmofs.wire.names import escape, parse_path, quote
+from vmofs.wire.names import PLAIN_PATH, escape, parse_path, quote
 from vmofs.wire.numbers import parse_number, parse_signed_number
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def one_of(words: type[StrEnum]) -> Codec:
 
 def _parse_path(text: str, what: str) -> str:
     del what  # the sentence quotes the path, which says more
-    return "/".join(parse_path(text))
+    return text if PLAIN_PATH.fullmatch(text) else "/".join(parse_path(text))
 
 
 def _parse_name(text: str, what: str) -> str:
