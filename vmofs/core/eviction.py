@@ -68,8 +68,9 @@ class Eviction:
     def join(self, member: Member) -> Recency:
         """Let a VMO take part."""
         self._last_number += 1
-        self._members[self._last_number] = member
-        return Recency(self, self._last_number, member.unneeded)
+        recency = Recency(self, self._last_number, member.unneeded)
+        self._members[recency.number] = member
+        return recency
 
     def leave(self, number: int) -> None:
         """Let a VMO take part no longer. Its groups are forgotten when their turn comes, or at the next sweep.
@@ -175,13 +176,17 @@ def _pages_of(key: int) -> PageRange:
 class Recency:
     """One VMO's access to the order."""
 
-    __slots__ = ("_base", "_eviction", "_number", "_unneeded")
+    __slots__ = ("_base", "_eviction", "_unneeded")
 
     def __init__(self, eviction: Eviction, number: int, unneeded: RangeSet) -> None:
         self._eviction = eviction
-        self._number = number
         self._base = number << _NUMBER_SHIFT
         self._unneeded = unneeded
+
+    @property
+    def number(self) -> int:
+        """The number of the VMO."""
+        return self._base >> _NUMBER_SHIFT
 
     def used(self, start: int, end: int) -> None:
         """Note that the pages ``[start, end)`` are being used; they are unneeded no longer.
@@ -194,29 +199,29 @@ class Recency:
         if key in groups and (end - 1) // GROUP_PAGES == start // GROUP_PAGES:
             groups.move_to_end(key)
         else:
-            self._eviction.use(self._number, PageRange(start, end), now=True)
+            self._eviction.use(self.number, PageRange(start, end), now=True)
         if self._unneeded:
             self._unneeded.discard(PageRange(start, end))
 
     def became_evictable(self, pages: PageRange) -> None:
         """Note that pages may now be evictable that were not, without being used."""
-        self._eviction.use(self._number, pages, now=False)
+        self._eviction.use(self.number, pages, now=False)
 
     def unneeded(self) -> None:
         """Note that the VMO has unneeded pages."""
-        self._eviction.unneeded(self._number)
+        self._eviction.unneeded(self.number)
 
     def supplied(self, pages: PageRange) -> None:
         """Note that gaps were filled by the pager."""
-        self._eviction.supplied(self._number, pages)
+        self._eviction.supplied(self.number, pages)
 
     def leave(self) -> None:
         """Take part no longer."""
-        self._eviction.leave(self._number)
+        self._eviction.leave(self.number)
 
     def has(self, page: int) -> bool:
         """Return whether the page's group has a place in the order."""
-        return self._eviction.has_group(self._number, page)
+        return self._eviction.has_group(self.number, page)
 
 
 class EvictedPages:

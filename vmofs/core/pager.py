@@ -58,6 +58,9 @@ Vmo = children.Vmo
 """What a name in a command may stand for, where a VMO is asked for."""
 
 
+_SHARED: dict[VmoOptions, VmoOptions] = {}
+
+
 def check_page_aligned(**arguments: int) -> None:
     """Check that every argument is a whole number of pages.
 
@@ -115,7 +118,9 @@ class Pager:
             raise InvalidArgsError("a VMO cannot be both resizable and unbounded")
         if size > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
-        vmo = PagerVmo(self._system, PageSource(self._system, port, key), size, options, self)
+        vmo = PagerVmo(
+            self._system, PageSource(self._system, port, key), size, _SHARED.setdefault(options, options), self
+        )
         self._vmos[vmo] = None
         return vmo
 

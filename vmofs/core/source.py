@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from vmofs.core.system import System
 
 
+_NOTHING_OUTSTANDING: dict[Command, Outstanding] = {}  # these two are replaced, never changed
+_NO_PACKETS: dict[PageRequest, None] = {}
+
+
 class SourceState(Enum):
     """Whether a pager answers."""
 
@@ -63,8 +67,8 @@ class PageSource:
         self.key = key
         self.owner: object = None  # the edge's: what the packet lines name
         self.state = SourceState.ATTACHED
-        self._outstanding: dict[Command, Outstanding] = {}  # only what is not empty
-        self._packets: dict[PageRequest, None] = {}  # not dequeued, oldest first; the first is the one in the port
+        self._outstanding = _NOTHING_OUTSTANDING  # only what is not empty
+        self._packets = _NO_PACKETS  # not dequeued, oldest first; the first is the one in the port
         self._read_requests_total = 0
         self._dirty_requests_total = 0
 
@@ -83,7 +87,8 @@ class PageSource:
         """Let a waiter wait for its range: silently behind a request that covers its start, else by a new request."""
         requests = self._outstanding.get(command)
         if requests is None:
-            requests = self._outstanding[command] = Outstanding()
+            requests = Outstanding()
+            self._outstanding = {**self._outstanding, command: requests}
         start, end = waiter.range
         request = requests.covering(start)
         if request is not None:
@@ -159,7 +164,9 @@ class PageSource:
         requests = self._outstanding[request.command]
         requests.remove(request)
         if not requests:
-            del self._outstanding[request.command]
+            self._outstanding = {
+                command: others for command, others in self._outstanding.items() if others
+            } or _NOTHING_OUTSTANDING
         del self._system.requests[request]
         self._withdraw(request)
         self.port.forget(request)
@@ -172,23 +179,30 @@ class PageSource:
 
     def withdraw_all(self) -> None:
         """Take back every packet that was not dequeued, COMPLETE included."""
-        self._packets.clear()
+        self._packets = _NO_PACKETS
         self.port.withdraw(self)
 
     def _send(self, request: PageRequest) -> None:
-        self._packets[request] = None
-        if len(self._packets) == 1:
+        if self._packets:
+            self._packets[request] = None
+        else:
+            self._packets = {request: None}
             self.port.put(self)
 
     def _withdraw(self, request: PageRequest) -> None:
         if request not in self._packets:
             return
-        in_port = next(iter(self._packets)) is request
-        del self._packets[request]
+        in_port = self.head_packet() is request
+        self._drop_packet(request)
         if in_port:
             self.port.withdraw(self)
             if self._packets:
                 self.port.put(self)
+
+    def _drop_packet(self, request: PageRequest) -> None:
+        del self._packets[request]
+        if not self._packets:
+            self._packets = _NO_PACKETS
 
     def head_packet(self) -> PageRequest:
         """Return the request whose packet is in the port."""
@@ -197,7 +211,7 @@ class PageSource:
     def pop_packet(self) -> PageRequest:
         """Return the request whose packet is in the port, and put the next one there. For ``Port.dequeue``."""
         request = self.head_packet()
-        del self._packets[request]
+        self._drop_packet(request)
         if self._packets:
             self.port.put(self)
         return request

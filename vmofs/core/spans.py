@@ -154,7 +154,7 @@ class Spans:
     def _begin(self, start: int, end: int, value: int) -> _Block:
         """Put in the first span."""
         block = _Block(array("q", (start,)), array("q", (end,)), array("q", (value,)))
-        self._blocks, self._heads = [block], []
+        self._blocks = [block]
         return block
 
     def _insert(self, start: int, end: int, value: int, step: int) -> tuple[int, int]:

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from vmofs.core.vmo import PagerVmo
 
 
+_NOBODY: dict[int, RangeSet] = {}  # replaced, never changed
+
+
 class Syncs:
     """Those who wait for pages of one VMO to be written back, each with the pages that were not yet."""
 
     __slots__ = ("_left", "_serial", "_size")
 
     def __init__(self) -> None:
-        self._left: dict[int, RangeSet] = {}
+        self._left = _NOBODY
         self._serial = 0
         self._size = PageState.CLEAN
 
@@ -52,6 +55,8 @@ class Syncs:
             left.add(SIZE_PAGE)
         self._serial += 1
         serial = self._serial
+        if self._left is _NOBODY:
+            self._left = {}
         self._left[serial] = left
         try:
             while left:
