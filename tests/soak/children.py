@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.soak import files
 from tests.soak.plan import Op
-from tests.soak.ways import READS
-from tests.soak.world import WrongError, check_bytes, content, describe
+from tests.soak.ways import READS, opened, read
+from tests.soak.world import SETTLE_SECONDS, WrongError, check_bytes, content, describe, within
 from vmofs.units import PAGE_SIZE, page_count
 
 if TYPE_CHECKING:
@@ -68,14 +67,14 @@ class Child:
         way = list(READS)[op.way % len(READS)]
 
         def check() -> None:
-            found = self._parent.insist(lambda: files.read(self.path, way, offset, length))
+            found = self._parent.insist(lambda: read(self.path, way, offset, length))
             where = f"{way} of the {self._kind} at {self._offset:#x}"
             check_bytes(found, self._content(offset, length), offset, where)
 
         if way == "O_DIRECT":
             check()
         else:
-            files.within(files.SETTLE_SECONDS, check)
+            within(SETTLE_SECONDS, check)
 
     def write(self, op: Op) -> None:
         """Write: to a view is to the parent, to a clone is to its own pages."""
@@ -90,7 +89,7 @@ class Child:
         after[offset - start : offset - start + length] = data
 
         def attempt() -> None:
-            with files.opened(self.path, os.O_RDWR) as fd:
+            with opened(self.path, os.O_RDWR) as fd:
                 done = 0
                 while done < length:
                     done += os.pwrite(fd, data[done:], offset + done)
@@ -112,7 +111,7 @@ class Child:
         """Find out which pages a refused write has written."""
         for page, after in forks.items():
             at = page * PAGE_SIZE
-            found = self._parent.insist(partial(files.read, self.path, "O_DIRECT", at, PAGE_SIZE))
+            found = self._parent.insist(partial(read, self.path, "O_DIRECT", at, PAGE_SIZE))
             if found == after:
                 self._forks[page] = after
             elif found != self._page(page):

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from typing import Any, TypeVar
 
 from tests.mounted import ROOT, Mounted, vmofs_environment
 from tests.soak.board import Board
+from tests.soak.disturbance import DEADLINE, PagerProcess
 from tests.soak.plan import numbers_for
 from tests.soak.shared import DIRECTORY, Program, SharedFile, draw_shared
 from tests.soak.worker import Task
@@ -33,9 +33,6 @@ from tests.soak.world import STEP_SECONDS, World
 T = TypeVar("T")
 
 PAGERS = 3
-DEADLINE = 6.0
-"""Of the mount, in seconds: so that stopped pagers can be seen to have missed it."""
-
 MOUNT_OPTIONS = f"deadline={DEADLINE},stall=1.5,memory_limit=32M"
 """The large files of a round do not fit in the memory."""
 
@@ -56,14 +53,14 @@ class SoakError(Exception):
 
 @dataclass
 class Settings:
-    """What a soak is told: how long, which plan, how many workers, how often pagers refuse, and whether they lie."""
+    """What a soak is told; ``fail_percent``: of the requests; ``calm``: pagers are left alone."""
 
     seconds: float = 60.0
     seed: int = 0
     workers: int = 4
     fail_percent: float = 3.0
     lie: bool = False
-    chaos: bool = True
+    calm: bool = False
 
 
 @dataclass
@@ -83,31 +80,6 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     usages: list[Usage] = field(default_factory=list)
-
-
-class PagerProcess:
-    """A pager that serves one FIFO, and what is done to it."""
-
-    def __init__(self, start: Callable[[int], subprocess.Popen[bytes]], pager: int) -> None:
-        self._start = start
-        self.pager = pager
-        self.lives = 0
-        self.process: subprocess.Popen[bytes] | None = None
-        self.stopped_until = 0.0
-        self.dead_until = 0.0
-
-    def begin(self) -> None:
-        """Start it, again."""
-        self.process = self._start(self.lives)
-        self.lives += 1
-
-    def kill(self) -> None:
-        """Kill it, stopped or not."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-            self.stopped_until = 0.0
 
 
 class Soak:
@@ -189,17 +161,18 @@ class Soak:
             file.make(self.world)
         fifos = [(number, "requests") for number in range(PAGERS)] + [(1, "second")]
         for number, fifo in fifos:
-            pager = PagerProcess(self._starter(number, fifo), number)
+            log = self._directory / f"pager-{number}-{fifo}.log"
+            pager = PagerProcess(self._starter(number, fifo, log), number, self.board, log)
             self._pagers.append(pager)
             pager.begin()
 
-    def _starter(self, number: int, fifo: str) -> Callable[[int], subprocess.Popen[bytes]]:
+    def _starter(self, number: int, fifo: str, log_path: Path) -> Callable[[int], subprocess.Popen[bytes]]:
         def start(life: int) -> subprocess.Popen[bytes]:
             settings = self.settings
             seed = f"{settings.seed}/{self.outcome.rounds}/{number}/{fifo}/{life}"
             arguments = [self.world.mount, f"p{number}", fifo, self._store, self._directory / "board", seed]
             command = [sys.executable, "-S", "-m", "tests.soak.pager", *arguments]
-            with (self._directory / f"pager-{number}-{fifo}.log").open("ab") as log:
+            with log_path.open("ab") as log:
                 return subprocess.Popen(
                     [*map(str, command), str(settings.fail_percent), str(int(settings.lie))],
                     stderr=log,
@@ -231,47 +204,14 @@ class Soak:
         outcome: dict[str, Any] = json.loads(path.read_text())
         return outcome
 
-    # Disturbances
-
     def _disturb(self, numbers: random.Random) -> None:
-        """Kill, stop, and let go on."""
-        now = time.monotonic()
-        for pager in self._pagers:
-            if pager.process is None:
-                if now >= pager.dead_until:
-                    pager.begin()
-            elif pager.stopped_until:
-                if now >= pager.stopped_until:
-                    pager.process.send_signal(signal.SIGCONT)
-                    pager.stopped_until = 0.0
-                    self._note_trouble(pager, 0)
-            elif pager.process.poll() is not None:
-                log = b"".join(path.read_bytes() for path in self._directory.glob("pager-*.log"))
-                raise SoakError({"error": f"a pager ended by itself: {log.decode()}"})
-            elif self.settings.chaos:
-                self._disturb_one(pager, numbers)
+        try:
+            for pager in self._pagers:
+                pager.look(numbers, self.outcome.counts, calm=self.settings.calm)
+        except ChildProcessError as error:
+            raise SoakError({"error": str(error)}) from error
 
-    def _disturb_one(self, pager: PagerProcess, numbers: random.Random) -> None:
-        assert pager.process is not None
-        choice = numbers.random()
-        if choice < 0.01:
-            self.outcome.counts["pager killed"] += 1
-            pager.kill()
-            pager.dead_until = time.monotonic() + numbers.choice([0, 0, 0, 0.05, 0.5])
-        elif choice < 0.02:
-            seconds = numbers.choice([0.01, 0.1, 0.1, 0.5, 2.0])
-            if numbers.random() < 0.03:
-                seconds = DEADLINE * 1.2
-                self.outcome.counts["pager stopped beyond the deadline"] += 1
-            self.outcome.counts["pager stopped"] += 1
-            pager.stopped_until = time.monotonic() + seconds
-            self._note_trouble(pager, seconds)
-            pager.process.send_signal(signal.SIGSTOP)
-
-    def _note_trouble(self, pager: PagerProcess, seconds: float) -> None:
-        """Say that requests may time out, if the pager stands still for as long as the deadline."""
-        if seconds >= DEADLINE:
-            self.board.trouble[pager.pager] = time.monotonic() + seconds + DEADLINE
+    # Hangs
 
     def _look_for_hangs(self) -> None:
         now = time.monotonic()

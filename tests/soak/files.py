@@ -13,15 +13,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from tests.soak.children import Child, make_child
 from tests.soak.plan import Op, Options
-from tests.soak.ways import READS, WRITES, tail_of_last_page
-from tests.soak.world import World, WrongError, check_bytes, command_in, content, describe
+from tests.soak.ways import READS, WRITES, opened, read, tail_of_last_page, with_open
+from tests.soak.world import SETTLE_SECONDS, World, WrongError, check_bytes, command_in, content, describe, within
 from vmofs.units import PAGE_SIZE, page_count
 from vmofs.wire.results import Result, parse_dirty_ranges
 
@@ -29,9 +28,6 @@ T = TypeVar("T")
 
 KILL_SECONDS = 10.0
 """How long a process that was killed may take to die on a busy machine."""
-
-SETTLE_SECONDS = 5.0
-"""How long the page cache may show what was refused, or what another view of the memory has changed."""
 
 CROWD = 6
 """Threads that read at once."""
@@ -450,41 +446,6 @@ class PrivateFile:
         if self.child is not None:
             self.child.path.unlink()
             self.child = None
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """Open a file for a while."""
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def with_open(path: Path, look: Callable[[int], T]) -> T:
-    """Open a file for a look. Closing it may fail too, with what was refused of anybody's stores in mappings."""
-    with opened(path) as fd:
-        return look(fd)
-
-
-def read(path: Path, way: str, offset: int, length: int) -> bytes:
-    """Read from a file in one of the ways of ``READS``."""
-    return with_open(path, lambda fd: READS[way](fd, offset, length))
-
-
-def within(seconds: float, check: Callable[[], None]) -> None:
-    """Check until it is right; raise what was wrong when time is up."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            check()
-        except WrongError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.001)
-        else:
-            return
 
 
 def _pages(offset: int, length: int) -> range:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a soak; return 0 if nothing was wrong, 1 if something was."""
     parsed = _parser().parse_args(arguments)
     seed = random.randrange(2**32) if parsed.seed is None else parsed.seed  # noqa: S311 - nothing secret
-    settings = Settings(parsed.seconds, seed, parsed.workers, lie=parsed.lying_pager)
+    settings = Settings(parsed.seconds, seed, parsed.workers, lie=parsed.lying_pager, calm=parsed.calm)
     on_terminal = sys.stdout.isatty()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: ended by SIGTERM"))  # nothing may stay mounted
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, help="which plan is carried out; a fresh one is drawn and printed if missing"
     )
     parser.add_argument("--workers", type=int, default=4, help="processes that use the mount")
+    parser.add_argument("--calm", action="store_true", help="neither kill nor stop pagers")
     parser.add_argument(
         "--lying-pager", action="store_true", help="let pagers change a bit now and then: it must be found"
     )

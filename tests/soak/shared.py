@@ -13,8 +13,7 @@ from struct import unpack
 from typing import NamedTuple
 
 from tests.soak.board import SHARED_PAGES
-from tests.soak.files import opened, read
-from tests.soak.ways import READS, WRITES
+from tests.soak.ways import READS, WRITES, opened, read
 from tests.soak.world import MEMORY_SECONDS, World, WrongError, check_bytes, content, describe
 from vmofs.units import PAGE_SIZE
 

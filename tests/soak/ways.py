@@ -11,8 +11,12 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
 from vmofs.units import PAGE_SIZE
+
+T = TypeVar("T")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -165,3 +169,24 @@ def tail_of_last_page(fd: int) -> bytes:
         return b""
     with mapped(fd, size - 1, size + rest) as address:
         return _load(address + size % PAGE_SIZE, rest)
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Open a file for a while."""
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def with_open(path: Path, look: Callable[[int], T]) -> T:
+    """Open a file for a look. Closing it may fail too, with what was refused of anybody's stores in mappings."""
+    with opened(path) as fd:
+        return look(fd)
+
+
+def read(path: Path, way: str, offset: int, length: int) -> bytes:
+    """Read from a file in one of the ways of ``READS``."""
+    return with_open(path, lambda fd: READS[way](fd, offset, length))

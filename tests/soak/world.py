@@ -24,6 +24,9 @@ T = TypeVar("T")
 MEMORY_SECONDS = 2.0
 """How long after its cause an error may be told: the kernel's retries, and a machine that is busy."""
 
+SETTLE_SECONDS = 5.0
+"""How long the page cache may show what was refused, or what another view of the memory has changed."""
+
 TRIES = 1000
 STEP_SECONDS = 90.0
 """How long a step may go on to be refused for cause."""
@@ -175,3 +178,17 @@ def check_bytes(found: bytes, expected: bytes, offset: int, where: str) -> None:
         first,
         end - first,
     )
+
+
+def within(seconds: float, check: Callable[[], None]) -> None:
+    """Check until it is right; raise what was wrong when time is up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            check()
+        except WrongError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
+        else:
+            return
