@@ -14,12 +14,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from tests.soak.children import Child, make_child
-from tests.soak.plan import Op, Options
-from tests.soak.ways import READS, WRITES, opened, read, tail_of_last_page, with_open
+from tests.soak.plan import MOST_PAGES, Op, Options
+from tests.soak.ways import READS, WRITES, Held, opened, read, tail_of_last_page, with_open
 from tests.soak.world import SETTLE_SECONDS, World, WrongError, check_bytes, command_in, content, describe, within
 from vmofs.units import PAGE_SIZE, page_count
 from vmofs.wire.results import Result, parse_dirty_ranges
@@ -52,6 +53,7 @@ class PrivateFile:
         self.dirty: set[int] = set()
         self.child: Child | None = None
         self.detached = False
+        self._held: Held | None = None
         self._directory, self._renamed = directory, 0
         self._vmo_size = page_count(options.size) * PAGE_SIZE
         self._refused_fsync = False
@@ -105,6 +107,7 @@ class PrivateFile:
 
     def remove(self) -> None:
         """Remove all of it."""
+        self._let_go()
         if self.child is not None:
             self.child.path.unlink()
         self.path.unlink()
@@ -155,6 +158,33 @@ class PrivateFile:
             thread.join()
         if errors:
             raise errors[0]
+
+    def _do_hold(self, op: Op) -> None:
+        """Keep it open and mapped from now on."""
+        self._let_go()
+        self._held = Held(self.path, os.O_RDWR if op.way % 2 else os.O_RDONLY, 2 * MOST_PAGES * PAGE_SIZE)
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            with suppress(OSError):  # some store in a mapping was refused since it was opened
+                self._held.close()
+            self._held = None
+
+    def _do_held_read(self, op: Op) -> None:
+        offset, length = self.cut(op)
+        held, by_mapping = self._held, op.way % 2 == 0
+        if held is None or not length:
+            return
+
+        def check() -> None:
+            found = self.insist(lambda: held.read(offset, length, by_mapping=by_mapping))
+            where = "an old mapping" if by_mapping else "pread of a file that is long open"
+            check_bytes(found, bytes(self.bytes[offset : offset + length]), offset, where)
+
+        if self._written_elsewhere:
+            within(SETTLE_SECONDS, check)
+        else:
+            check()
 
     def _do_killed_reader(self, op: Op) -> None:
         offset, length = self.cut(op)
@@ -352,6 +382,25 @@ class PrivateFile:
 
     def _evict(self, offset: int, length: int) -> None:
         self.control("evict", f"{self.name} {offset} {length}")
+
+    def _do_supply(self, op: Op) -> None:
+        """Supply what nobody has asked for, as a second pager."""
+        offset, length = self.cut(op)
+        offset -= offset % PAGE_SIZE
+        length = min(page_count(length) * PAGE_SIZE, self._vmo_size - offset)
+        stage = f"aux/stage-{self.key}"
+        if length <= 0:
+            return
+        with opened(self.world.store / str(self.key)) as store:
+            fcntl.flock(store, fcntl.LOCK_SH)  # nobody cleans a page between our reading and supplying
+            data = os.pread(store, length, offset)
+            path = self.world.mount / stage
+            path.write_bytes(data)
+            os.truncate(path, length)
+            self.control("supply_pages", f"{self.name} {offset} {length} {stage} 0")
+            if any(path.read_bytes()):
+                raise WrongError(f"{stage} still has what was moved out of it", offset, length)
+            path.unlink()
 
     def _do_fsync(self, op: Op) -> None:
         def attempt() -> None:

@@ -13,6 +13,8 @@ MOST_PAGES = 40
 KINDS = {
     "read": 30,
     "crowd": 4,
+    "hold": 2,
+    "held_read": 12,
     "write": 22,
     "store": 6,
     "truncate": 6,
@@ -22,6 +24,7 @@ KINDS = {
     "prefetch": 3,
     "hint": 2,
     "evict": 6,
+    "supply": 4,
     "cycle": 8,
     "fsync": 3,
     "pin": 2,

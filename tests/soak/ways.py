@@ -10,7 +10,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -159,6 +159,24 @@ WRITES: dict[str, Callable[[int, int, bytes], int]] = {
     "pwritev": _pwritev,
     "mmap": _store_and_sync,
 }
+
+
+class Held:
+    """A file that is kept open and mapped, whatever becomes of its size and its pages."""
+
+    def __init__(self, path: Path, flags: int, most_bytes: int) -> None:
+        self._fd = os.open(path, flags)
+        self._resources = ExitStack()
+        self._address = self._resources.enter_context(mapped(self._fd, 0, most_bytes))
+
+    def read(self, offset: int, length: int, *, by_mapping: bool) -> bytes:
+        """Read inside the file."""
+        return _load(self._address + offset, length) if by_mapping else _pread(self._fd, offset, length)
+
+    def close(self) -> None:
+        """Unmap and close; raises OSError if what anybody has stored was refused."""
+        self._resources.close()
+        os.close(self._fd)
 
 
 def tail_of_last_page(fd: int) -> bytes:
