@@ -68,6 +68,9 @@ class Failure:
 class Failures:
     """The recent failures of one VMO. Processes are known by numbers.
 
+    No two of them have a page in common, and none has more than one READ can ask for (256): so they are found by their
+    pages, for a pager that is closed fails all who wait at once, and they may be 50,000.
+
     ``drop(pages)`` drops pages from the page cache and returns True, or leaves them because a READ waits for them; it
     is called when the retries of a failure are over.
     """
@@ -75,8 +78,8 @@ class Failures:
     __slots__ = ("_drop", "_in_cache", "_recent")
 
     def __init__(self, drop: Callable[[PageRange], Awaitable[bool]]) -> None:
-        self._recent: list[Failure] = []
-        self._in_cache: dict[Failure, None] = {}
+        self._recent: set[Failure] = set()
+        self._in_cache: dict[int, Failure] = {}  # page -> the failure that left it in the page cache
         self._drop = drop
 
     def remember(self, left: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
@@ -86,8 +89,8 @@ class Failures:
         """
         self.forget(pages)
         failure = Failure(pages, error, left, stale_by if stale_by is not None and stale_by.dropping else None)
-        self._recent.append(failure)
-        self._in_cache[failure] = None
+        self._recent.add(failure)
+        self._in_cache.update(dict.fromkeys(range(*pages), failure))
         return failure
 
     async def expire(self, failure: Failure) -> None:
@@ -96,7 +99,7 @@ class Failures:
             await failure.over.wait()
         if failure not in self._recent:
             return
-        self._recent.remove(failure)
+        self._recent.discard(failure)
         failure.dropping = True
         try:
             if failure.shares_drop_of is None:
@@ -107,7 +110,7 @@ class Failures:
         finally:
             failure.dropping = False
             if failure.dropped:
-                self._in_cache.pop(failure, None)
+                self._leave_cache(failure)
             failure.settled.set()
 
     def __bool__(self) -> bool:
@@ -116,12 +119,13 @@ class Failures:
 
     def in_cache(self, pages: PageRange) -> list[Failure]:
         """Return the failures whose pages may still be in the page cache where a READ that just came begins."""
-        return [failure for failure in self._in_cache if pages.start in failure.pages]
+        failure = self._in_cache.get(pages.start)
+        return [] if failure is None else [failure]
 
     def recall(self, process: int, pages: PageRange) -> VmoError | None:
         """Return the error if a READ of ``pages`` for a process is a retry of a failed one; it then has one less."""
-        for failure in self._recent:
-            if not failure.pages & pages:
+        for failure in self._over(pages):
+            if failure not in self._recent:
                 continue
             if failure.error.status is Status.TIMED_OUT:
                 return failure.error
@@ -133,11 +137,23 @@ class Failures:
 
     def forget(self, pages: PageRange) -> None:
         """Drop what is known about pages that were supplied, or failed again."""
-        for failure in [failure for failure in self._in_cache if failure.pages & pages]:
-            del self._in_cache[failure]
+        for failure in self._over(pages):
+            self._leave_cache(failure)
             if failure in self._recent:
-                self._recent.remove(failure)
+                self._recent.discard(failure)
                 failure.over.set()
+
+    def _over(self, pages: PageRange) -> list[Failure]:
+        """Return the failures that have a page in common with ``pages``, which may be all of a large VMO."""
+        if pages.pages > len(self._in_cache):
+            return [failure for failure in dict.fromkeys(self._in_cache.values()) if failure.pages & pages]
+        return list(dict.fromkeys(failure for page in range(*pages) if (failure := self._in_cache.get(page))))
+
+    def _leave_cache(self, failure: Failure) -> None:
+        """Note that the pages of a failure are in the page cache no more."""
+        for page in range(*failure.pages):
+            if self._in_cache.get(page) is failure:
+                del self._in_cache[page]
 
 
 async def find_stale(suspects: Iterable[Failure]) -> Failure | None:

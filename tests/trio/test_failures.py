@@ -1,0 +1,77 @@
+"""The memory of failed reads, without the kernel whose retries it is for."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from vmofs.status import IoError, VmoError
+from vmofs.units import PageRange
+from vmofs_mount.failures import Failures
+
+MANY = 5_000
+PROCESS = 7
+
+
+class Dropping:
+    """A page cache in which every drop succeeds."""
+
+    def __init__(self) -> None:
+        self.dropped: list[PageRange] = []
+
+    async def drop(self, pages: PageRange) -> bool:
+        """Drop."""
+        self.dropped.append(pages)
+        return True
+
+
+def remember(failures: Failures, pages: PageRange, retries: int = 1) -> VmoError:
+    """Note that a read failed."""
+    error = IoError(f"{pages} cannot be had")
+    failures.remember({PROCESS: retries}, pages, error, None)
+    return error
+
+
+def test_thousands_of_failures_at_once_cost_no_more_than_their_number() -> None:
+    failures = Failures(Dropping().drop)
+    began = time.process_time()
+    errors = [remember(failures, PageRange(page, page + 1)) for page in range(MANY)]
+    recalled = [failures.recall(PROCESS, PageRange(page, page + 1)) for page in range(MANY)]
+    for page in range(MANY):
+        failures.forget(PageRange(page, page + 1))
+    assert time.process_time() - began < 2  # looking through all for each takes twenty
+    assert recalled == errors
+    assert not failures
+
+
+def test_a_retry_of_a_part_is_recognised_once_and_what_lies_beside_it_is_not() -> None:
+    failures = Failures(Dropping().drop)
+    error = remember(failures, PageRange(2, 6))
+    assert failures.recall(PROCESS, PageRange(0, 2)) is None
+    assert failures.recall(PROCESS, PageRange(6, 9)) is None
+    assert failures.recall(PROCESS + 1, PageRange(2, 6)) is None
+    assert failures.recall(PROCESS, PageRange(4, 5)) is error
+    assert failures.recall(PROCESS, PageRange(4, 5)) is None
+
+
+def test_supplying_all_of_a_large_vmo_forgets_its_failures() -> None:
+    failures = Failures(Dropping().drop)
+    remember(failures, PageRange(5, 7))
+    remember(failures, PageRange(2**40, 2**40 + 1))
+    failures.forget(PageRange(0, 2**50))
+    assert not failures
+
+
+async def test_a_failure_that_is_over_is_dropped_and_one_that_failed_again_is_not(autojump_clock: MockClock) -> None:
+    cache = Dropping()
+    failures = Failures(cache.drop)
+    async with trio.open_nursery() as nursery:
+        for retries in (1, 0):
+            failure = failures.remember({PROCESS: retries}, PageRange(2, 4), IoError("no"), None)
+            nursery.start_soon(failures.expire, failure)
+            await wait_all_tasks_blocked()
+    assert cache.dropped == [PageRange(2, 4)]
+    assert not failures
+    assert autojump_clock.current_time() < 1
