@@ -10,20 +10,24 @@ import pytest
 from vmofs_mount.nodes import TextFile
 
 
-@pytest.mark.parametrize(("seconds", "made"), [(0.0005, [0, 1, 2]), (0.1, [0, 0, 0])])
-def test_a_text_that_takes_long_is_given_again(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, made: list[int]
+@pytest.mark.parametrize(
+    ("computing", "preempted", "made"), [(0.0005, 0.0, [0, 1, 2]), (0.1, 0.0, [0, 0, 0]), (0.0005, 0.1, [0, 1, 2])]
+)
+def test_a_text_that_takes_long_to_compute_is_given_again(
+    monkeypatch: pytest.MonkeyPatch, computing: float, preempted: float, made: list[int]
 ) -> None:
-    now = 0.0
+    now = used = 0.0
     numbers = itertools.count()
 
     def produce() -> str:
-        nonlocal now
-        now += seconds
+        nonlocal now, used
+        now += computing + preempted
+        used += computing
         return str(next(numbers))
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "thread_time", lambda: used)
     file = TextFile(0o444, 0, 0, produce)
     assert [int(file.text()) for _ in range(3)] == made
-    now += 10 * seconds
+    now += 10 * computing
     assert int(file.text()) == made[-1] + 1
