@@ -60,7 +60,7 @@ class Eviction:
         self._members: dict[int, Member] = {}
         self._last_number = 0
         self.groups: OrderedDict[int, None] = OrderedDict()  # least recently used first
-        self._unneeded: dict[int, None] = {}  # numbers of VMOs that have unneeded pages
+        self._unneeded: OrderedDict[int, None] = OrderedDict()  # numbers of VMOs that have unneeded pages
         self._evicted = EvictedPages()
         self._evicted_total = 0
         self._refaulted_total = 0
@@ -136,7 +136,8 @@ class Eviction:
             self.groups.move_to_end(key, last=False)
 
     def _evict_unneeded(self, enough: int, kept: RangeSet) -> None:
-        for number in list(self._unneeded):
+        while self._unneeded and self._frames.used > enough:
+            number = next(iter(self._unneeded))
             member = self._members[number]
             while member.unneeded and self._frames.used > enough:
                 part = next(iter(member.unneeded))

@@ -18,7 +18,7 @@ from vmofs.core.content import Bytes
 from vmofs.core.port import Port
 from vmofs.core.request import Command, PageRequest
 from vmofs.core.runs import Run
-from vmofs.core.source import PageSource, SourceState
+from vmofs.core.source import PageSource, SourceState, Tally
 from vmofs.core.states import PageEvent
 from vmofs.core.system import System
 from vmofs.core.taking import take_steps
@@ -99,8 +99,9 @@ class Pager:
         self._freed_sources: WeakSet[PageSource] = WeakSet()  # of freed VMOs; one lives while a port has its packet
         self._closed = False
         self._totals: dict[str, int] = dict.fromkeys(
-            ("supply_calls", "pages_supplied", "pages_redundant", "fail_calls", "read_requests", "dirty_requests"), 0
+            ("supply_calls", "pages_supplied", "pages_redundant", "fail_calls"), 0
         )
+        self._tally = Tally()
 
     def create_vmo(self, port: Port, key: Key, size: int, options: VmoOptions = VmoOptions()) -> PagerVmo:  # noqa: B008
         """Make a VMO of ``size`` bytes whose requests go to ``port``. All its pages are absent.
@@ -119,7 +120,11 @@ class Pager:
         if size > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
         vmo = PagerVmo(
-            self._system, PageSource(self._system, port, key), size, _SHARED.setdefault(options, options), self
+            self._system,
+            PageSource(self._system, port, key, self._tally),
+            size,
+            _SHARED.setdefault(options, options),
+            self,
         )
         self._vmos[vmo] = None
         return vmo
@@ -132,14 +137,8 @@ class Pager:
         """Learn that a VMO is gone. For that VMO."""
         if vmo in self._vmos:
             del self._vmos[vmo]
-            self._count_requests(vmo)
             self._freed_sources.add(vmo.source)
         self._when_freed(vmo)
-
-    def _count_requests(self, vmo: PagerVmo) -> None:
-        counts = vmo.source.statistics()
-        self._totals["read_requests"] += counts.read_requests_total
-        self._totals["dirty_requests"] += counts.dirty_requests_total
 
     def check_vmo(self, vmo: Vmo) -> PagerVmo:
         """Check that the VMO was made by this pager, and return it.
@@ -351,7 +350,6 @@ class Pager:
         """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""
         self._closed = True
         for vmo in self._vmos:
-            self._count_requests(vmo)
             vmo.pager_closed()
         self._vmos.clear()
         for source in self._freed_sources:
@@ -364,18 +362,16 @@ class Pager:
 
     def pending(self) -> list[PageRequest]:
         """Return the requests that are not answered, oldest first."""
-        sources = {vmo.source for vmo in self._vmos}
-        return [request for request in self._system.requests if request.source in sources]
+        return [request for request in self._system.requests if request.source.tally is self._tally]
 
     def statistics(self) -> PagerStatistics:
         """Return the present counts."""
-        sources = [vmo.source.statistics() for vmo in self._vmos]
-        totals = self._totals
+        totals, tally = self._totals, self._tally
         return PagerStatistics(
-            vmos=len(sources),
-            requests_outstanding=sum(source.outstanding for source in sources),
-            read_requests_total=totals["read_requests"] + sum(source.read_requests_total for source in sources),
-            dirty_requests_total=totals["dirty_requests"] + sum(source.dirty_requests_total for source in sources),
+            vmos=len(self._vmos),
+            requests_outstanding=tally.outstanding,
+            read_requests_total=tally.read_requests_total,
+            dirty_requests_total=tally.dirty_requests_total,
             supply_calls_total=totals["supply_calls"],
             pages_supplied_total=totals["pages_supplied"],
             pages_redundant_total=totals["pages_redundant"],
@@ -383,8 +379,9 @@ class Pager:
         )
 
     def check(self) -> None:
-        """Assert that a closed pager has no VMO left."""
+        """Assert that a closed pager has no VMO left, and that outstanding requests are counted right."""
         assert not (self._closed and self._vmos)
+        assert self._tally.outstanding == sum(vmo.source.statistics().outstanding for vmo in self._vmos)
 
 
 def _check_data(op: PagerOp, data: int, *allowed: int) -> None:

@@ -6,7 +6,7 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,10 @@ class Port:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._sources: dict[PageSource, None] = {}  # those with a packet in the port, oldest packet first
-        self._returned: dict[PageRequest, None] = {}  # delivered once, to be delivered again before all else
+        self._sources: OrderedDict[PageSource, None] = OrderedDict()  # with a packet in the port, oldest packet first
+        self._returned: OrderedDict[PageRequest, None] = (
+            OrderedDict()
+        )  # delivered once, to be delivered before all else
         self._delivered: dict[PageRequest, object] = {}  # -> lane, in the order of delivery
         self._loads: dict[object, int] = {}  # lane -> how many of these
         self._stalled: set[object] = set()  # lanes that lost a request to another one and have answered none since
@@ -67,11 +69,9 @@ class Port:
         if not self:
             return None
         if self._returned:
-            request = next(iter(self._returned))
-            del self._returned[request]
+            request, _ = self._returned.popitem(last=False)
         else:
-            source = next(iter(self._sources))
-            del self._sources[source]
+            source, _ = self._sources.popitem(last=False)
             request = source.pop_packet()
         request.deliveries += 1
         request.delivered_at = now
@@ -133,7 +133,7 @@ class Port:
         for request in given:
             self._take_delivered(request)
         self._stalled.discard(lane)
-        self._returned = dict.fromkeys([*given, *self._returned])
+        self._returned = OrderedDict.fromkeys([*given, *self._returned])
         if given:
             self._system.ports_ready[self] = None
         return len(given)

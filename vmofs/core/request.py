@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,7 +56,7 @@ class Waiter:
         self.request: PageRequest | None = None
 
 
-_NOBODY: dict[Waiter, None] = {}  # replaced, never changed
+_NOBODY: OrderedDict[Waiter, None] = OrderedDict()  # replaced, never changed
 
 
 class PageRequest:
@@ -92,7 +93,7 @@ class PageRequest:
     def overlap(self, waiter: Waiter) -> None:
         """Let somebody else wait here, too."""
         if self.overlaps is _NOBODY:
-            self.overlaps = {}
+            self.overlaps = OrderedDict()
         self.overlaps[waiter] = None
 
     def waiters(self) -> list[Waiter]:

@@ -6,6 +6,7 @@ command never overlap; READ and DIRTY do not interact.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
 
 
 _NOTHING_OUTSTANDING: dict[Command, Outstanding] = {}  # these two are replaced, never changed
-_NO_PACKETS: dict[PageRequest, None] = {}
+_NO_PACKETS: OrderedDict[PageRequest, None] = OrderedDict()
+
+
+@dataclass(slots=True)
+class Tally:
+    """The requests of all sources of one pager. ``*_total`` only grow."""
+
+    outstanding: int = 0
+    read_requests_total: int = 0
+    dirty_requests_total: int = 0
 
 
 class SourceState(Enum):
@@ -59,10 +69,12 @@ class PageSource:
         "owner",
         "port",
         "state",
+        "tally",
     )
 
-    def __init__(self, system: System, port: Port, key: Key) -> None:
+    def __init__(self, system: System, port: Port, key: Key, tally: Tally) -> None:
         self._system = system
+        self.tally = tally
         self.port = port
         self.key = key
         self.owner: object = None  # the edge's: what the packet lines name
@@ -99,21 +111,30 @@ class PageSource:
             request = PageRequest(self, command, waiter.range, now)
             request.primary = waiter
             requests.add(request)
-            self._read_requests_total += command is Command.READ
-            self._dirty_requests_total += command is Command.DIRTY
+            self._count(command)
             self._system.requests[request] = None
             self._send(request)
         waiter.request = request
+        self._system.waiters += 1
+
+    def _count(self, command: Command) -> None:
+        self.tally.outstanding += 1
+        if command is Command.READ:
+            self._read_requests_total += 1
+            self.tally.read_requests_total += 1
+        elif command is Command.DIRTY:
+            self._dirty_requests_total += 1
+            self.tally.dirty_requests_total += 1
 
     def leave(self, waiter: Waiter) -> None:
         """Let a waiter go. If it was the primary, the first who waits behind it inherits; else the request ends."""
         request, waiter.request = waiter.request, None
         assert request is not None
+        self._system.waiters -= 1
         if request.primary is not waiter:
             del request.overlaps[waiter]
         elif request.overlaps:
-            request.primary = next(iter(request.overlaps))
-            del request.overlaps[request.primary]
+            request.primary, _ = request.overlaps.popitem(last=False)
         else:
             request.primary = None
             self._remove(request)
@@ -155,12 +176,14 @@ class PageSource:
         self._remove(request)
         for waiter in request.waiters():
             waiter.request = None
+            self._system.waiters -= 1
             self._wake(waiter)
 
     def _wake(self, waiter: Waiter) -> None:
         self._system.woken[waiter.access] = None
 
     def _remove(self, request: PageRequest) -> None:
+        self.tally.outstanding -= 1
         requests = self._outstanding[request.command]
         requests.remove(request)
         if not requests:
@@ -186,7 +209,7 @@ class PageSource:
         if self._packets:
             self._packets[request] = None
         else:
-            self._packets = {request: None}
+            self._packets = OrderedDict({request: None})
             self.port.put(self)
 
     def _withdraw(self, request: PageRequest) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import takewhile
 
 from vmofs.core.access import Access
 from vmofs.core.eviction import Eviction
@@ -42,7 +44,9 @@ class System:
             self.eviction = Eviction(self.frames)
             self.frames.reclaim = self.eviction.reclaim
         self.requests: dict[PageRequest, None] = {}  # all outstanding ones, oldest first
-        self.woken: dict[Access[object], None] = {}
+        self.waiters = 0
+        # Queues are ordered dictionaries: the first entry of a dict lies behind all those that were taken before it.
+        self.woken: OrderedDict[Access[object], None] = OrderedDict()
         self.ports_ready: dict[Port, None] = {}  # ports that got a packet
         self._stale: dict[object, RangeSet] = {}  # owner -> pages
         self._objects: dict[object, RunMap] = {}  # owner -> its pages
@@ -74,8 +78,7 @@ class System:
         """Let every woken access look again; return those that finished. ``now`` is in seconds."""
         finished = []
         while self.woken:
-            access = next(iter(self.woken))
-            del self.woken[access]
+            access, _ = self.woken.popitem(last=False)
             if not access.done and access.step(now):
                 finished.append(access)
         return finished
@@ -92,16 +95,17 @@ class System:
 
     def expire(self, raised_before: float, requests: list[PageRequest] | None = None) -> list[PageRequest]:
         """Fail the requests raised before a time with TIMED_OUT (all, or those of ``requests``); return them."""
-        candidates = self.requests if requests is None else requests
-        expired = [request for request in candidates if request in self.requests and request.raised_at < raised_before]
+        if requests is None:
+            expired = list(takewhile(lambda request: request.raised_at < raised_before, self.requests))
+        else:
+            expired = [it for it in requests if it in self.requests and it.raised_at < raised_before]
         for request in expired:
             request.source.fail_request(request, Status.TIMED_OUT)
         return expired
 
     def statistics(self) -> SystemStatistics:
         """Return the present counts."""
-        waiters = sum(len(request.waiters()) for request in self.requests)
-        return SystemStatistics(self.frames.statistics(), len(self._objects), len(self.requests), waiters)
+        return SystemStatistics(self.frames.statistics(), len(self._objects), len(self.requests), self.waiters)
 
     def check(self) -> None:
         """Assert that every frame has one owner and that every object's own invariants hold."""
@@ -113,3 +117,4 @@ class System:
             owner.check()  # type: ignore[attr-defined]
         for request in self.requests:
             assert request.source.is_outstanding(request)
+        assert self.waiters == sum(len(request.waiters()) for request in self.requests)
