@@ -68,4 +68,4 @@ def test_every_row_has_a_workload_that_measures_it_and_its_peers() -> None:
 
 def test_the_table_is_one_row_a_line() -> None:
     text = as_markdown([line(Unit.SECONDS, Goal(0.5), samples("vmofs", 0.4))])
-    assert [row.count("|") for row in text.splitlines()] == [8, 8, 8]
+    assert [row.count("|") for row in text.splitlines()] == [9, 9, 9]

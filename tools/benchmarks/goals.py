@@ -63,6 +63,10 @@ ROWS = (
         *("pread, 32 readers", "vmofs present", _RATE, (Goal(1.3, "null"), Goal(0.5, "C null"))),
     ),
     Row(
+        "present, not cached: as fio measures it, 1 reader",
+        *("pread by fio", "vmofs present", _US, (Goal(None, "null"), Goal(None, "C null"))),
+    ),
+    Row(
         "sequential read, supplied while open",
         *("sequential, cached", "vmofs cached", _GBS, (Goal(0.95, "tmpfs"),)),
     ),

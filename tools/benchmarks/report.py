@@ -19,6 +19,7 @@ class Line:
     title: str
     value: str
     spread: str
+    cpu: str
     against: str
     ratio: str
     goal: str
@@ -50,6 +51,7 @@ def _growth_line(axis: str, where: str, operation: str, points: list[Point]) -> 
         f"growth with {axis}: {operation} ({where})",
         number(curve[last], Unit.MICROSECONDS),
         f"at {last:,}",
+        "",
         f"at {first:,}: {number(curve[first], Unit.MICROSECONDS)}",
         f"{ratio:.2f}",
         f"≤ {bound:.1f}, the logarithm",
@@ -74,29 +76,31 @@ def _trouble(records: list[Record], workload: str, target: str) -> str:
 def _lines_of(row: Row, records: list[Record]) -> list[Line]:
     own = _of(records, row.workload, row.target)
     if not own:
-        return [Line(row.title, _trouble(records, row.workload, row.target), "", "", "", "", None)]
+        return [Line(row.title, _trouble(records, row.workload, row.target), "", "", "", "", "", None)]
     value = number(median(record[row.field] for record in own.values()), row.unit)
     return [_line(row, goal, own, value, records) for goal in row.goals] or [
-        Line(row.title, value, _spread(row, own), "", "", "", None)
+        Line(row.title, value, _spread(row, own), _cpu(own), "", "", "", None)
     ]
 
 
 def _line(row: Row, goal: Goal, own: dict[int, Record], value: str, records: list[Record]) -> Line:
     sign = "≤" if row.unit.less_is_better else "≥"
-    spread = _spread(row, own)
+    spread, cpu = _spread(row, own), _cpu(own)
     if goal.target is None:
         assert goal.factor is not None
         got = median(record[row.field] for record in own.values())
-        return Line(row.title, value, spread, "", "", f"{sign} {number(goal.factor, row.unit)}", _met(got, goal, row))
+        return Line(
+            row.title, value, spread, cpu, "", "", f"{sign} {number(goal.factor, row.unit)}", _met(got, goal, row)
+        )
     other = _of(records, row.workload, goal.target)
     bound = "" if goal.factor is None else f"{sign} {goal.factor:g}"
     ratios = [own[r][row.field] / other[r][row.field] for r in own if r in other]
     if not ratios:
         trouble = _trouble(records, row.workload, goal.target)
-        return Line(row.title, value, spread, f"{goal.target} ({trouble})", "", bound, None)
+        return Line(row.title, value, spread, cpu, f"{goal.target} ({trouble})", "", bound, None)
     against = f"{goal.target} {number(median(record[row.field] for record in other.values()), row.unit)}"
     ratio = median(ratios)
-    return Line(row.title, value, spread, against, f"{ratio:.2f}", bound, _met(ratio, goal, row))
+    return Line(row.title, value, spread, cpu, against, f"{ratio:.2f}", bound, _met(ratio, goal, row))
 
 
 def _met(got: float, goal: Goal, row: Row) -> bool | None:
@@ -114,6 +118,12 @@ def _spread(row: Row, own: dict[int, Record]) -> str:
     return f"{number(values[0], row.unit).split(' ')[0]} .. {number(values[-1], row.unit).split(' ')[0]}"
 
 
+def _cpu(own: dict[int, Record]) -> str:
+    """Return the CPU time of the server and the pager for each miss."""
+    spent = [record["cpu_us"] for record in own.values() if "cpu_us" in record]
+    return number(median(spent), Unit.MICROSECONDS) if spent else ""
+
+
 def number(value: float, unit: Unit) -> str:
     """Return a value with three digits and its unit."""
     if unit is Unit.PER_SECOND:
@@ -121,7 +131,7 @@ def number(value: float, unit: Unit) -> str:
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
 
 
-COLUMNS = ("work", "median", "p10 / p90 / p99, or range", "against", "ratio", "goal", "")
+COLUMNS = ("work", "median", "p10 / p90 / p99, or range", "CPU", "against", "ratio", "goal", "")
 
 
 def as_text(table: list[Line]) -> str:
@@ -140,4 +150,4 @@ def as_markdown(table: list[Line]) -> str:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    return line.title, line.value, line.spread, line.against, line.ratio, line.goal, line.verdict
+    return line.title, line.value, line.spread, line.cpu, line.against, line.ratio, line.goal, line.verdict

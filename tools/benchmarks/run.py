@@ -89,6 +89,8 @@ class Run:
                 record["busy"] = wait_quiet(self._patience_seconds)
                 measure = workload.measures[name.removeprefix(OTHER)]
                 record |= measure(self._bench, target, number + 1)
+        except MissingError as error:
+            record["missing"] = str(error)
         except (OSError, RuntimeError, AssertionError) as error:
             record["error"] = f"{type(error).__name__}: {error}"
         self.records.append(record)

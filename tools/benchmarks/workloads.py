@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tools.benchmarks import files, memory, supplying
-from tools.benchmarks.machine import cpu_seconds
+from tools.benchmarks.machine import cpu_seconds, needed
 from tools.benchmarks.targets import Bench, ObjectTarget
 
 Sample = dict[str, Any]
@@ -40,6 +42,19 @@ def misses(*, how: str = "pread", threads: int = 1, slow: bool = False) -> Measu
         return measured
 
     return measure
+
+
+def fio(bench: Bench, target: ObjectTarget, seed: int) -> Sample:
+    """Let fio read random pages, as a witness that our own client counts right. It drops the file from the cache."""
+    with target.object() as path:
+        job = [
+            *(needed("fio", "fio"), "--name=miss", f"--filename={path}", "--readonly", "--rw=randread", "--bs=4k"),
+            *("--ioengine=psync", "--invalidate=1", f"--number_ios={bench.sizes.misses}", f"--randseed={seed}"),
+            "--output-format=json",
+        ]
+        said = subprocess.run([*bench.placement.prefix(client=True), *job], check=True, capture_output=True, text=True)
+    read = json.loads(said.stdout)["jobs"][0]["read"]
+    return {"value": read["clat_ns"]["percentile"]["50.000000"] / 1e3, "n": read["total_ios"]}
 
 
 def sequential(*, keep: bool = False, block_bytes: int = 2**20) -> Measure:
@@ -79,6 +94,7 @@ WORKLOADS = (
     Workload("mmap, 1 reader", _to_all(misses(how="mmap"), "null", "C null", "vmofs present")),
     Workload("pread, 32 readers", _to_all(misses(threads=32), *_SERVERS)),
     Workload("pread, process per miss", _to_all(misses(slow=True), "nbdkit sh", "vmofs bash")),
+    Workload("pread by fio", _to_all(fio, "null", "C null", "vmofs present")),
     Workload("sequential, cached", _to_all(sequential(keep=True), "tmpfs", "vmofs cached")),
     Workload(
         "sequential, not cached",
