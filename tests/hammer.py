@@ -81,7 +81,8 @@ class Hammer:
         things = [getattr(self, name) for name in sorted(vars(Hammer)) if name.startswith("do_")]
         while time.monotonic() < ends:
             self._one(self.random.choice(things))
-        self.clean_up()
+        for fd in self._open:
+            os.close(fd)
         return self.outcomes, self.unexpected
 
     def _one(self, thing: Callable[[], object]) -> None:
@@ -95,22 +96,6 @@ class Hammer:
         self.outcomes[outcome] += 1
         if outcome != "ok" and outcome not in DOCUMENTED:
             self.unexpected[f"{thing.__name__} {outcome}"] += 1
-
-    def clean_up(self) -> None:
-        """Remove what is left."""
-        for fd in self._open:
-            os.close(fd)
-        for pager in (self.mount / "control").glob(f"{self.prefix}*"):
-            with suppress(OSError):
-                pager.rmdir()
-        for top in ("vmo", "aux"):
-            for place, directories, files in os.walk(self.mount / top, topdown=False):
-                for name in files:
-                    with suppress(OSError):
-                        os.unlink(f"{place}/{name}")
-                for name in directories:
-                    with suppress(OSError):
-                        os.rmdir(f"{place}/{name}")
 
     # Input
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import struct
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,6 +147,19 @@ def _read_exactly(fd: int, length: int) -> bytes:
             raise EOFError
         data += piece
     return data
+
+
+@contextmanager
+def meanwhile(actor: Actor, function: Callable[..., object], *arguments: object) -> Iterator[list[object]]:
+    """Let somebody do something meanwhile; what it returned is in the list in the end."""
+    results: list[object] = []
+    work = threading.Thread(target=lambda: results.append(actor(function, *arguments)))
+    work.start()
+    try:
+        yield results
+    finally:
+        work.join(60)
+    assert not work.is_alive()
 
 
 @contextmanager

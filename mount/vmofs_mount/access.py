@@ -1,12 +1,14 @@
 """Names in commands become handles by the kernel's own permission check, with the identity of the caller.
 
-vmofs computes no permission. A worker thread takes the identity (uid, gid, supplementary groups) of whoever opened the
-command file, walks to the named file through the mount, and asks the kernel whether that identity may use it so. The
-file itself is only opened as a path: an open for writing would fail, and make others fail, while a program is executed
-from it (ETXTBSY).
+vmofs computes no permission. It finds the directories and the file that a name stands for in its own tree; then a
+worker thread takes the identity (uid, gid, supplementary groups) of whoever opened the command file, and asks the
+kernel whether that identity may search each of the directories, and use the file so. They are only opened as paths: an
+open for writing would fail, and make others fail, while a program is executed from the file (ETXTBSY).
 
-The walk starts at the root of the mount, where the caller has been already to open the command file, and never leaves
-it: a filesystem that somebody mounted below could keep the thread waiting for ever.
+They are opened by their inode numbers. To look a name up the kernel may have to lock a directory, and whoever has it
+locked, to make a link of the command file say, may wait for the very command that asks. Only without
+CAP_DAC_READ_SEARCH names are looked up, from the root of the mount and never leaving it: a filesystem that somebody
+mounted below could keep the thread waiting for ever.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from vmofs_mount.mountinfo import Place
 
 _AT_EACCESS = 0x200
 _AT_EMPTY_PATH = 0x1000
@@ -99,12 +104,10 @@ class Identity:
         return gid == self.gid or gid in self.groups
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What a walk to a name found. ``errno`` 0: the identity may use it in the way it asked for."""
+class Examined(NamedTuple):
+    """What the kernel says. ``found``: all directories on the way may be searched; ``errno`` 0: and the file used."""
 
-    ino: int
-    device: int
+    found: bool
     errno: int
 
 
@@ -117,48 +120,68 @@ def can_take_identities() -> bool:
     """Return whether this process may act for others on filesystems."""
     if os.geteuid() != 0:
         return False
-    capabilities = int(_process_status(os.getpid()).get("CapEff", "0"), 16)
-    return capabilities & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
+    return _own_capabilities() & (_CAP_SETUID | _CAP_SETGID) == _CAP_SETUID | _CAP_SETGID
 
 
-def examine(mountpoint: str, path: str, mode: int, identity: Identity) -> Examined:
-    """Walk to a path in the mount and ask whether ``identity`` has ``mode`` (os.R_OK | os.W_OK | os.X_OK) there.
+def _own_capabilities() -> int:
+    return int(_process_status(os.getpid()).get("CapEff", "0"), 16)
 
-    In a worker thread. ``ino`` is 0 if the walk itself failed.
+
+def can_open_inodes() -> bool:
+    """Return whether this process may open files by their inode numbers."""
+    return os.geteuid() == 0 and bool(_own_capabilities() & _CAP_DAC_READ_SEARCH)
+
+
+def examine(place: Place, directories: Sequence[int], ino: int, mode: int, identity: Identity) -> Examined:
+    """Ask whether ``identity`` may search directories, and has ``mode`` (os.R_OK | os.W_OK | os.X_OK) on a file.
+
+    ``ino`` 0 stands for no file. In a worker thread, if ``can_open_inodes``.
     """
-    root = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # not held: that would keep the mount busy
-    try:
+    with ExitStack() as stack:
+        root = stack.enter_context(_opened_root(place, os.O_RDONLY))
+        opened = []
+        for number in (*directories, ino) if ino else directories:
+            opened.append(_open_inode(root, number))
+            stack.callback(os.close, opened[-1])
         with _as(identity):
-            fd = _open_path(root, path)
-            if fd < 0:
-                return Examined(0, 0, -fd)
-            try:
-                status = os.fstat(fd)
-                return Examined(status.st_ino, status.st_dev, _access(fd, mode))
-            finally:
-                os.close(fd)
-    finally:
-        os.close(root)
+            for directory in opened[: len(directories)]:
+                refused = _access(directory, os.X_OK)
+                if refused:
+                    return Examined(found=False, errno=refused)
+            return Examined(found=True, errno=_access(opened[-1], mode) if ino else 0)
 
 
-def examine_inode(mountpoint: str, ino: int, mode: int, identity: Identity) -> int:
-    """Ask whether ``identity`` has ``mode`` on a file that has no name any more; return 0 or the errno.
-
-    In a worker thread.
-    """
-    root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        handle = _FILE_HANDLE.pack(12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFF_FFFF, 0)
-        fd = _LIBC.open_by_handle_at(root, handle, os.O_PATH | os.O_CLOEXEC)
+def examine_path(place: Place, path: str, mode: int, identity: Identity) -> Examined:
+    """Ask as ``examine`` does, of all directories on the way to ``path`` and what it stands for. In a worker thread."""
+    with _opened_root(place, os.O_PATH) as root, _as(identity):
+        fd = _open_path(root, path)
         if fd < 0:
-            return ctypes.get_errno()
+            return Examined(found=False, errno=-fd)
         try:
-            with _as(identity):
-                return _access(fd, mode)
+            return Examined(found=True, errno=_access(fd, mode))
         finally:
             os.close(fd)
+
+
+@contextmanager
+def _opened_root(place: Place, flags: int) -> Iterator[int]:
+    """Open the root of the mount, for a moment: it keeps the mount busy."""
+    root = os.open(place.mountpoint, flags | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(root).st_dev != place.device:
+            raise OSError(errno.EXDEV, f"another mount lies over {place.mountpoint}")
+        yield root
     finally:
         os.close(root)
+
+
+def _open_inode(root: int, ino: int) -> int:
+    """Open an inode as a path, whether it has a name or not."""
+    handle = _FILE_HANDLE.pack(12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFF_FFFF, 0)
+    fd: int = _LIBC.open_by_handle_at(root, handle, os.O_PATH | os.O_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), f"inode {ino} cannot be opened")
+    return fd
 
 
 def _open_path(root: int, path: str) -> int:

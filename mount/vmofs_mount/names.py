@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,11 +15,12 @@ from vmofs.status import (
     BadHandleError,
     InvalidArgsError,
     IoError,
+    TimedOutError,
     VmoError,
     WrongTypeError,
 )
 from vmofs.wire.names import quote
-from vmofs_mount.access import Identity, can_examine, examine, examine_inode
+from vmofs_mount.access import Examined, Identity, can_examine, can_open_inodes, examine, examine_path
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
 from vmofs_mount.realms import adopt
@@ -27,9 +28,6 @@ from vmofs_mount.tree import Tree
 
 if TYPE_CHECKING:
     from vmofs_mount.control import CommandHandle
-
-T = TypeVar("T")
-W = TypeVar("W", str, int)
 
 _RIGHTS = {
     os.F_OK: "find",
@@ -41,6 +39,9 @@ _RIGHTS = {
 
 _THREADS = trio.CapacityLimiter(16)
 
+_ASK_SECONDS = 5.0
+"""A write to a command file must not wait for the kernel for ever: the kernel has the file locked."""
+
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EINVAL}
 
 
@@ -50,6 +51,7 @@ class Names:
     def __init__(self, tree: Tree, place: Place) -> None:
         self._tree = tree
         self._place = place
+        self._opens_inodes = can_open_inodes()
 
     async def file(self, handle: CommandHandle, path: str, mode: int) -> VmoFile | AuxFile:
         """Return the VMO or aux file of that name, which the caller may use as ``mode`` (os.R_OK | os.W_OK) says.
@@ -93,42 +95,63 @@ class Names:
         is_ours = isinstance(named, VmoFile) and named.pager is pager
         return None if is_ours else self._tree.orphans.find(pager, path)
 
-    async def _check_orphan(self, identity: Identity, node: Node, mode: int) -> None:
-        """Check that somebody may use a file that has no name. No directory is on the way to it any more."""
-        if identity.overrides:
-            return
-        if await self._ask_kernel(examine_inode, node.ino, mode, identity):
-            raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
-
     async def _examine(self, handle: CommandHandle, path: str, mode: int) -> Node:
         if handle.identity.overrides:  # the kernel grants root everything, but not what is not there
             return self._resolve(path)
-        found = await self._ask_kernel(examine, path, mode, handle.identity)
-        if found.device != self._place.device and found.ino:
-            raise _missing(path)  # another mount lies over this one
-        if found.ino == 0:
+        walked = self._walk(path)
+        node = walked[-1] if len(walked) == path.count("/") + 2 else None
+        asked = node if isinstance(node, VmoFile | AuxFile | Directory) else None  # others are of the wrong type anyway
+        found = await self._ask_kernel(handle.identity, path, walked if node is None else walked[:-1], asked, mode)
+        if not found.found:
             if found.errno == errno.EACCES:
                 raise AccessDeniedError(f"no permission to search a directory of {quote(path)}")
-            if found.errno in _NOT_THERE:
-                raise _missing(path)
-            raise IoError(f"{quote(path)} cannot be looked at: {os.strerror(found.errno)}")
-        try:
-            node = self._tree.get(found.ino)
-        except OSError:  # it has just gone
-            raise _missing(path) from None
-        if found.errno and isinstance(node, VmoFile | AuxFile | Directory):
+            if found.errno not in _NOT_THERE:
+                raise IoError(f"{quote(path)} cannot be looked at: {os.strerror(found.errno)}")
+            node = None
+        if node is None:
+            raise _missing(path)
+        if found.errno:
             raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(path)}")
         return node
 
-    async def _ask_kernel(self, ask: Callable[[str, W, int, Identity], T], what: W, mode: int, identity: Identity) -> T:
+    def _walk(self, path: str) -> list[Node]:
+        """Return the nodes on the way to a path, from the root on, as far as they are there."""
+        walked: list[Node] = [self._tree.root]
+        for name in path.split("/"):
+            directory = walked[-1]
+            child = directory.children.get(name.encode()) if isinstance(directory, Directory) else None
+            if child is None:
+                break
+            walked.append(child)
+        return walked
+
+    async def _ask_kernel(
+        self, identity: Identity, path: str, way: list[Node], node: Node | None, mode: int
+    ) -> Examined:
+        """Ask whether somebody may search the directories of ``way``, and use ``node``, if there is one."""
         if not can_examine(identity):
             raise AccessDeniedError("the mount is not served by root and cannot learn what others may do")
+        directories = [place.ino for place in way if isinstance(place, Directory)]
+        if self._opens_inodes:
+            ask = partial(examine, self._place, directories, 0 if node is None else node.ino, mode, identity)
+        else:
+            ask = partial(examine_path, self._place, path, mode, identity)
         try:
-            return await trio.to_thread.run_sync(
-                ask, self._place.mountpoint, what, mode, identity, limiter=_THREADS, abandon_on_cancel=True
-            )
+            with trio.fail_after(_ASK_SECONDS):
+                return await trio.to_thread.run_sync(ask, limiter=_THREADS, abandon_on_cancel=True)
+        except trio.TooSlowError:
+            raise TimedOutError(f"{quote(path)} cannot be looked at: somebody has a directory locked") from None
         except OSError as error:
+            if error.errno == errno.ESTALE:  # it has just gone
+                raise _missing(path) from None
             raise IoError(f"the rights of uid {identity.uid} cannot be looked at: {error}") from error
+
+    async def _check_orphan(self, identity: Identity, node: Node, mode: int) -> None:
+        """Check that somebody may use a file that has no name. No directory is on the way to it any more."""
+        if identity.overrides or (not self._opens_inodes and identity.uid == node.uid):
+            return  # who serves the mount himself has only files of his own
+        if not self._opens_inodes or (await self._ask_kernel(identity, node.path, [], node, mode)).errno:
+            raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
 
     async def check_node(self, identity: Identity, node: Node, mode: int) -> None:
         """Check that somebody may use a file, wherever it is, in the way ``mode`` says.
@@ -141,8 +164,8 @@ class Names:
         if not node.nlink:
             await self._check_orphan(identity, node, mode)
             return
-        found = await self._ask_kernel(examine, node.path, mode, identity)
-        if found.errno or (found.ino, found.device) != (node.ino, self._place.device):
+        found = await self._ask_kernel(identity, node.path, self._walk(node.path)[:-1], node, mode)
+        if found.errno:
             raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
 
     def _resolve(self, path: str) -> Node:

@@ -115,7 +115,7 @@ class PagerDirectory:
         if name is None or name == DEFAULT_PORT:
             return self.ports.default
         if name not in self.ports.fifos:
-            raise InvalidArgsError(f"there is no FIFO {quote(name)} in control/{self.name}")
+            raise InvalidArgsError(f"there is no FIFO {quote(name)} in {quote(self.directory.path)}")
         return self.ports.fifos[name].ports[0]
 
 

@@ -75,9 +75,7 @@ class Service:
         nursery, place = session.nursery, Place.of(session.mountpoint)
         kernel = Kernel(session.device)
         self.cache = PageCache(kernel, system.frames, nursery.start_soon)
-        self.opened = OpenVmos(
-            self.engine, self.cache, nursery.start_soon, place.minor, layout.tree.modified, layout.limits
-        )
+        self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place, layout.tree.modified, layout.limits)
         self.pagers = Pagers(layout.tree, layout.vmo, self.engine, place, kernel, nursery, lambda: deadline)
         names = self._names = Names(layout.tree, place)
         self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened)
@@ -175,7 +173,7 @@ class Service:
         self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {shown} -> {result}")
 
     async def _set_size(self, file: VmoFile, size_bytes: int, thread: int) -> None:
-        await self.opened.run_unless_killed(file.vmo.set_size(size_bytes), thread_group(thread))
+        await self.opened.run_unless_killed(file.vmo.set_size(size_bytes), thread_group(thread), file)
         self.cache.size_changed(file.vmo)
 
     def _release_vmo(self, file: VmoFile) -> None:

@@ -23,6 +23,8 @@ from vmofs_mount.engine import Engine
 from vmofs_mount.failures import Failure, Failures, Retries, find_stale
 from vmofs_mount.handles import Handle
 from vmofs_mount.limits import Limits, Resource
+from vmofs_mount.locked_directories import LockedDirectories
+from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.processes import is_dying, thread_group
@@ -42,7 +44,7 @@ class OpenVmos:
         engine: Engine,
         cache: PageCache,
         spawn: Callable[..., None],
-        device_minor: int,
+        place: Place,
         modified: Callable[[VmoFile], None],
         limits: Limits,
     ) -> None:
@@ -50,7 +52,8 @@ class OpenVmos:
         self.limits = limits
         self.cache = cache
         self._spawn = spawn
-        self._retries = Retries(device_minor)
+        self._retries = Retries(place.minor)
+        self._locked_directories = LockedDirectories(place.mountpoint, spawn)
         self.modified = modified
         self._open: dict[VmoFile, Counter[int]] = {}
         self._failures: dict[VmoFile, Failures] = {}
@@ -122,24 +125,40 @@ class OpenVmos:
         if number is not None:
             self.cache.end_read(handle.file, number)
 
-    async def run_unless_killed(self, access: Access[T], process: int) -> T:
+    async def run_unless_killed(self, access: Access[T], process: int, locked: VmoFile | None = None) -> T:
         """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
+
+        ``locked`` is the file that the kernel has locked meanwhile, if any. If its directory gets locked too, because
+        somebody who is about to remove the file waits for it, the answer is EINTR as well: most programs then simply
+        make the call again.
 
         Raises:
             VmoError: the call failed.
-            InterruptedError: the process was killed.
+            InterruptedError: the process was killed, or keeps everybody from a directory.
         """
         if not self.engine.start(access):
             watch = trio.CancelScope()
             with trio.CancelScope() as scope:
-                self._spawn(_watch_for_kill, process, watch, scope)
+                self._spawn(self._watch, process, locked, watch, scope)
                 try:
                     await self.engine.wait(access)
                 finally:
                     watch.cancel()
             if scope.cancelled_caught:
-                raise InterruptedError(errno.EINTR, f"process {process} was killed")
+                raise InterruptedError(errno.EINTR, f"process {process} was killed, or others must go on")
         return access.result()
+
+    async def _watch(
+        self, process: int, locked: VmoFile | None, watch: trio.CancelScope, waiting: trio.CancelScope
+    ) -> None:
+        with watch:
+            while True:
+                await trio.sleep(_KILL_SECONDS)
+                killed = await trio.to_thread.run_sync(is_dying, process, abandon_on_cancel=True)
+                directory = None if locked is None else locked.parent
+                if killed or (directory is not None and await self._locked_directories.is_locked(directory)):
+                    waiting.cancel()
+                    return
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
@@ -216,7 +235,7 @@ class VmoHandle(Handle):
             self.file.drop_privileges()
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])
-            written = await self._opened.run_unless_killed(access, self.process)
+            written = await self._opened.run_unless_killed(access, self.process, self.file)
         except (VmoError, InterruptedError):
             # The page cache has what was refused, also what was stored through a mapping.
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
@@ -232,9 +251,9 @@ class VmoHandle(Handle):
         if end <= vmo.stream_size:
             return length
         if is_resizable(vmo):
-            await self._opened.run_unless_killed(vmo.set_size(end), self.process)
+            await self._opened.run_unless_killed(vmo.set_size(end), self.process, self.file)
         elif isinstance(vmo, PagerVmo) and vmo.options.unbounded:
-            await self._opened.run_unless_killed(vmo.set_stream_size(end), self.process)
+            await self._opened.run_unless_killed(vmo.set_stream_size(end), self.process, self.file)
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
         self._opened.cache.size_changed(vmo)
@@ -246,18 +265,9 @@ class VmoHandle(Handle):
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo):
-            await self._opened.run_unless_killed(vmo.sync(), self.process)
+            await self._opened.run_unless_killed(vmo.sync(), self.process, self.file)
 
     def release(self) -> None:
         """Count the file as open no longer."""
         self.file.writer_count -= self._may_write
         self._opened.remove(self.file, self.process)
-
-
-async def _watch_for_kill(process: int, watch: trio.CancelScope, waiting: trio.CancelScope) -> None:
-    with watch:
-        while True:
-            await trio.sleep(_KILL_SECONDS)
-            if await trio.to_thread.run_sync(is_dying, process, abandon_on_cancel=True):
-                waiting.cancel()
-                return

@@ -10,7 +10,7 @@ import pytest
 
 from tests.mounted import Mounted, Mounter
 from tests.pager_client import PagerClient, Readers
-from tests.rights import World, made_world
+from tests.rights import STRANGER, World, made_world
 
 HERE = Path(__file__).parent
 
@@ -78,3 +78,15 @@ def world() -> Iterator[World]:
         pytest.skip("only root can be others")
     with made_world() as world:
         yield world
+
+
+@pytest.fixture
+def strange(world: World) -> Iterator[str]:
+    """The directory of a pager of the stranger's; what he has left in ``vmo/common`` goes with it."""
+    pager = f"{world.mount}/control/strange"
+    world.actors(STRANGER)(os.mkdir, pager)
+    yield pager
+    (world.mount / "control/strange").rmdir()
+    for left in (world.mount / "vmo/common").iterdir():
+        if left.stat().st_uid == STRANGER.uid:
+            left.unlink()

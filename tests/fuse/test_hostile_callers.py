@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from threading import Thread
 
 import pytest
 import xxhash
 
-from tests.identity import Actor, Who, reachable_mount
+from tests.identity import Actor, Who, meanwhile, reachable_mount
 from tests.mounted import Mounted, wait_for
 from tests.pager_client import metric
 from tests.rights import command
@@ -147,19 +147,6 @@ def seconds_of(call: Callable[[], object]) -> float:
     began = time.monotonic()
     call()
     return time.monotonic() - began
-
-
-@contextmanager
-def meanwhile(actor: Actor, *call: object) -> Iterator[list[object]]:
-    """Let somebody do something meanwhile; what it returned is in the list in the end."""
-    results: list[object] = []
-    work = Thread(target=lambda: results.append(actor(*call)))  # type: ignore[arg-type]
-    work.start()
-    try:
-        yield results
-    finally:
-        work.join(60)
-    assert not work.is_alive()
 
 
 def test_who_writes_commands_without_end_does_not_keep_others_from_the_command_file(

@@ -297,18 +297,6 @@ def test_a_pager_finds_in_supply_what_it_would_find_in_vmo(world: World) -> None
 # Files that have lost their names
 
 
-@pytest.fixture
-def strange(world: World) -> Iterator[str]:
-    """The directory of a pager of the stranger's; what he has left in ``vmo/common`` goes with it."""
-    pager = f"{world.mount}/control/strange"
-    world.actors(STRANGER)(os.mkdir, pager)
-    yield pager
-    (world.mount / "control/strange").rmdir()
-    for left in (world.mount / "vmo/common").iterdir():
-        if left.stat().st_uid == STRANGER.uid:
-            left.unlink()
-
-
 @contextmanager
 def unlinked(world: World, path: str, options: str = "") -> Iterator[int]:
     """A VMO of the owner's that he has open and has unlinked."""

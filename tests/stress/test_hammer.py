@@ -110,6 +110,19 @@ class WorkingPager:
         self.path.parent.rmdir()
 
 
+def remove_all(mount: Path) -> None:
+    """Remove what the users left, as root."""
+    for pager in (mount / "control").iterdir():
+        if pager.is_dir() and pager.name != "work":
+            pager.rmdir()
+    for top in ("vmo", "aux"):
+        for directory, directories, files in os.walk(mount / top, topdown=False):
+            for name in files:
+                Path(directory, name).unlink()
+            for name in directories:
+                Path(directory, name).rmdir()
+
+
 def resident_kib(mounted: Mounted) -> int:
     status = Path(f"/proc/{mounted.pid}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
