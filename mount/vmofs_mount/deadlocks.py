@@ -33,7 +33,7 @@ from vmofs.core.request import Command
 from vmofs.core.system import System
 from vmofs.status import BadStateError
 from vmofs.units import PageRange
-from vmofs_mount.processes import has_mapped
+from vmofs_mount.processes import can_see_everybody, has_mapped
 
 _WAIT_SECONDS = 0.1
 """How long a READ has waited before it is looked at. Nearly all are answered sooner."""
@@ -47,7 +47,6 @@ _READER_SECONDS = 10.0
 _REST_PER_LOOK = 4  # somebody may have a million files open: looking takes a fifth of the time at most
 _LONGEST_LOOK_SECONDS = 5.0  # maps of processes in page faults may hold a thread up
 _MANY = 1000  # requests; so many are not gone through every time
-_INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of <linux/proc_ns.h>
 
 
 class SelfDeadlockError(BadStateError):
@@ -109,7 +108,7 @@ class Deadlocks:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        if not can_see_everybody():
+        if not (can_see_everybody() and platform.machine() in _CALLS):
             return
         rest = 0.0
         while True:
@@ -153,15 +152,6 @@ class Deadlocks:
                 self._end(access, SelfDeadlockError(sentence))
             elif reader not in stuck:
                 self._cleared[reader.process] = now + (_AGAIN_SECONDS if reader.process in serving else _READER_SECONDS)
-
-
-def can_see_everybody() -> bool:
-    """Return whether all processes can be looked at: as root, and not in a process namespace of its own."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path of a file
-    except OSError:
-        return False
-    return os.geteuid() == 0 and namespace == _INITIAL_PID_NAMESPACE and platform.machine() in _CALLS
 
 
 def find_stuck(readers: set[Reader], files: PagerFiles, device_minor: int) -> tuple[set[int], set[Reader]]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vmofs import __version__
-from vmofs_mount.access import can_take_identities
+from vmofs_mount.access import can_open_inodes, can_take_identities
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
+from vmofs_mount.processes import can_see_calls, can_see_everybody
 from vmofs_mount.tuning import MAX_BACKGROUND, READ_AHEAD_KB, max_background_of, read_ahead_kb_of
 
 _DEVICE = Path("/dev/fuse")
@@ -27,6 +28,20 @@ _OLDEST_KERNEL = (5, 8)
 OTHERS_ARE_REFUSED = "not run by root: commands of other users are refused, since it cannot be checked what they may do"
 
 ROOT_CANNOT = "root without CAP_SETUID or CAP_SETGID: commands of other users are refused"
+
+NAMES_ARE_LOOKED_UP = (
+    "root without CAP_DAC_READ_SEARCH: names in commands are looked up through the kernel, so that a user who makes "
+    "links of command files can hold up others for seconds"
+)
+
+WAITING_IS_NOT_SEEN = (
+    "not root of the whole machine: a pager that waits for itself is not found out, its read ends at the deadline only"
+)
+
+CALLS_ARE_NOT_SEEN = (
+    "kernel.yama.ptrace_scope keeps vmofs from seeing what processes wait for: after a failed read a pager may be "
+    "asked again for the same page"
+)
 
 
 class Verdict(StrEnum):
@@ -49,18 +64,33 @@ def examine_machine() -> Iterator[Finding]:
     yield _kernel()
     yield _device()
     yield _helper()
+    lacking = what_is_lacking(shared=True)
+    if os.geteuid() == 0 and not lacking:
+        yield Finding(Verdict.OK, "root, who may act for other users")
+    for sentence in lacking:
+        yield Finding(Verdict.DEGRADED, sentence)
     if os.geteuid() == 0:
-        able = can_take_identities()
-        sentence = "root, who may act for other users" if able else ROOT_CANNOT
-        yield Finding(Verdict.OK if able else Verdict.DEGRADED, sentence)
         return
-    yield Finding(Verdict.DEGRADED, OTHERS_ARE_REFUSED)
     yield Finding(
         Verdict.DEGRADED,
         "not root: read-ahead and max_background of a mount cannot be set; requests name more than was touched, "
         "and at most 12 reads can be outstanding",
     )
     yield _sharing()
+
+
+def what_is_lacking(*, shared: bool) -> list[str]:
+    """Return what this process cannot do for a mount, one sentence each. ``shared``: other users may use it."""
+    lacking = []
+    if shared and not can_take_identities():
+        lacking.append(ROOT_CANNOT if os.geteuid() == 0 else OTHERS_ARE_REFUSED)
+    elif shared and not can_open_inodes():
+        lacking.append(NAMES_ARE_LOOKED_UP)
+    if not can_see_everybody():
+        lacking.append(WAITING_IS_NOT_SEEN)
+    if not can_see_calls():
+        lacking.append(CALLS_ARE_NOT_SEEN)
+    return lacking
 
 
 def _kernel() -> Finding:

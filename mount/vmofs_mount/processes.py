@@ -6,6 +6,7 @@ the answer to a READ of its own is in state S first, and in state D, unkillable,
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +16,8 @@ from pathlib import Path
 from vmofs.units import PageRange
 
 _MAX_THREADS = 4096
+_INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of <linux/proc_ns.h>
+_PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
 
 
@@ -28,6 +31,23 @@ class Blocked:
     reads: int = 0
     faults: int = 0
     asking: bool = False
+
+
+def can_see_everybody() -> bool:
+    """Return whether all processes can be looked at: as root, and not in a process namespace of its own."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path of a file
+    except OSError:
+        return False
+    return os.geteuid() == 0 and namespace == _INITIAL_PID_NAMESPACE
+
+
+def can_see_calls() -> bool:
+    """Return whether it can be seen what other processes of the same user wait for in the kernel."""
+    try:
+        return os.geteuid() == 0 or int(_PTRACE_SCOPE.read_text(encoding="ascii")) == 0
+    except (OSError, ValueError):
+        return True  # a kernel without Yama
 
 
 def thread_group(thread: int) -> int:

@@ -7,7 +7,6 @@ whether the mount answers) goes to a worker thread, and the device number comes 
 from __future__ import annotations
 
 import logging
-import os
 import select
 import signal
 from collections.abc import Awaitable, Callable
@@ -18,8 +17,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from vmofs_mount.access import can_take_identities
-from vmofs_mount.doctor import OTHERS_ARE_REFUSED, ROOT_CANNOT
+from vmofs_mount.doctor import what_is_lacking
 from vmofs_mount.handles import Handles
 from vmofs_mount.kernel import fuse_devices
 from vmofs_mount.mountinfo import mount_at
@@ -187,9 +185,7 @@ class _End:
             self.failure = f"{mountpoint} does not answer: {error}"
             self._near.set()
             return
-        if self._shared and not can_take_identities():
-            degraded.append(ROOT_CANNOT if os.geteuid() == 0 else OTHERS_ARE_REFUSED)
-        for sentence in degraded:
+        for sentence in (*degraded, *what_is_lacking(shared=self._shared)):
             _log.warning("%s", sentence)
         on_ready()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import Mounted, vmofs_command, vmofs_environment
-from vmofs_mount import doctor
+from vmofs_mount import doctor, processes
 
 USER = pwd.getpwnam("nobody").pw_uid  # fusermount3 wants an account
 
@@ -90,6 +90,7 @@ def test_an_ordinary_user_mounts_is_told_what_is_degraded_and_is_a_pager(run_as_
     told = done.stderr.splitlines()
     assert any("read-ahead cannot be set" in line for line in told), told
     assert any("max_background cannot be raised" in line for line in told), told
+    assert f"vmofs: {doctor.WAITING_IS_NOT_SEEN}" in told
     assert [line for line in told if not line.startswith("vmofs: ")] == [line for line in told if "echo: write" in line]
 
 
@@ -98,9 +99,70 @@ def test_doctor_tells_an_ordinary_user_what_is_degraded(run_as_user: Run) -> Non
     lines = done.stdout.splitlines()
     assert "code 0" in lines, done
     assert f"degraded: {doctor.OTHERS_ARE_REFUSED}" in lines
+    assert f"degraded: {doctor.WAITING_IS_NOT_SEEN}" in lines
     assert any(line.startswith(f"degraded: served by uid {USER}") for line in lines)
     assert any(line.startswith("degraded: read_ahead_kb is ") for line in lines)
     assert any(line.startswith("degraded: max_background cannot be read") for line in lines)
+
+
+def doctor_without(capability: str) -> list[str]:
+    """Return what the doctor says to root who lacks a capability."""
+    bare = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}"]
+    done = subprocess.run(
+        [*bare, *vmofs_command("doctor")], env=vmofs_environment(), capture_output=True, text=True, check=False
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("capability", "sentence"),
+    [("setuid", doctor.ROOT_CANNOT), ("dac_read_search", doctor.NAMES_ARE_LOOKED_UP)],
+)
+def test_doctor_tells_a_root_what_his_container_took_from_him(capability: str, sentence: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    assert f"degraded: {sentence}" in doctor_without(capability)
+
+
+@pytest.mark.parametrize(("scope", "seen"), [("0", True), ("1", False), (None, True)])
+def test_doctor_looks_whether_one_sees_what_others_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: str | None, seen: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: USER)
+    monkeypatch.setattr(processes, "_PTRACE_SCOPE", tmp_path / "ptrace_scope")
+    if scope is not None:
+        (tmp_path / "ptrace_scope").write_text(f"{scope}\n")
+    assert (doctor.CALLS_ARE_NOT_SEEN in doctor.what_is_lacking(shared=False)) is not seen
+
+
+def test_root_who_may_not_open_inodes_still_finds_names(tmp_path: Path) -> None:
+    """In a container, say. What he lacks is said when he mounts."""
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    script = """
+        vmofs mount $M || exit 1
+        printf %4096s x >$M/aux/a; chmod 600 $M/aux/a; mkdir -m 700 $M/aux/d
+        for name in aux/a aux/d/x aux/nothing; do
+            setpriv --reuid 2004 --regid 2004 --clear-groups bash -c \
+                "exec 3<>$M/control/vmo_op_range; echo commit $name 0 4096 >&3 2>/dev/null; head -n 1 <&3"
+        done
+        vmofs umount $M
+    """
+    tmp_path.chmod(0o755)
+    for parent in (tmp_path, *tmp_path.parents)[:3]:
+        parent.chmod(0o755)
+    (tmp_path / "mnt").mkdir()
+    bare = ["setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-dac_read_search"]
+    prelude = f'vmofs() {{ {shlex.join(vmofs_command())} "$@"; }}\nM={tmp_path}/mnt\n'
+    done = subprocess.run(
+        [*bare, "bash", "-c", prelude + script], env=vmofs_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [
+        "ZX_ERR_ACCESS_DENIED: no permission to write 'aux/a'",
+        "ZX_ERR_ACCESS_DENIED: no permission to search a directory of 'aux/d/x'",
+        "ZX_ERR_BAD_HANDLE: 'aux/nothing' does not exist",
+    ]
+    assert f"vmofs: {doctor.NAMES_ARE_LOOKED_UP}" in done.stderr.splitlines()
 
 
 def test_others_do_not_get_into_a_users_mount(run_as_user: Run) -> None:
