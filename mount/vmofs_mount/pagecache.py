@@ -172,7 +172,8 @@ class PageCache:
         return backlog
 
     def _forget_if_idle(self, file: CachedFile, backlog: _Backlog) -> None:
-        if not backlog.busy and not file.open_count:
+        # That of an open VMO is kept for its next READ, until ``closed``; an aux has no READ that waits.
+        if not backlog.busy and not (isinstance(file, VmoFile) and file.open_count):
             self._backlogs.pop(file, None)
 
     def _start(self, file: CachedFile, backlog: _Backlog) -> None:

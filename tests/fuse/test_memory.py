@@ -69,3 +69,17 @@ def test_pages_that_come_and_go_leave_nothing_behind(mount: Mounted) -> None:
         sizes.append(memory_bytes(mount, "VmRSS"))
     assert max(sizes[1:]) - sizes[1] < 8 * MIB, sizes
     pager.close()
+
+
+def test_an_aux_that_is_open_while_its_pages_move_is_forgotten_when_it_is_closed(mount: Mounted) -> None:
+    """The daemon looks, when it ends, whether anything is left that should be gone."""
+    pager = PagerClient(mount.path)
+    vmo, aux = pager.create(size=PAGE_SIZE), pager.aux("stage")
+    with aux.path.open("wb+", buffering=0) as file:
+        file.write(b"a" * PAGE_SIZE)
+        assert pager.command("supply_pages", f"{vmo.name} 0 4K {aux.name} 0") == "ZX_OK\n"
+        assert os.pread(file.fileno(), 1, 0) == b"\0"
+    aux.path.unlink()
+    pager.close()
+    mount.umount()
+    assert mount.process.wait(10) == 0, mount.log()
