@@ -15,7 +15,7 @@ from tests.soak.board import Board
 DEADLINE = 6.0
 """Of the mount, in seconds: short, so that stopped pagers can be seen to have missed it."""
 
-_LOOKS_BETWEEN = 50
+_LOOKS_BETWEEN = 100
 """How many times a pager is looked at, on average, between two disturbances; a hundred looks take a second or more."""
 
 
@@ -85,7 +85,7 @@ class PagerProcess:
 
     def _stand_still(self, process: subprocess.Popen[bytes], numbers: random.Random, counts: Counter[str]) -> None:
         counts["pager stopped"] += 1
-        seconds = numbers.choice([0.01, 0.1, 0.1, 0.5, 2.0])
+        seconds = numbers.choice([0.01, 0.1, 0.1, 0.5, 1.5])
         if numbers.random() < 0.03:
             seconds = DEADLINE * 1.2
             counts["pager stopped beyond the deadline"] += 1
