@@ -27,11 +27,12 @@ class Board:
     Attributes:
         faults: by slot, when a pager last failed a request of that file.
         trouble: by pager, until when its requests may time out.
+        reading: by FIFO, since when its present pager has it open.
         busy: by worker, since when it is at its present step; 0 when it is at none.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        layout = [SLOTS, PAGERS, WORKERS, SHARED_FILES * SHARED_PAGES, SHARED_FILES * SHARED_PAGES]
+        layout = [SLOTS, PAGERS, PAGERS, WORKERS, SHARED_FILES * SHARED_PAGES, SHARED_FILES * SHARED_PAGES]
         fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             if create:
@@ -43,10 +44,10 @@ class Board:
         at = 0
         for number, length in enumerate(layout):
             part = memoryview(self._map)[8 * at : 8 * (at + length)]
-            parts.append(part.cast("d" if number < 3 else "q"))
+            parts.append(part.cast("d" if number < 4 else "q"))
             at += length
         self._parts = parts
-        self.faults, self.trouble, self.busy, self._begun, self._done = parts
+        self.faults, self.trouble, self.reading, self.busy, self._begun, self._done = parts
 
     def note_fault(self, key: int) -> None:
         """Note that a request of a file is about to be failed."""
@@ -72,7 +73,7 @@ class Board:
 
     def reset_versions(self) -> None:
         """Start afresh, with new shared files."""
-        for part in self._parts[3:]:
+        for part in (self._begun, self._done):
             part[:] = memoryview(bytes(part.nbytes)).cast("q")
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -97,7 +97,7 @@ class Soak:
         self._shared: list[SharedFile | Program] = [*files, program]
         self._pagers: list[PagerProcess] = []
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._scene = ""
+        self._scenes: deque[str] = deque(maxlen=4)
         self._look_again = 0.0
 
     def run(self) -> None:
@@ -145,7 +145,7 @@ class Soak:
             self.outcome.counts.update(outcome["counts"])
         for outcome in outcomes:
             if outcome["failure"] is not None:
-                raise SoakError(outcome["failure"] | {"scene": self._scene})
+                raise SoakError(outcome["failure"] | {"scene": "\n\n".join(self._scenes)})
         self._end_pagers()
         self._within("removing everything", self._unmake)
         self.outcome.rounds += 1
@@ -160,17 +160,17 @@ class Soak:
         for file in self._shared:
             file.make(self.world)
         fifos = [(number, "requests") for number in range(PAGERS)] + [(1, "second")]
-        for number, fifo in fifos:
+        for index, (number, fifo) in enumerate(fifos):
             log = self._directory / f"pager-{number}-{fifo}.log"
-            pager = PagerProcess(self._starter(number, fifo, log), number, self.board, log)
+            pager = PagerProcess(self._starter(number, fifo, index, log), number, index, self.board, log)
             self._pagers.append(pager)
             pager.begin()
 
-    def _starter(self, number: int, fifo: str, log_path: Path) -> Callable[[int], subprocess.Popen[bytes]]:
+    def _starter(self, number: int, fifo: str, index: int, log_path: Path) -> Callable[[int], subprocess.Popen[bytes]]:
         def start(life: int) -> subprocess.Popen[bytes]:
             settings = self.settings
             seed = f"{settings.seed}/{self.outcome.rounds}/{number}/{fifo}/{life}"
-            arguments = [self.world.mount, f"p{number}", fifo, self._store, self._directory / "board", seed]
+            arguments = [self.world.mount, f"p{number}", fifo, index, self._store, self._directory / "board", seed]
             command = [sys.executable, "-S", "-m", "tests.soak.pager", *arguments]
             with log_path.open("ab") as log:
                 return subprocess.Popen(
@@ -229,7 +229,7 @@ class Soak:
         for number in range(PAGERS):
             ages = [float(age) for age in re.findall(r" age=(\S+)", self._pending(number))]
             if max(ages, default=0.0) > DEADLINE / 2 and self.board.trouble[number] < now:
-                self._scene = self._stacks()
+                self._scenes.append(f"At {now:.1f} s:\n{self._stacks()}")
 
     def _pending(self, number: int) -> str:
         path = self.world.mount / "control" / f"p{number}" / "pending"

@@ -22,22 +22,27 @@ _LOOKS_BETWEEN = 100
 class PagerProcess:
     """A pager that serves one FIFO. ``start`` starts its process, given how often it was started before.
 
+    ``number`` is that of its FIFO on the board.
+
     How much it stands still is kept as seconds that grow while it does and shrink while it works: when they come near
     the deadline, requests may time out, and the board says so.
     """
 
-    def __init__(self, start: Callable[[int], subprocess.Popen[bytes]], pager: int, board: Board, log: Path) -> None:
-        self.pager = pager
+    def __init__(
+        self, start: Callable[[int], subprocess.Popen[bytes]], pager: int, number: int, board: Board, log: Path
+    ) -> None:
+        self.pager, self._number = pager, number
         self.process: subprocess.Popen[bytes] | None = None
         self._start, self._board, self._log = start, board, log
         self._lives = 0
-        self._still_until = 0.0
+        self._began_at = self._still_until = 0.0
         self._is_stopped = False
         self._still_seconds = 0.0
         self._looked_at = time.monotonic()
 
     def begin(self) -> None:
         """Start it, again."""
+        self._began_at = time.monotonic()
         self.process = self._start(self._lives)
         self._lives += 1
 
@@ -73,7 +78,8 @@ class PagerProcess:
 
     def _note_trouble(self, now: float) -> None:
         passed, self._looked_at = now - self._looked_at, now
-        still = self.process is None or self._is_stopped
+        starts = self._board.reading[self._number] < self._began_at
+        still = self.process is None or self._is_stopped or starts
         self._still_seconds = max(0.0, self._still_seconds + (passed if still else -passed))
         if self._still_seconds > DEADLINE / 2:
             self._board.trouble[self.pager] = now + DEADLINE

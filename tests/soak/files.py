@@ -329,6 +329,7 @@ class PrivateFile:
         vmo_size = self._vmo_size
         self._set(self.bytes[:size].ljust(size, b"\0"))
         self._vmo_size = max(vmo_size, page_count(size) * PAGE_SIZE)
+        self.path.stat()  # old mappings reach as far as the kernel knows the file to
 
     def _do_zero(self, op: Op) -> None:
         offset, length = self.cut(op)

@@ -1,6 +1,7 @@
 """The pager of a soak, a process of its own: it serves files from a directory, in every way that a pager may.
 
-``python -S -m tests.soak.pager MOUNT PAGER FIFO STORE BOARD SEED FAIL_PERCENT LIE``
+``python -S -m tests.soak.pager MOUNT PAGER FIFO NUMBER STORE BOARD SEED FAIL_PERCENT LIE``; NUMBER is the FIFO's on the
+board.
 
 The content of the VMO with key K is the file ``STORE/K``; what lies beyond its end is zeros. A page may be cleaned
 only while that file is locked exclusively, and what is read from it is supplied under a shared lock: so that a pager
@@ -54,10 +55,11 @@ class Pager:
         self.lie = False
         self._deferred: list[Request] = []
 
-    def serve(self, fifo: str) -> None:
+    def serve(self, fifo: str, number: int) -> None:
         """Answer for ever."""
         while True:
             requests = os.open(self.control / fifo, os.O_RDONLY)
+            self.board.reading[number] = time.monotonic()
             rest = b""
             while True:
                 if not select.select([requests], [], [], 0.01 if self._deferred else None)[0]:
@@ -223,10 +225,10 @@ def _read_direct(fd: int, offset: int, length: int) -> bytes:
 
 def main() -> None:
     """Serve."""
-    mount, pager, fifo, store, board, seed, fail_percent, lie = sys.argv[1:]
+    mount, pager, fifo, number, store, board, seed, fail_percent, lie = sys.argv[1:]
     server = Pager(Path(mount), pager, Path(store), Board(Path(board)), seed)
     server.fail_percent, server.lie = float(fail_percent), lie == "1"
-    server.serve(fifo)
+    server.serve(fifo, int(number))
 
 
 if __name__ == "__main__":
