@@ -14,6 +14,7 @@ import trio
 
 from vmofs.core.system import System
 from vmofs.units import page_count
+from vmofs_mount.guardian import Guardian
 from vmofs_mount.layout import build_layout
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.notify import notify
@@ -49,6 +50,13 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
         pager_gid=options.pager_gid,
     )
     _raise_descriptor_limit()
+    guardian = Guardian()
+
+    def guard(minor: int) -> None:
+        try:
+            guardian.guard(minor)
+        except OSError as error:
+            _log.info("if this process is killed, those who wait may go on waiting: %s", error)
 
     service: list[Service] = []
 
@@ -62,12 +70,16 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
             mountpoint,
             options,
             on_ready=on_ready,
+            on_mounted=guard,
             start=start,
             shutdown=lambda: _shut_down(service[0]),
         )
         service[0].check()
 
-    trio.run(main)
+    try:
+        trio.run(main)
+    finally:
+        guardian.close()
 
 
 def _shut_down(service: Service) -> None:

@@ -72,6 +72,7 @@ async def serve(
     options: MountOptions,
     *,
     on_ready: Callable[[], None] = lambda: None,
+    on_mounted: Callable[[int], None] = lambda _: None,
     start: Callable[[Session], Awaitable[None]] | None = None,
     shutdown: Callable[[], None] = lambda: None,
 ) -> None:
@@ -82,6 +83,7 @@ async def serve(
         mountpoint: an absolute path without symbolic links.
         options: as the user gave them.
         on_ready: called when the mount answers.
+        on_mounted: called with the minor device number before that, in a worker thread.
         start: called when the mount is made and no request was read yet; it must not touch the mount.
         shutdown: fails everything that waits; called once, when the end has come.
 
@@ -104,7 +106,7 @@ async def serve(
                 nursery.start_soon(end.watch_signals)
                 nursery.start_soon(end.watch_connection)
                 nursery.start_soon(end.serve_requests)
-                nursery.start_soon(end.become_ready, mountpoint, on_ready)
+                nursery.start_soon(end.become_ready, mountpoint, on_mounted, on_ready)
                 await end.wait(shutdown)
                 nursery.cancel_scope.cancel()
             background.cancel_scope.cancel()
@@ -173,12 +175,14 @@ class _End:
         self._served.set()
         self._near.set()
 
-    async def become_ready(self, mountpoint: str, on_ready: Callable[[], None]) -> None:
+    async def become_ready(
+        self, mountpoint: str, on_mounted: Callable[[int], None], on_ready: Callable[[], None]
+    ) -> None:
         """Tune the mount and try whether it answers."""
         try:
             with trio.fail_after(_READY_SECONDS):
                 await self._negotiation.ended.wait()  # the answer to it would undo what is tuned before
-                degraded = await trio.to_thread.run_sync(_tune_and_try, mountpoint, abandon_on_cancel=True)
+                degraded = await trio.to_thread.run_sync(_tune_and_try, mountpoint, on_mounted, abandon_on_cancel=True)
         except (OSError, trio.TooSlowError) as error:
             if mount_at(mountpoint) is None:
                 return  # unmounted already, watch_connection is about to learn it
@@ -200,11 +204,12 @@ class _End:
             _log.warning("requests were still waiting %s s after the end began", _GRACE_SECONDS)
 
 
-def _tune_and_try(mountpoint: str) -> list[str]:
+def _tune_and_try(mountpoint: str, on_mounted: Callable[[int], None]) -> list[str]:
     """In a worker thread: change the kernel's settings, then look whether the mount answers."""
     mount = mount_at(mountpoint)
     if mount is None:
         raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
     degraded = tune(mount.minor)
+    on_mounted(mount.minor)
     Path(mountpoint, "control", "version").stat()
     return degraded

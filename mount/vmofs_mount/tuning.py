@@ -42,6 +42,16 @@ def tune(minor: int) -> list[str]:
     return degraded
 
 
+def open_abort(minor: int) -> int:
+    """Return a descriptor; writing to it breaks the connection of the mount with this device number, and no other.
+
+    Raises:
+        OSError: it cannot be had: no fusectl is mounted, and only root can do without.
+    """
+    with _connections() as directory:
+        return os.open(f"{minor}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+
+
 def read_ahead_kb_of(minor: int) -> int | None:
     """Return the read-ahead of a mount, None if it cannot be read."""
     return _number_in(lambda: Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb").read_text(encoding="ascii"))

@@ -116,6 +116,30 @@ def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
     wait_for(lambda: str(place) not in Path("/proc/mounts").read_text(), "the mount is gone")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user may lack the means to break a connection")
+def test_a_killed_daemon_ends_the_waits_although_a_thread_of_it_waits_for_a_page(place: Path, start: Readers) -> None:
+    daemon = mount_again(place)
+    pager = PagerClient(place)
+    vmo = pager.create(size=2 * PAGE_SIZE)
+    pager.supply(vmo, PAGE_SIZE)
+    reader = start("pread", vmo.path, 0, 2 * PAGE_SIZE)
+    wait_for(lambda: pager.stat("requests_outstanding") == 1, "both pages are locked")
+    evicting = Background(lambda: pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}"))
+    wait_for(lambda: has_thread_in(daemon, "D"), "a thread of the daemon waits for a page")
+    os.kill(daemon, signal.SIGKILL)
+    assert reader.failure() in GONE
+    wait_for(lambda: process_state(daemon) in {"", "Z"}, "the daemon is gone")
+    with suppress(OSError):
+        evicting.result()
+    pager.close_commands()
+
+
+def has_thread_in(process: int, state: str) -> bool:
+    """Return whether a thread of a process is in this state."""
+    stats = (path.read_text() for path in Path(f"/proc/{process}/task").glob("*/stat"))
+    return any(stat.rpartition(")")[2].split()[0] == state for stat in stats)
+
+
 def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
     mounter: Mounter, start: Readers, serve: PagerProcesses
 ) -> None:
