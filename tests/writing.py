@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.pager_client import Background, PagerClient, Vmo
+from tests.pager_client import SECONDS, Background, PagerClient, Vmo
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.wire.results import parse_dirty_ranges, parse_result
@@ -201,6 +202,13 @@ class CommandFile:
     def read(self) -> str:
         """Return the result; raises BlockingIOError while there is none."""
         return os.read(self.fd, 2**16).decode()
+
+    def wait(self, seconds: float = SECONDS) -> str:
+        """Wait for the result, as a program does that polls, and return it."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        assert poll.poll(seconds * 1000), f"no result within {seconds} s"
+        return self.read()
 
     def say(self, line: str) -> str:
         """Give a command and return its result, however it ends."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-import os
 import stat
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -265,11 +264,8 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open a file. Truncation comes with the open (FUSE_ATOMIC_O_TRUNC); the kernel takes it as done."""
-        node = self._tree.get(inode)
-        if flags & os.O_TRUNC:
-            await self._set_size(node, 0, ctx)
-        return self._open(node, flags, ctx)
+        """Open a file. Truncation comes as a SETATTR of its own."""
+        return self._open(self._tree.get(inode), flags, ctx)
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> Data:  # type: ignore[override] # pyfuse3 takes any buffer

@@ -22,6 +22,7 @@ import pytest
 
 from tests.apps.serving import EXAMPLES, PAGE, run
 from tests.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.pager_client import metric
 
 PROGRAM = EXAMPLES / "writeback_pager.py"
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"
@@ -47,7 +48,9 @@ class Backed:
 
     def wait_ready(self) -> None:
         """Wait until the files that exist are shown."""
-        wait_for((self.mount.path / "control/wb/requests").exists, "there is a pager")
+        stats = self.mount.path / "control/wb/stats"
+        wait_for(stats.exists, "there is a pager")
+        wait_for(lambda: metric(stats.read_text(), "vmofs_pager_fifos_attached") == 1, "it serves")
         for path in self.directory.rglob("*"):
             shown = self.path / path.relative_to(self.directory)
             wait_for(shown.exists, f"{shown} is shown")

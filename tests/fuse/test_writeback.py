@@ -294,6 +294,24 @@ def test_an_answer_of_many_records_is_read_in_pieces(pager: PagerClient) -> None
 # All of it
 
 
+def test_what_is_dirty_can_be_read_by_a_reference_while_a_reader_waits_with_the_page_locked(pager: PagerClient) -> None:
+    vmo = pager.create(size=2 * PAGE_SIZE)
+    view = pager.vmo("view")
+    supply(pager, vmo, 1)
+    with opened(vmo.path) as fd:
+        os.pwrite(fd, page_bytes(1), PAGE_SIZE)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        reader = start_read(fd, 0, 2)
+        assert take(pager) == "READ(0,1)"
+        with command_file(pager, "vmo_create_child") as create:
+            assert create.say(f"reference {vmo.name} {view.name} 0 0 no_write") == "ZX_OK\n"
+        with opened(view.path, os.O_RDONLY | os.O_DIRECT) as source:
+            assert os.pread(source, PAGE_SIZE, PAGE_SIZE) == page_bytes(1)
+        assert not reader.done
+        supply(pager, vmo)
+        assert reader.result() == page_bytes(0, key=KEY) + page_bytes(1)
+
+
 @pytest.mark.parametrize("options", ["resizable", "resizable trap_dirty"])
 def test_a_pager_that_copies_what_is_dirty_has_the_file(pager: PagerClient, tmp_path: Path, options: str) -> None:
     vmo, copy = pager.create(size=6 * PAGE_SIZE, options=options), tmp_path / "copy"

@@ -102,22 +102,6 @@ async def test_cancellation_passes() -> None:
     assert scope.cancelled_caught
 
 
-async def test_truncation_on_open_goes_through_the_hook_of_vmos(mount: Mount) -> None:
-    file = VmoFile(0o644, 0, 0, Vmo())
-    mount.layout.tree.add(mount.layout.vmo, b"disk", file)
-    assert await code_of(mount.ops.open(file.ino, os.O_WRONLY | os.O_TRUNC, CTX)) == errno.EPERM
-    sizes = []
-
-    async def resize(node: VmoFile, size: int, _thread: int) -> None:
-        assert node is file
-        sizes.append(size)
-
-    mount.layout.seams.vmo_set_size = resize
-    assert await code_of(mount.ops.open(file.ino, os.O_WRONLY | os.O_TRUNC, CTX)) == errno.EPERM, "no opener"
-    assert sizes == [0]
-    assert file.open_count == 0
-
-
 async def test_an_open_that_is_refused_leaves_nothing_behind(mount: Mount) -> None:
     def refuse(_node: Node, _flags: int, _caller: Caller) -> None:
         raise BadStateError("no")

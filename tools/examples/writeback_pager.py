@@ -46,6 +46,8 @@ class WritebackPager:
             pass
         self.stage_name = f"aux/stage-{pager}"
         self.stage = os.open(mount / self.stage_name, os.O_WRONLY | os.O_CREAT, 0o600)
+        self.view_name = f"vmo/view-{pager}"
+        (mount / self.view_name).unlink(missing_ok=True)  # of one that was killed
         self.backing: dict[int, Path] = {}
         known = os.pread(self.state, os.fstat(self.state).st_size, 0).decode().splitlines()
         for key, _, place in (line.partition(" ") for line in known if line != "shown"):
@@ -115,20 +117,30 @@ class WritebackPager:
         status = (self.mount / vmo).stat()
         records = [line.split() for line in self.say("query_dirty_ranges", f"{name} 0 {status.st_size}").splitlines()]
         target = os.open(self.file_of(key, vmo), os.O_RDWR | os.O_CREAT)
-        source = os.open(self.mount / vmo, os.O_RDONLY)
-        os.posix_fadvise(source, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: an absent page would wait for ourselves
+        source = self.open_view(name)
         try:
             os.ftruncate(target, status.st_size)
             os.fchmod(target, status.st_mode & 0o777)
             for offset, length, kind in records[1:]:
                 self.say("op_range", f"{begin} {offset} {length} {'is_zero' if kind == 'zero' else ''}")
-                copy(source, target, int(offset), min(int(length), status.st_size - int(offset)))
+                copy(source, target, int(offset), int(length))  # to the end of the VMO if that has grown meanwhile
             os.fsync(target)
         finally:
             os.close(source)
             os.close(target)
         for offset, length, _ in [["0", "0", ""], *records[1:]]:  # with the last of them fsync returns
             self.say("op_range", f"{end} {offset} {length}")
+
+    def open_view(self, name: str) -> int:
+        """Open the memory of a VMO as another file, past the page cache.
+
+        Pages of the VMO's own file may be locked by a reader, and the file by a writer, who wait for us.
+        """
+        view = self.mount / self.view_name
+        self.say("../vmo_create_child", f"reference {name} {self.view_name} 0 0 no_write")
+        fd = os.open(view, os.O_RDONLY | os.O_DIRECT)
+        view.unlink()
+        return fd
 
     def flush(self) -> None:
         """Write back every VMO that was modified since the last time, and follow names."""
