@@ -32,6 +32,8 @@ from vmofs_mount.processes import is_dying, thread_group
 _KILL_SECONDS = 0.1
 """How often it is looked whether a process that only we can end was killed."""
 
+_CUT_SECONDS = 0.02
+"""How long after a truncation the reads that it cut off are answered."""
 
 T = TypeVar("T")
 
@@ -193,7 +195,9 @@ class VmoHandle(Handle):
             except OutOfRangeError:
                 if offset + length <= vmo.stream_size:
                     raise
-                # cut off while we waited: what is left is the answer, as a read of a file that shrank
+                # Cut off while we waited: what is left is the answer, as a read of a file that shrank. Not before the
+                # kernel has acted on the answer to SETATTR, lest the reader gets zeros up to the old end.
+                await trio.sleep(_CUT_SECONDS)
         return b""
 
     async def _wait(self, offset: int, length: int) -> Bytes:

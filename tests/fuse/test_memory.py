@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import Mounted, wait_for
-from tests.pager_client import PagerClient
+from tests.pager_client import PagerClient, metric
 from vmofs.units import PAGE_SIZE
 
 GIB = 2**30
@@ -56,6 +56,10 @@ def test_a_vmo_of_an_exbibyte_costs_what_its_pages_cost(pager: PagerClient, shar
     assert memory_bytes(shared_mount, "VmRSS") - before < 4 * MIB
 
 
+def _files_busy(mount: Mounted) -> int:
+    return metric((mount.path / "control" / "stats").read_text(), "vmofs_pagecache_files_busy")
+
+
 def test_pages_that_come_and_go_leave_nothing_behind(mount: Mounted) -> None:
     pager = PagerClient(mount.path)
     sizes = []
@@ -66,6 +70,7 @@ def test_pages_that_come_and_go_leave_nothing_behind(mount: Mounted) -> None:
             assert file.read(PAGE_SIZE) == b"p" * PAGE_SIZE
         vmo.path.unlink()
         wait_for(lambda: pager.stat("vmos") == 0, "the VMO is gone")
+        wait_for(lambda: _files_busy(mount) == 0, "nothing is being stored in the page cache")
         sizes.append(memory_bytes(mount, "VmRSS"))
     assert max(sizes[1:]) - sizes[1] < 8 * MIB, sizes
     pager.close()
