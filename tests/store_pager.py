@@ -1,0 +1,157 @@
+"""A pager that keeps the content of its VMOs in real files, one for each key; run as a script in a process of its own.
+
+``store_pager.py MOUNT PAGER STORE SEED`` supplies what is asked for from ``STORE/KEY``, by either way of supplying,
+acknowledges DIRTY requests, writes back when it is asked to, and, at random, when it is not. Names may change at any
+time, so it holds its VMOs open, and asks the kernel what they are called now. It reads what is dirty through a view of
+its own: a reader of the VMO may have pages locked that it waits for, and a writer the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import select
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+IDLE_SECONDS = 0.05
+TRIES = 200
+PAGE = 4096
+
+
+class StorePager:
+    """Answers for the VMOs of one pager."""
+
+    def __init__(self, mount: Path, pager: str, store: Path, seed: int) -> None:
+        self.mount, self.store = mount, store
+        self.control = mount / "control" / pager
+        self.stage_name = f"aux/stage-{pager}"
+        self.stage = os.open(mount / self.stage_name, os.O_RDWR | os.O_CREAT, 0o600)
+        self.random = random.Random(seed)  # noqa: S311 - no secret
+        self.vmos: dict[int, int] = {}  # key -> descriptor
+        self.views = mount / "vmo" / f"views-{pager}"
+        self.views.mkdir()
+
+    def serve(self) -> None:
+        """Answer requests until the FIFO ends."""
+        requests = os.open(self.control / "requests", os.O_RDONLY)
+        rest = b""
+        print("open", flush=True)  # noqa: T201 - who started us waits for it
+        while True:
+            if self.random.random() < 0.02 or not select.select([requests], [], [], IDLE_SECONDS)[0]:
+                self.flush_some()
+                continue
+            piece = os.read(requests, 65536)
+            if not piece:
+                return
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                command, key, offset, length, name = line.decode().split(" ")
+                self.answer(command, int(key), int(offset), int(length), name)
+
+    def answer(self, command: str, key: int, offset: int, length: int, name: str) -> None:
+        """Answer one request. What the size has run away from meanwhile is asked for again, if anybody cares."""
+        if command == "COMPLETE":
+            if key in self.vmos:
+                os.close(self.vmos.pop(key))
+            (self.store / str(key)).unlink(missing_ok=True)
+            return
+        if key not in self.vmos:
+            path = self.mount / re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name)
+            self.vmos[key] = os.open(path, os.O_PATH)
+        with contextlib.suppress(OSError):
+            if command == "READ":
+                self.supply(key, offset, length)
+            elif command == "DIRTY":
+                self.say("op_range", f"DIRTY {self.name(key)} {offset} {length}")
+            else:
+                self.write_back_all(key, offset, length)
+
+    def name(self, key: int) -> str:
+        """Return the present name of a VMO, as commands want it."""
+        path = str(Path(f"/proc/self/fd/{self.vmos[key]}").readlink()).removesuffix(" (deleted)")
+        name = str(Path(path).relative_to(self.mount))
+        return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", name)
+
+    def say(self, file: str, command: str) -> str:
+        """Give a command and return its answer."""
+        fd = os.open(self.control / file, os.O_RDWR)
+        try:
+            os.write(fd, command.encode())
+            answer = b""
+            while piece := os.read(fd, 65536):
+                answer += piece
+            return answer.decode()
+        finally:
+            os.close(fd)
+
+    def supply(self, key: int, offset: int, length: int) -> None:
+        """Supply pages from the file; what is beyond its end is zeros."""
+        data = b""
+        with contextlib.suppress(FileNotFoundError), (self.store / str(key)).open("rb") as file:
+            data = os.pread(file.fileno(), length, offset)
+        os.ftruncate(self.stage, 0)
+        os.ftruncate(self.stage, length)
+        os.pwrite(self.stage, data, 0)
+        self.say("supply_pages", f"{self.name(key)} {offset} {length} {self.stage_name} 0")
+
+    def write_back_all(self, key: int, offset: int, length: int) -> None:
+        """Write everything back, for fsync: again if the size changed under our hands."""
+        for _ in range(TRIES):
+            with contextlib.suppress(OSError):
+                self.write_back(key, 1.0)
+                return
+        self.say("op_range", f"FAIL {self.name(key)} {offset} {length} ZX_ERR_IO")
+
+    def flush_some(self) -> None:
+        """Write back a part of what is dirty in some VMO."""
+        if self.vmos:
+            with contextlib.suppress(OSError):
+                self.write_back(self.random.choice(list(self.vmos)), self.random.choice([0.3, 1.0]))
+
+    def write_back(self, key: int, share: float) -> None:
+        """Write a share of the dirty ranges back, chosen at random, and the size."""
+        name = self.name(key)
+        self.say("op_range", f"WRITEBACK_BEGIN {name} 0 0")
+        size = os.fstat(self.vmos[key]).st_size
+        records = [line.split() for line in self.say("query_dirty_ranges", f"{name} 0 {size}").splitlines()[1:]]
+        chosen = [record for record in records if self.random.random() < share]
+        target = os.open(self.store / str(key), os.O_RDWR | os.O_CREAT)
+        try:
+            os.ftruncate(target, size)
+            for offset, length, kind in chosen:
+                is_zero = "is_zero" if kind == "zero" else ""
+                self.say("op_range", f"WRITEBACK_BEGIN {name} {offset} {length} {is_zero}")
+            with self.view(name) as source:
+                for offset, length, _ in chosen:
+                    self.copy(source, target, int(offset), int(length))
+        finally:
+            os.close(target)
+        for offset, length, _ in [["0", "0", ""], *chosen]:
+            self.say("op_range", f"WRITEBACK_END {name} {offset} {length}")
+
+    @contextlib.contextmanager
+    def view(self, name: str) -> Iterator[int]:
+        """Open the same memory as another file, past the page cache."""
+        view = self.views / "view"
+        self.say("../vmo_create_child", f"reference {name} {view.relative_to(self.mount)} 0 0 no_write")
+        fd = os.open(view, os.O_RDONLY | os.O_DIRECT)
+        view.unlink()
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def copy(self, source: int, target: int, offset: int, length: int) -> None:
+        """Copy bytes, as far as the source goes."""
+        end = offset + length
+        while offset < end and (data := os.pread(source, min(end - offset, 1 << 20), offset)):
+            os.pwrite(target, data, offset)
+            offset += len(data)
+
+
+if __name__ == "__main__":
+    StorePager(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])).serve()
