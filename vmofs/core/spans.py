@@ -33,8 +33,8 @@ class _Block:
 
     def get(self, first: int, stop: int) -> list[Span]:
         """Return the spans from ``first`` to ``stop``."""
-        if stop - first == 1:  # mostly
-            return [(self.starts[first], self.ends[first], self.values[first])]
+        if stop - first <= 1:  # mostly
+            return [(self.starts[first], self.ends[first], self.values[first])] if first < stop else []
         return list(zip(self.starts[first:stop], self.ends[first:stop], self.values[first:stop], strict=True))
 
     def put(self, first: int, stop: int, spans: Sequence[Span]) -> None:
@@ -97,8 +97,12 @@ class Spans:
         first = bisect_right(starts, start)
         if first and block.ends[first - 1] > start:
             first -= 1
-        stop = bisect_left(starts, end, first)
-        found = block.get(first, stop)
+            stop = first + 1
+        else:
+            stop = first
+        if end - start == 1:  # there cannot be more
+            return block.get(first, stop)
+        found = block.get(first, bisect_left(starts, end, stop))
         while number < len(heads) and heads[number] < end:
             number += 1
             block = blocks[number]

@@ -48,7 +48,7 @@ class System:
         # Queues are ordered dictionaries: the first entry of a dict lies behind all those that were taken before it.
         self.woken: OrderedDict[Access[object], None] = OrderedDict()
         self.ports_ready: dict[Port, None] = {}  # ports that got a packet
-        self._stale: dict[object, RangeSet] = {}  # owner -> pages
+        self._stale: dict[object, PageRange | RangeSet] = {}  # owner -> pages; mostly it is one range
         self._objects: dict[object, RunMap] = {}  # owner -> its pages
 
     def register(self, owner: object, runs: RunMap) -> None:
@@ -62,8 +62,15 @@ class System:
 
     def mark_stale(self, owner: object, pages: PageRange) -> None:
         """Note that copies of these pages of an object are no longer what the object has."""
-        if pages:
-            self._stale.setdefault(owner, RangeSet()).add(pages)
+        if not pages:
+            return
+        known = self._stale.setdefault(owner, pages)
+        if isinstance(known, RangeSet):
+            known.add(pages)
+        elif known is not pages:
+            both = self._stale[owner] = RangeSet()
+            both.add(known)
+            both.add(pages)
 
     def forget_stale(self, owner: object) -> None:
         """Drop what was noted for an object that nobody has open any more."""
@@ -91,7 +98,7 @@ class System:
     def take_stale(self) -> dict[object, list[PageRange]]:
         """Return the pages that became stale since the last call, by the object (PagerVmo or AuxVmo) they belong to."""
         stale, self._stale = self._stale, {}
-        return {owner: list(pages) for owner, pages in stale.items()}
+        return {owner: list(pages) if isinstance(pages, RangeSet) else [pages] for owner, pages in stale.items()}
 
     def expire(self, raised_before: float, requests: list[PageRequest] | None = None) -> list[PageRequest]:
         """Fail the requests raised before a time with TIMED_OUT (all, or those of ``requests``); return them."""
