@@ -19,7 +19,8 @@ from tools.benchmarks.goals import ROWS, Goal, Row
 from tools.benchmarks.growth import AXES
 from tools.benchmarks.machine import ROOT, Placement, description
 from tools.benchmarks.run import OTHER, Run, wanted
-from tools.benchmarks.targets import FULL, QUICK, Bench, Vmofs
+from tools.benchmarks.targets import FULL, QUICK, Bench
+from tools.benchmarks.vmofs_targets import Vmofs
 from tools.benchmarks.workloads import IN_BLOCKS
 
 _DOCUMENT = ROOT / "tools" / "BENCH.md"

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tools.benchmarks.machine import resident_bytes
-from tools.benchmarks.targets import Bench, Fresh, TmpfsExample
+from tools.benchmarks.peers import TmpfsExample
+from tools.benchmarks.targets import Bench
+from tools.benchmarks.vmofs_targets import Fresh
 
 _STARTS = 3
 _WARM_FILES = 50  # made before memory is looked at: code that runs for the first time takes some

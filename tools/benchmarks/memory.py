@@ -8,7 +8,8 @@ import random
 from typing import Any
 
 from tools.benchmarks.machine import resident_bytes
-from tools.benchmarks.targets import Bench, Fresh, VmofsMount
+from tools.benchmarks.targets import Bench
+from tools.benchmarks.vmofs_targets import Fresh, VmofsMount
 from vmofs.units import PAGE_SIZE
 
 _WARM_PAGES = 256

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tools.benchmarks.growth import OPERATIONS, Point, fits, sizes, timed
 from tools.benchmarks.machine import resident_bytes
-from tools.benchmarks.targets import Bench, Vmofs, VmofsMount
+from tools.benchmarks.targets import Bench
+from tools.benchmarks.vmofs_targets import Vmofs, VmofsMount
 from vmofs.units import PAGE_SIZE
 
 Call = Callable[[], object]

@@ -11,7 +11,9 @@ from tools.benchmarks.goals import Row
 from tools.benchmarks.growth import Point, measure_model
 from tools.benchmarks.machine import MissingError, wait_quiet
 from tools.benchmarks.mounted_growth import measure_mount
-from tools.benchmarks.targets import Bench, SharedMount, Target, Vmofs, peers, targets_of
+from tools.benchmarks.peers import peers
+from tools.benchmarks.targets import Bench, Target
+from tools.benchmarks.vmofs_targets import SharedMount, Vmofs, targets_of
 from tools.benchmarks.workloads import IN_BLOCKS, WORKLOADS, Workload
 
 Record = dict[str, Any]

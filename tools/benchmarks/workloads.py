@@ -28,6 +28,9 @@ class Workload:
     most_rounds: int = 1000
 
 
+_MOST_BLOCKS = 2**14
+
+
 def misses(*, how: str = "pread", threads: int = 1, slow: bool = False) -> Measure:
     """Read random pages, none of which the kernel has. The value is the median latency, or with threads the rate."""
 
@@ -58,11 +61,16 @@ def fio(bench: Bench, target: ObjectTarget, seed: int) -> Sample:
 
 
 def sequential(*, keep: bool = False, block_bytes: int = 2**20) -> Measure:
-    """Read the object once from its beginning, with or without what the kernel's cache has."""
+    """Read the object once from its beginning, with or without what the kernel's cache has.
+
+    In small blocks less is read: one request for each would take long.
+    """
 
     def measure(bench: Bench, target: ObjectTarget, seed: int) -> Sample:  # noqa: ARG001 - as every measure
         with target.object() as path:
-            measured = bench.client("seq", path, f"keep={int(keep)}", f"bs={block_bytes}")
+            measured = bench.client(
+                "seq", path, f"keep={int(keep)}", f"bs={block_bytes}", f"most={block_bytes * _MOST_BLOCKS}"
+            )
         assert keep or measured["resident_before"] == 0, measured
         measured["value"] = measured["bytes"] / measured["seconds"] / 1e9
         return measured
