@@ -94,6 +94,7 @@ class Seams:
         on_lookup: told of every name that the kernel looks up, and by which thread (a FIFO is about to be opened).
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
+        opened_to_write: awaited when a VMO was opened for writing, before the kernel is told.
         before_removal: awaited before a name is removed.
         close_pager: told before a pager's directory goes.
         make_vmo: makes the VMO of a file that is made in a directory that a pager serves.
@@ -107,6 +108,7 @@ class Seams:
     on_lookup: Callable[[Node, int], None] = ignore
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
+    opened_to_write: Callable[[VmoFile], Awaitable[None]] = wait_for_nothing
     before_removal: Callable[[Node], Awaitable[None]] = wait_for_nothing
     close_pager: Callable[[Directory], None] = ignore
     make_vmo: Callable[[Directory, int, Caller], VmoFile] = refuse_file

@@ -178,7 +178,7 @@ class Directory(Node):
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
 
-    __slots__ = ("maybe_cached", "pager", "vmo", "writer_count")
+    __slots__ = ("maybe_cached", "pager", "vmo", "writer_count", "writers_total")
 
     def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
         super().__init__(permissions, uid, gid)
@@ -186,6 +186,7 @@ class VmoFile(Node):
         self.pager = pager  # the core's pager that made it
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.writer_count = 0  # open files that may write
+        self.writers_total = 0  # how many there ever were
 
     @property
     def size_bytes(self) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 import stat
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -265,7 +266,11 @@ class Operations(pyfuse3.Operations):
     @handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """Open a file. Truncation comes as a SETATTR of its own."""
-        return self._open(self._tree.get(inode), flags, ctx)
+        node = self._tree.get(inode)
+        info = self._open(node, flags, ctx)
+        if isinstance(node, VmoFile) and flags & os.O_ACCMODE != os.O_RDONLY:
+            await self._layout.seams.opened_to_write(node)
+        return info
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> Data:  # type: ignore[override] # pyfuse3 takes any buffer

@@ -40,7 +40,7 @@ class PageCacheStatistics:
 
 
 class _Backlog:
-    __slots__ = ("done", "reads", "running", "to_drop", "to_store")
+    __slots__ = ("done", "reads", "running", "stored", "to_drop", "to_store")
 
     def __init__(self) -> None:
         self.to_store = RangeSet()
@@ -48,6 +48,7 @@ class _Backlog:
         self.reads = WaitingReads()
         self.running = False
         self.done = trio.Event()
+        self.stored: trio.Event | None = None  # set when the stores that are under way are over
 
     @property
     def busy(self) -> bool:
@@ -123,6 +124,13 @@ class PageCache:
             return False
         await self._drop(file, pages)
         return True
+
+    async def wait_stored(self, file: VmoFile, seconds: float) -> None:
+        """Wait until no store is under way, at most ``seconds``: it might undo a write."""
+        backlog = self._backlogs.get(file)
+        if backlog is not None and backlog.stored is not None:
+            with trio.move_on_after(seconds):
+                await backlog.stored.wait()
 
     async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
         """Wait until nothing is left to be dropped or stored, at most ``seconds``."""
@@ -211,6 +219,8 @@ class PageCache:
         if not pieces or not _takes_stores(file):
             return
         loans = [self._frames.lend(data) for _, data in pieces]
+        writers_before, stored = file.writers_total, trio.Event()
+        backlog.stored = stored
         try:
             await trio.to_thread.run_sync(
                 self._kernel.store_all, file.ino, pieces, limiter=self._storers, abandon_on_cancel=True
@@ -218,8 +228,10 @@ class PageCache:
         finally:
             for loan in loans:
                 self._frames.give_back(loan)
+            backlog.stored = None
+            stored.set()
         self._stored_pages_total += sum(part.pages for part in parts)
-        if not _takes_stores(file):  # a writer has opened it meanwhile
+        if not _takes_stores(file) or file.writers_total != writers_before:  # a writer has, or had, opened it meanwhile
             for part in parts:
                 backlog.to_drop.add(part)
 

@@ -50,6 +50,9 @@ _COMMANDS = (
 )
 
 
+STORE_SECONDS = 1.0
+"""How long an open for writing waits for a store into the page cache: one that a waiting READ holds up is undone."""
+
 _LOGGED_CHARACTERS = 500
 """Of a command in ``control/log``: a line may be 64 KiB long."""
 
@@ -107,6 +110,7 @@ class Service:
         seams.openers[VmoFile] = self._open_vmo
         seams.openers[CommandFile] = self._open_command
         seams.openers[SupplyFile] = self._open_supply
+        seams.opened_to_write = lambda file: self.cache.wait_stored(file, STORE_SECONDS)
         seams.releasers[VmoFile] = self._release_vmo
         seams.releasers[Fifo] = self.pagers.remove_fifo
         seams.make_vmo = self._pager_commands.make_vmo

@@ -181,6 +181,7 @@ class VmoHandle(Handle):
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
         file.writer_count += self._may_write
+        file.writers_total += self._may_write
         opened.add(file, self.process)
 
     async def read(self, offset: int, size: int) -> Bytes:

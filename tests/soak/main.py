@@ -81,7 +81,7 @@ def soak(settings: Settings, say: Callable[[str], None]) -> tuple[str, int]:
 
 def _success(settings: Settings, outcome: Outcome, seconds: float) -> str:
     first, last = outcome.usages[0], outcome.usages[-1]
-    most = max(usage.resident_kib for usage in outcome.usages)
+    quarters = [outcome.usages[(len(outcome.usages) - 1) * number // 4].resident_kib for number in range(5)]
     did = ", ".join(f"{count} {what}" for what, count in sorted(outcome.counts.items()))
     return (
         f"soak: seed {settings.seed}, {seconds:.0f} s, {outcome.rounds} rounds, {settings.workers} workers: "
@@ -90,7 +90,7 @@ def _success(settings: Settings, outcome: Outcome, seconds: float) -> str:
         "soak: after each round all gauges as before; "
         f"descriptors {first.descriptors.total()} -> {last.descriptors.total()}, "
         f"threads {first.threads} -> {last.threads}, "
-        f"memory {first.resident_kib} -> {last.resident_kib} KiB (at most {most})"
+        f"memory in KiB, by quarters of the time: {' -> '.join(map(str, quarters))}"
     )
 
 

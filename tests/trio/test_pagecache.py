@@ -1,0 +1,100 @@
+"""Stores into the kernel's page cache that are late: what was written meanwhile must not be undone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import trio
+import trio.testing
+
+from vmofs.core.content import Bytes
+from vmofs.testing.world import World
+from vmofs.units import PAGE_SIZE, PageRange
+from vmofs_mount.nodes import VmoFile
+from vmofs_mount.pagecache import PageCache
+
+SHORT_SECONDS = 0.05
+LONG_SECONDS = 30.0
+
+
+class SlowKernel:
+    """A kernel that stores nothing until it may, as if a page were locked."""
+
+    def __init__(self) -> None:
+        self.may_store = threading.Event()
+        self.calls: list[tuple[str, int]] = []
+
+    def store_all(self, ino: int, pieces: list[tuple[int, Bytes]]) -> None:
+        del ino
+        assert self.may_store.wait(LONG_SECONDS)
+        self.calls += [("store", offset // PAGE_SIZE) for offset, _ in pieces]
+
+    def drop(self, ino: int, offset: int, length: int) -> None:
+        del ino, length
+        self.calls.append(("drop", offset // PAGE_SIZE))
+
+    def drop_attributes(self, ino: int) -> None:
+        del ino
+
+
+class Cache:
+    """The page cache of one file that somebody has open for reading, and a store of its page 2 that is under way."""
+
+    def __init__(self, spawn: Callable[..., None]) -> None:
+        world = World()
+        self.kernel = SlowKernel()
+        self.file = VmoFile(0o644, 0, 0, world.vmo(4), world.pager)
+        self.file.open_count = 1
+        self.cache = PageCache(self.kernel, world.system.frames, spawn)  # type: ignore[arg-type] # as much as is used
+        self.cache.supplied(self.file, world.supply(self.file.vmo, 2))
+
+    def writer_comes(self) -> None:
+        self.file.writer_count += 1
+        self.file.writers_total += 1
+
+    def writer_goes(self) -> None:
+        self.file.writer_count -= 1
+
+    async def wait_done(self) -> None:
+        self.kernel.may_store.set()
+        await self.cache.wait_dropped(self.file, LONG_SECONDS)
+
+
+async def test_a_store_stays_if_nobody_could_write_while_it_was_under_way() -> None:
+    async with trio.open_nursery() as nursery:
+        cache = Cache(nursery.start_soon)
+        await trio.testing.wait_all_tasks_blocked()
+        await cache.wait_done()
+        assert cache.kernel.calls == [("store", 2)]
+
+
+async def test_a_store_is_undone_if_a_writer_came_meanwhile_even_if_he_has_gone_again() -> None:
+    for closes in (False, True):
+        async with trio.open_nursery() as nursery:
+            cache = Cache(nursery.start_soon)
+            await trio.testing.wait_all_tasks_blocked()
+            cache.writer_comes()
+            if closes:
+                cache.writer_goes()
+            await cache.wait_done()
+            assert cache.kernel.calls == [("store", 2), ("drop", 2)]
+
+
+async def test_who_opens_a_file_to_write_can_wait_for_the_store_that_is_under_way_but_not_for_long() -> None:
+    async with trio.open_nursery() as nursery:
+        cache = Cache(nursery.start_soon)
+        await trio.testing.wait_all_tasks_blocked()
+        cache.writer_comes()
+        began = time.monotonic()
+        await cache.cache.wait_stored(cache.file, SHORT_SECONDS)
+        assert time.monotonic() - began >= SHORT_SECONDS
+        assert cache.kernel.calls == []
+        cache.kernel.may_store.set()
+        await cache.cache.wait_stored(cache.file, LONG_SECONDS)
+        assert cache.kernel.calls[0] == ("store", 2)
+        cache.cache.supplied(cache.file, [PageRange(2, 3)])
+        began = time.monotonic()
+        await cache.cache.wait_stored(cache.file, LONG_SECONDS)
+        assert time.monotonic() - began < LONG_SECONDS / 2
