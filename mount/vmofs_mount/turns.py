@@ -103,6 +103,10 @@ class Turns:
         if self._ready and self.running is not None:
             await _stop(_Trap.AFTER_OTHERS)
 
+    def yield_soon(self) -> None:
+        """Let every trio task that can run have its turn before the next request is taken."""
+        self._turns_left = 1
+
     # What pyfuse3 calls
 
     def Lock(self) -> AbstractAsyncContextManager[object]:  # noqa: N802 - trio's name
@@ -215,6 +219,8 @@ class Turns:
         self._turns_left -= 1
         if self._turns_left and self._poll.poll(0):
             return None
+        if not self._turns_left:
+            await trio.lowlevel.checkpoint()  # and a second one below: within one turn the order is random
         self._turns_left = _TURNS
         if self._spin_seconds and await self._spin():
             return None

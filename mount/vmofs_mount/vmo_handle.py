@@ -206,6 +206,7 @@ class VmoHandle(Handle):
         pages = PageRange.of_bytes(offset, length)
         error = opened.recall(file, self.process, pages)
         if error is not None:
+            opened.engine.yield_soon()  # the page is to be dropped before its reader comes again
             raise error
         suspects = opened.in_cache(file, pages)
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
