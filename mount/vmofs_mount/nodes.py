@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FIRST_COOKIE = 3
 """Directory positions 1 and 2 are those of ``.`` and ``..``."""
 
-_LONG_SECONDS = 0.001
+_LONG_SECONDS = 0.02
 _REST_PER_TEXT = 10
 
 

@@ -11,7 +11,7 @@ from vmofs_mount.nodes import TextFile
 
 
 @pytest.mark.parametrize(
-    ("computing", "preempted", "made"), [(0.0005, 0.0, [0, 1, 2]), (0.1, 0.0, [0, 0, 0]), (0.0005, 0.1, [0, 1, 2])]
+    ("computing", "preempted", "made"), [(0.01, 0.0, [0, 1, 2]), (0.1, 0.0, [0, 0, 0]), (0.01, 0.1, [0, 1, 2])]
 )
 def test_a_text_that_takes_long_to_compute_is_given_again(
     monkeypatch: pytest.MonkeyPatch, computing: float, preempted: float, made: list[int]
