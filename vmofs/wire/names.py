@@ -89,6 +89,8 @@ def printable(text: str) -> str:
 
     A backslash stays as it is, so a name that is escaped already is not escaped twice.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else _octal(c) for c in text)
 
 
