@@ -111,6 +111,9 @@ def commit_zero(
     Raises:
         NoMemoryError: nothing changed.
     """
+    whole = runs.frames_from(pages.start)
+    if whole is not None and whole.pages >= pages.pages:
+        return
     present = runs.over(pages)
     if present:
         bare = [run.range for run in present if run.frame == NO_FRAME] + runs.gaps(pages)
