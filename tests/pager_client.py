@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import pytest
 
@@ -110,11 +110,15 @@ class PagerClient:
 
     _numbers = itertools.count()
 
+    fifo_mode: ClassVar[int] = 0o600
+
     def __init__(self, mount: Path, name: str = "") -> None:
         self.mount = mount
         self.name = name or f"p{next(self._numbers)}"
         self.control = mount / "control" / self.name
         self.control.mkdir()
+        if self.fifo_mode != 0o600:
+            (self.control / "requests").chmod(self.fifo_mode)
         for top in ("vmo", "aux"):
             (mount / top / self.name).mkdir()
         self._commands: dict[str, int] = {}

@@ -78,7 +78,7 @@ def ignore(*_arguments: object) -> None:
     """Do nothing."""
 
 
-async def wait_for_nothing(_node: Node) -> None:
+async def wait_for_nothing(*_arguments: object) -> None:
     """Do nothing."""
 
 
@@ -91,7 +91,7 @@ class Seams:
         releasers: what is done when the last reference to a kind of node is gone.
         computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
         vmo_set_size: resizes a VMO (truncate, ftruncate) for a thread; may wait.
-        on_lookup: told of every name that the kernel looks up, and by which thread (a FIFO is about to be opened).
+        on_fifo_lookup: awaited when a FIFO is looked up, that is, about to be opened; by which thread.
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
         opened_to_write: awaited when a VMO was opened for writing, before the kernel is told.
@@ -105,7 +105,7 @@ class Seams:
     releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
-    on_lookup: Callable[[Node, int], None] = ignore
+    on_fifo_lookup: Callable[[Fifo, int], Awaitable[None]] = wait_for_nothing
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
     opened_to_write: Callable[[VmoFile], Awaitable[None]] = wait_for_nothing

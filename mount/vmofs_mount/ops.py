@@ -94,8 +94,11 @@ class Operations(pyfuse3.Operations):
         """Look a name up."""
         if name == b".":  # for open_by_handle_at: the inode itself, of any kind
             return self._told(self._tree.get(parent_inode))
-        node = self._tree.lookup(self._tree.directory(parent_inode), name)
-        self._layout.seams.on_lookup(node, ctx.pid)
+        parent = self._tree.directory(parent_inode)
+        node = self._tree.lookup(parent, name)
+        if isinstance(node, Fifo):
+            await self._layout.seams.on_fifo_lookup(node, ctx.pid)
+            node = self._tree.lookup(parent, name)
         return self._told(node)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -210,6 +213,8 @@ class Operations(pyfuse3.Operations):
         self._set_owner(node, attr, fields)
         if fields.update_mode:
             acl.chmod(node, attr.st_mode)
+        if isinstance(node, Fifo):
+            node.note_rights()
         node.atime_ns = attr.st_atime_ns if fields.update_atime else node.atime_ns
         node.mtime_ns = attr.st_mtime_ns if fields.update_mtime else node.mtime_ns
         self._tree.changed(node)
@@ -236,6 +241,8 @@ class Operations(pyfuse3.Operations):
         except VmoError:
             node.mode, node.xattrs = mode, xattrs or None
             raise
+        if isinstance(node, Fifo):
+            node.note_rights()
         if name == acl.ACCESS and ctx.uid and not _is_member(ctx, node.gid):
             node.mode &= ~stat.S_ISGID  # as chmod does; only pyfuse3 is not told of it (FUSE_SETXATTR_ACL_KILL_SGID)
         self._tree.changed(node)

@@ -19,12 +19,13 @@ from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
+from vmofs_mount.attaching import ClosedReaders
 from vmofs_mount.deadlocks import PagerFiles
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
-from vmofs_mount.ports import SETTLE_SECONDS, ClosedReaders, PagerPorts
+from vmofs_mount.ports import SETTLE_SECONDS, PagerPorts
 from vmofs_mount.ports import Fifo as FifoLane
 from vmofs_mount.supply_files import SupplyDirectory, SupplyFile, SupplyRealm
 
@@ -44,6 +45,8 @@ PAGER_COMMANDS = (
     CommandKind.QUERY_VMO_STATS,
 )
 DEFAULT_PORT = "requests"
+
+_FORGETTERS = trio.CapacityLimiter(8)  # somebody may have the directory locked
 
 
 class PagerDirectory:
@@ -192,6 +195,8 @@ class Pagers:
             vmo_name,
             self._closed_readers,
             pager.ports.kick,
+            lambda: fifo.was_shared,
+            self._nursery.start_soon,
         )
         for port in ports:
             self._by_port[port] = pager.ports
@@ -230,7 +235,7 @@ class Pagers:
             for name in names:
                 self._kernel.forget_name(directory_ino, name)
 
-        await trio.to_thread.run_sync(forget_all, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(forget_all, abandon_on_cancel=True, limiter=_FORGETTERS)
 
     def close(self, directory: Directory) -> None:
         """Close a pager: its waiters get BAD_STATE, what is present stays readable."""
@@ -256,11 +261,10 @@ class Pagers:
         if ports is not None:
             ports.kick(port)
 
-    def looked_up(self, fifo: Fifo) -> None:
-        """Note that somebody may be about to open a FIFO."""
+    def looked_up(self, fifo: Fifo) -> trio.Event | None:
+        """Note that somebody may be about to open a FIFO; return what he should wait for, if anything."""
         lane = self._lanes.get(fifo)
-        if lane is not None:
-            lane.looked_up()
+        return None if lane is None else lane.looked_up()
 
     def deadline_of(self, request: PageRequest) -> float:
         """Return the deadline of the pager that a request asks, in seconds; 0 is never."""

@@ -4,6 +4,9 @@ A FIFO in the mount is an ordinary kernel pipe: reading it never comes to vmofs.
 while somebody reads it, since whatever it holds open keeps the mount busy. Every open of the FIFO looks its name up
 first (entry_timeout 0); from then on vmofs tries to open it for writing, without blocking, until a reader is there.
 
+Of a FIFO that others than root have, or whoever serves the mount, everything is done in a thread of its own: see
+``attaching``. Then a packet counts as dequeued when it is given to the thread.
+
 While a FIFO is attached two things are watched. Its descriptor reports EPOLLERR when the last reader is gone, and
 inotify reports every reader that closes. In both cases requests that were handed out and not answered are delivered
 again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline. For the same reason
@@ -12,13 +15,9 @@ a request that stays unanswered is delivered again by another FIFO of the pager,
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import select
-import struct
-import termios
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from vmofs.core.port import Port
 from vmofs.core.request import Command, Packet, PageRequest
 from vmofs.core.source import PageSource
 from vmofs.wire.packets import PacketCommand, format_packet
-from vmofs_mount.inotify import CloseWatch
+from vmofs_mount.attaching import Attempt, ClosedReaders, count_and_close, unread_bytes, write_lines
 
 _log = logging.getLogger(__name__)
 
@@ -42,10 +41,11 @@ _POLL_SECONDS = 1.0
 SETTLE_SECONDS = 0.1
 """How long the removal of FIFOs waits for readers who are just opening them. The kernel has ``control/`` locked."""
 
-_ATTACHERS = trio.CapacityLimiter(16)
+_MAX_UNSENT_LINES = 64
+"""Lines that a thread may have to write; more packets wait in the port."""
 
-attaching_threads: set[int] = set()
-"""Thread ids that are opening a FIFO through the mount: their lookups are no readers."""
+CLOSE_SECONDS = 1.0
+"""How long anybody waits for the thread of a FIFO to close it. It goes on, and what comes after it has to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,8 @@ class Fifo:
         name_of: Callable[[PageSource], str],
         closes: ClosedReaders,
         kick: Callable[[Port], None],
+        is_shared: Callable[[], bool],
+        spawn: Callable[..., None],
     ) -> None:
         self.ports = ports
         self._path = path
@@ -76,6 +78,13 @@ class Fifo:
         self._name_of = name_of
         self._closes = closes
         self._kick = kick
+        self._is_shared = is_shared
+        self._spawn = spawn
+        self._thread = trio.CapacityLimiter(1)  # what is done with the FIFO is done in order
+        self._unsent: deque[bytes] = deque()  # lines that are to be written by the thread
+        self._has_unsent = trio.Event()
+        self._let_go = trio.Event()  # unset while the thread closes the last descriptor
+        self._let_go.set()
         self._fd: int | None = None
         self._wanted = trio.Event()
         self._settled = trio.Event()  # unset while somebody who looked the name up may be in open
@@ -105,13 +114,18 @@ class Fifo:
         load = self.load
         return load > 0 and port.is_stalled(self), load
 
-    def looked_up(self) -> None:
-        """Note that somebody looked the name up and may open it; called before he learns that it exists."""
+    def looked_up(self) -> trio.Event | None:
+        """Note that somebody looked the name up and may open it; called before he learns that it exists.
+
+        Returns:
+            What he should wait for, or he would read what the last reader left in the pipe; None for nothing.
+        """
         if self._fd is not None and self._reader_is_gone(self._fd):
             self._hand_over()
         if self._fd is None and self._settled.is_set():
             self._settled = trio.Event()
         self._wanted.set()
+        return None if self._let_go.is_set() else self._let_go
 
     async def wait_settled(self) -> None:
         """Wait until whoever looked the name up has got through his open.
@@ -131,7 +145,10 @@ class Fifo:
             return False
         port.dequeue(self, trio.current_time())
         if packet.command is Command.COMPLETE:
-            self._remember_complete(packet.source)
+            self._completes.append((self._bytes_written + sum(map(len, self._unsent)), packet.source))
+            if not self._unsent:
+                assert self._fd is not None
+                self._forget_read_completes(unread_bytes(self._fd))
         return True
 
     def send_again(self, request: PageRequest) -> bool:
@@ -144,6 +161,12 @@ class Fifo:
     def _write(self, line: bytes) -> bool:
         if self._fd is None:
             return False
+        if self._is_shared():
+            if len(self._unsent) >= _MAX_UNSENT_LINES or self._reader_is_gone(self._fd):
+                return False
+            self._unsent.append(line)
+            self._has_unsent.set()
+            return True
         try:
             os.write(self._fd, line)
         except BlockingIOError:
@@ -155,13 +178,34 @@ class Fifo:
         self._bytes_written += len(line)
         return True
 
-    def _remember_complete(self, source: PageSource) -> None:
+    def _forget_read_completes(self, unread: int) -> None:
         """Keep what stands in the pipe, and nothing of VMOs whose end was read: they are gone."""
-        assert self._fd is not None
-        read = self._bytes_written - _unread_bytes(self._fd)
-        while self._completes and self._completes[0][0] <= read:
+        while self._completes and self._completes[0][0] <= self._bytes_written - unread:
             self._completes.popleft()
-        self._completes.append((self._bytes_written, source))
+
+    async def _write_unsent(self, fd: int) -> None:
+        """Write what was left to the thread, until cancelled or nobody reads any more."""
+        while True:
+            await self._has_unsent.wait()
+            self._has_unsent = trio.Event()
+            while self._unsent:
+                unsent, lines = self._unsent, list(self._unsent)
+                written, unread = await trio.to_thread.run_sync(
+                    write_lines, fd, lines, limiter=self._thread, abandon_on_cancel=True
+                )
+                if self._unsent is not unsent:
+                    return  # handed over meanwhile
+                for line in lines[:written]:
+                    unsent.popleft()
+                    self._bytes_written += len(line)
+                self._lines_total += written
+                self._forget_read_completes(unread)
+                if written < len(lines):
+                    try:
+                        await trio.lowlevel.wait_writable(fd)
+                    except trio.ClosedResourceError:
+                        return  # handed over meanwhile
+                self._deliver()
 
     def _line(self, packet: Packet) -> bytes:
         command = PacketCommand(packet.command.name)
@@ -193,18 +237,23 @@ class Fifo:
             await trio.sleep(_POLL_SECONDS)
 
     async def _attach(self) -> bool:
+        await self._let_go.wait()
         for delay in _ATTACH_DELAYS:
             with trio.move_on_after(delay):
                 await self._wanted.wait()
                 return False  # looked up again: start over with short delays
-            attempt = _Attempt(self._path(), self._device, self._closes)
+            attempt = Attempt(self._path(), self._device, self._closes)
             try:
-                await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=_ATTACHERS)
+                await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=self._thread)
             except trio.Cancelled:
-                attempt.abandon()
+                opened = attempt.abandon()
+                if opened is not None:
+                    self._closes.forget(opened[1])
+                    self._close(opened[0], 0, [])
                 raise
-            if attempt.opened is not None:
-                self._fd, watch = attempt.opened
+            opened = attempt.take()
+            if opened is not None:
+                self._fd, watch = opened
                 self._closes.add(self._fd, watch, self)
                 return True
         return False
@@ -218,6 +267,7 @@ class Fifo:
             async with trio.open_nursery() as nursery:
                 self._serving = nursery.cancel_scope
                 nursery.start_soon(self._resume_when_writable, fd)
+                nursery.start_soon(self._write_unsent, fd)
                 self._deliver()
                 await trio.lowlevel.wait_readable(gone.fileno())
                 nursery.cancel_scope.cancel()
@@ -259,63 +309,42 @@ class Fifo:
         fd, self._fd = self._fd, None
         if fd is None:
             return
-        unread = _unread_bytes(fd)
-        for end, source in self._completes:
-            if end > self._bytes_written - unread:
-                source.send_complete()
+        completes = list(self._completes)
         self._completes.clear()
+        self._unsent = deque()
         self._closes.discard(fd)
         self._serving.cancel()
         trio.lowlevel.notify_closing(fd)
-        os.close(fd)
+        self._close(fd, self._bytes_written, completes)
         self._requeue()
         self._deliver()  # to the other FIFOs of this pager
+
+    def _close(self, fd: int, written: int, completes: list[tuple[int, PageSource]]) -> None:
+        if self._is_shared():
+            self._let_go = trio.Event()
+            self._spawn(self._close_in_thread, fd, written, completes)
+        else:
+            _send_again(completes, written - count_and_close(fd))
+
+    async def _close_in_thread(self, fd: int, written: int, completes: list[tuple[int, PageSource]]) -> None:
+        read = 0
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            unread = await trio.to_thread.run_sync(count_and_close, fd, limiter=self._thread, abandon_on_cancel=True)
+            read = written - unread
+        _send_again(completes, read)
+        self._let_go.set()
+        self._deliver()
 
     def statistics(self) -> FifoStatistics:
         """Return the present counts."""
         return FifoStatistics(self.attached, self.load, self._lines_total, self._handovers_total)
 
 
-class ClosedReaders:
-    """Tells FIFOs when one of their readers closes; one inotify instance for all of them."""
-
-    def __init__(self) -> None:
-        self._watch = CloseWatch()
-        self._fifos: dict[int, Fifo] = {}  # watch number -> FIFO
-        self._numbers: dict[int, int] = {}  # descriptor -> watch number
-
-    def watch(self, fd: int) -> int:
-        """Watch the FIFO that ``fd`` has open, and return the number of the watch. In a worker thread.
-
-        The kernel asks whether it may be read, and so asks us for its access control list.
-        """
-        return self._watch.watch(fd)
-
-    def forget(self, number: int) -> None:
-        """End a watch that was not added. In any thread."""
-        self._watch.forget(number)
-
-    def add(self, fd: int, number: int, fifo: Fifo) -> None:
-        """Tell a FIFO from now on; what was closed before does not matter, since nothing was handed out."""
-        self._fifos[number], self._numbers[fd] = fifo, number
-
-    def discard(self, fd: int) -> None:
-        """Watch it no longer."""
-        number = self._numbers.pop(fd, None)
-        if number is not None:
-            del self._fifos[number]
-            self._watch.forget(number)
-
-    async def run(self) -> None:
-        """Report until cancelled."""
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(self._watch.fileno())
-                for number in self._watch.closed():
-                    if number in self._fifos:
-                        self._fifos[number].reader_closed()
-        finally:
-            self._watch.close()
+def _send_again(completes: list[tuple[int, PageSource]], read: int) -> None:
+    """Send those COMPLETE lines again that end behind what was read."""
+    for end, source in completes:
+        if end > read:
+            source.send_complete()
 
 
 class PagerPorts:
@@ -349,73 +378,3 @@ class PagerPorts:
             return False
         lanes = [fifo for fifo in self.fifos.values() if fifo.attached and fifo is not stalled and port in fifo.ports]
         return any(fifo.send_again(request) for fifo in sorted(lanes, key=lambda fifo: fifo.preference(port)))
-
-
-class _Attempt:
-    """One attempt to open a FIFO for writing through the mount, in a worker thread, which may be abandoned.
-
-    ``opened``: its descriptor and the number of the watch for its readers; None if nobody reads it, or it is gone.
-    """
-
-    def __init__(self, path: str, device: int, closes: ClosedReaders) -> None:
-        self.opened: tuple[int, int] | None = None
-        self._path = path
-        self._device = device
-        self._closes = closes
-        self._lock = threading.Lock()
-        self._abandoned = False
-
-    def open(self) -> None:
-        """Open it.
-
-        Raises:
-            OSError: no watch is left.
-        """
-        thread = threading.get_native_id()
-        attaching_threads.add(thread)
-        try:
-            fd = self._open_in_own_mount()
-        except OSError:
-            return
-        finally:
-            attaching_threads.discard(thread)
-        if fd is None:
-            return
-        try:
-            watch = self._closes.watch(fd)
-        except OSError:
-            os.close(fd)
-            raise
-        with self._lock:
-            self.opened = fd, watch
-            if self._abandoned:
-                self._close()
-
-    def _open_in_own_mount(self) -> int | None:
-        """Open the FIFO, unless the path leads elsewhere: another mount may lie over this one, or have replaced it."""
-        place = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            if os.fstat(place).st_dev != self._device:
-                return None
-            return os.open(f"/proc/self/fd/{place}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        finally:
-            os.close(place)
-
-    def abandon(self) -> None:
-        """Close what was or will be opened: nobody takes it."""
-        with self._lock:
-            self._abandoned = True
-            self._close()
-
-    def _close(self) -> None:
-        if self.opened is not None:
-            fd, watch = self.opened
-            self._closes.forget(watch)
-            os.close(fd)
-            self.opened = None
-
-
-def _unread_bytes(fd: int) -> int:
-    answer = fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0")
-    (count,) = struct.unpack("i", answer)
-    return int(count)

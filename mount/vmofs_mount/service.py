@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import trio
+
 from vmofs.core.access import Access
 from vmofs.core.children import is_resizable
 from vmofs.core.frames import FrameRun
@@ -15,6 +17,7 @@ from vmofs.units import PageRange
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs_mount.ageing import Ageing
+from vmofs_mount.attaching import attaching_threads
 from vmofs_mount.commands import Commands, PagerCommands
 from vmofs_mount.control import CommandHandle
 from vmofs_mount.deadlocks import Deadlocks, PagerFiles, SelfDeadlockError
@@ -24,10 +27,10 @@ from vmofs_mount.eventlog import EventLog
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
-from vmofs_mount.nodes import AuxFile, CommandFile, Fifo, Node, TextFile, VmoFile
+from vmofs_mount.nodes import AuxFile, CommandFile, Fifo, TextFile, VmoFile
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.pagers import Pagers
-from vmofs_mount.ports import attaching_threads
+from vmofs_mount.ports import CLOSE_SECONDS
 from vmofs_mount.processes import thread_group
 from vmofs_mount.supply_files import SupplyFile, SupplyHandle
 from vmofs_mount.vmo_commands import VmoCommands
@@ -116,7 +119,7 @@ class Service:
         seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
-        seams.on_lookup = self._looked_up
+        seams.on_fifo_lookup = self._looked_up
         seams.open_pager = self.pagers.open
         seams.before_removal = self.pagers.wait_settled
         seams.close_pager = self.pagers.remove
@@ -187,9 +190,12 @@ class Service:
                 self._layout.tree.keep(file)
             self.engine.settle()
 
-    def _looked_up(self, node: Node, pid: int) -> None:
-        if isinstance(node, Fifo) and pid not in attaching_threads:
-            self.pagers.looked_up(node)
+    async def _looked_up(self, fifo: Fifo, thread: int) -> None:
+        if thread not in attaching_threads:
+            let_go = self.pagers.looked_up(fifo)
+            if let_go is not None:
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await let_go.wait()
 
     def _stats_text(self) -> str:
         system = self.system.statistics()

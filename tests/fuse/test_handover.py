@@ -44,6 +44,12 @@ print(count)
 """
 
 
+@pytest.fixture(params=[0o600, 0o660], ids=["of root", "shared"], autouse=True)
+def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is the same for FIFOs that others than root may open, into which a thread writes."""
+    monkeypatch.setattr(PagerClient, "fifo_mode", request.param)
+
+
 def test_sixteen_readers_notice_nothing_of_a_pager_that_is_killed_again_and_again(
     mounter: Mounter, tmp_path: Path
 ) -> None:
@@ -127,7 +133,7 @@ def test_a_complete_that_was_not_read_from_the_pipe_is_sent_again(pager: PagerCl
 
 def second_worker(pager: PagerClient, name: str = "second") -> Requests:
     """Make a second FIFO and open it, and the default one."""
-    os.mkfifo(pager.control / name, 0o600)
+    os.mkfifo(pager.control / name, pager.fifo_mode)
     second = Requests(pager.control / name)
     assert pager.requests.is_quiet()
     wait_for(lambda: pager.stat("fifos_attached") == 2, "both FIFOs are attached")

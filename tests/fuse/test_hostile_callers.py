@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import mmap
 import os
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -121,6 +125,58 @@ def test_readers_of_a_fifo_come_and_go_while_the_kernel_forgets_its_acl_all_the_
     for actor in actors:
         actor.close()
     pager.rmdir()
+
+
+def read_into_what_is_not_there(mount: str) -> None:
+    """Have the kernel read a line from a FIFO into a page that is missing, for which the pipe is locked meanwhile."""
+    fifo = os.open(f"{mount}/control/greedy/requests", os.O_RDONLY | os.O_NONBLOCK)
+    with mmap.mmap(os.open(f"{mount}/vmo/target", os.O_RDWR), 4096) as target:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(target))
+        while fcntl.ioctl(fifo, termios.FIONREAD, bytes(4)) == bytes(4):
+            time.sleep(0.01)
+        ctypes.CDLL(None).read(fifo, ctypes.c_void_p(address), 4096)
+        os._exit(0)
+
+
+def test_a_reader_whose_memory_is_missing_does_not_hold_up_the_mount(shared: Mounted, hostile: Actor) -> None:
+    """He has the pipe locked, and who writes into it waits for him, and he for the page."""
+    mount, pager = str(shared.path), shared.path / "control/greedy"
+    hostile(os.mkdir, str(pager))
+    for name in ("target", "asked"):
+        assert hostile(command, f"{pager}/create_vmo", f"vmo/{name} 4096") == "ZX_OK"
+    reader, asker, other = Actor(HOSTILE), Actor(HOSTILE), Actor(OTHER)
+    works = [
+        Thread(target=suppressed, args=(actor, *call), daemon=True)
+        for actor, call in ((reader, (read_into_what_is_not_there, mount)), (asker, (read_first, f"{mount}/vmo/asked")))
+    ]
+    for work in works:
+        work.start()
+    wait_for(lambda: b" vmo/target " in (pager / "pending").read_bytes(), "the reader's memory is asked for")
+    for number in range(20):
+        other(os.mkdir, f"{mount}/vmo/other{number}")
+        other(os.rmdir, f"{mount}/vmo/other{number}")
+    pager.rmdir()
+    for work in works:
+        work.join(10)
+    assert not any(work.is_alive() for work in works)
+    for actor in (reader, asker, other):
+        actor.close()
+    for name in ("target", "asked"):
+        (shared.path / "vmo" / name).unlink()
+
+
+def suppressed(actor: Actor, function: Callable[..., object], *arguments: object) -> None:
+    """Let somebody do something that may end him."""
+    with suppress(OSError, EOFError):
+        actor(function, *arguments)
+
+
+def read_first(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.pread(fd, 1, 0)
+    finally:
+        os.close(fd)
 
 
 # Who takes all the time

@@ -26,6 +26,12 @@ MANY = 3000
 """More requests than fit in a pipe of 64 KiB."""
 
 
+@pytest.fixture(params=[0o600, 0o660], ids=["of root", "shared"], autouse=True)
+def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is the same for FIFOs that others than root may open, into which a thread writes."""
+    monkeypatch.setattr(PagerClient, "fifo_mode", request.param)
+
+
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     fd = os.open(path, flags)
@@ -223,7 +229,7 @@ def test_lines_are_whole_however_the_pipe_fills(pager: PagerClient) -> None:
 
 
 def test_the_requests_of_a_vmo_with_a_port_come_by_that_fifo_only(pager: PagerClient) -> None:
-    os.mkfifo(pager.control / "other", 0o600)
+    os.mkfifo(pager.control / "other", pager.fifo_mode)
     special = pager.create("special", options="port=other")
     ordinary = pager.create("ordinary", options="port=requests")
     with reading(pager.control / "other") as other:
@@ -244,13 +250,13 @@ def test_the_requests_of_a_vmo_with_a_port_come_by_that_fifo_only(pager: PagerCl
 
 
 def test_a_fifo_that_is_removed_ends_for_its_readers(pager: PagerClient) -> None:
-    os.mkfifo(pager.control / "other", 0o600)
+    os.mkfifo(pager.control / "other", pager.fifo_mode)
     with reading(pager.control / "other") as other:
         wait_for(lambda: pager.stat("fifos_attached") == 1, "the FIFO is attached")
         (pager.control / "other").unlink()
         wait_for(other.is_at_end, "the reader sees the end")
     assert pager.refused("create_vmo", f"vmo/{pager.name}/x 4K port=other").errno == errno.EINVAL
-    os.mkfifo(pager.control / "other", 0o600)
+    os.mkfifo(pager.control / "other", pager.fifo_mode)
     vmo = pager.create("x", options="port=other")
     reader = ask(pager, vmo)
     with reading(pager.control / "other") as other:

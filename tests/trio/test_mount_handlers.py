@@ -129,7 +129,12 @@ async def test_the_name_of_a_fifo_is_never_cached(mount: Mount) -> None:
     fifo = Fifo(0o600, 0, 0)
     mount.layout.tree.add(mount.layout.control, b"requests", fifo)
     seen: list[Node] = []
-    mount.layout.seams.on_lookup = lambda node, _thread: seen.append(node)
+
+    async def on_lookup(node: Fifo, thread: int) -> None:
+        del thread
+        seen.append(node)
+
+    mount.layout.seams.on_fifo_lookup = on_lookup
     entry = await mount.ops.lookup(mount.layout.control.ino, b"requests", CTX)
     assert entry.entry_timeout == 0
     assert seen == [fifo]
