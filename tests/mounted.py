@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -80,6 +81,14 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = READY_SE
         time.sleep(0.01)
 
 
+def _is_ready(news: socket.socket) -> bool:
+    """Return whether a mount has said that it is ready: it may answer before the kernel's settings are changed."""
+    try:
+        return b"READY=1" in news.recv(4096)
+    except BlockingIOError:
+        return False
+
+
 class Mounter:
     """Mounts; remembers what it mounted so that all of it can be taken down."""
 
@@ -94,16 +103,18 @@ class Mounter:
         path.mkdir()
         log_path = self._directory / f"log{number}"
         arguments = [part for option in options for part in ("-o", option)]
-        with log_path.open("wb") as log:
+        with log_path.open("wb") as log, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as news:
+            news.bind("")  # an abstract name, which the kernel chooses
+            news.setblocking(False)
             process = subprocess.Popen(
                 vmofs_command("mount", "-f", *arguments, path),
                 stderr=log,
-                env=vmofs_environment(),
+                env=vmofs_environment() | {"NOTIFY_SOCKET": news.getsockname().replace(b"\0", b"@", 1).decode()},
                 start_new_session=True,
             )
-        mounted = Mounted(path, process, log_path)
-        self._mounted.append(mounted)
-        wait_for(lambda: process.poll() is not None or (path / "control" / "version").exists(), "the mount answers")
+            mounted = Mounted(path, process, log_path)
+            self._mounted.append(mounted)
+            wait_for(lambda: process.poll() is not None or _is_ready(news), "the mount answers")
         assert process.poll() is None, mounted.log()
         return mounted
 
