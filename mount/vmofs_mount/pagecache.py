@@ -19,6 +19,7 @@ from vmofs.core.ranges import RangeSet
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.nodes import AuxFile, VmoFile
+from vmofs_mount.pending_writes import PendingWrite, PendingWrites
 from vmofs_mount.waiting_reads import WaitingReads
 
 CachedFile = VmoFile | AuxFile
@@ -66,6 +67,7 @@ class PageCache:
         # Apart from each other: stores may all be stuck behind pages that a slow pager owes, drops must still go on.
         self._storers = trio.CapacityLimiter(8)
         self._droppers = trio.CapacityLimiter(32)
+        self.writes = PendingWrites()
         self._changed: dict[CachedFile, None] = {}
         self._read_number = 0
         self._stored_pages_total = 0
@@ -116,6 +118,19 @@ class PageCache:
         for pages in stale:
             backlog.to_drop.add(pages)
         self._start(file, backlog)
+
+    async def written(self, write: PendingWrite, seconds: float) -> None:
+        """Drop what was read while a WRITE was under way, before that is answered; wait at most ``seconds``.
+
+        Pages that a READ waits for are locked until it is answered, and dropped then: nobody sees them before.
+        """
+        backlog = self._backlogs.get(write.file)
+        waiting = [] if backlog is None else list(backlog.reads.over(write.pages))
+        if waiting:
+            self.drop(write.file, [pages for read in waiting if (pages := read & write.pages)])
+        with trio.move_on_after(seconds):
+            for pages in write.read:
+                await self._drop(write.file, pages)
 
     async def drop_failed(self, file: VmoFile, pages: PageRange) -> bool:
         """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits."""
@@ -263,6 +278,7 @@ class PageCache:
 
     def check(self) -> None:
         """Assert that every remembered file is open or has something to do."""
+        self.writes.check()
         assert all(backlog.busy or file.open_count for file, backlog in self._backlogs.items())
 
 

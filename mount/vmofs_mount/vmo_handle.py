@@ -29,6 +29,7 @@ from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import PageCache
 from vmofs_mount.processes import is_dying, thread_group
 
+_DROP_SECONDS = 1.0  # how long a write waits until old content has gone from the page cache
 _KILL_SECONDS = 0.1
 """How often it is looked whether a process that only we can end was killed."""
 
@@ -189,16 +190,19 @@ class VmoHandle(Handle):
         vmo = self.file.vmo
         while (length := min(size, vmo.stream_size - offset)) > 0:
             data: Bytes | None = vmo.read_nowait(offset, length)
-            if data is not None:
-                return data
             try:
-                return await self._wait(offset, length)
+                if data is None:
+                    data = await self._wait(offset, length)
             except OutOfRangeError:
                 if offset + length <= vmo.stream_size:
                     raise
                 # Cut off while we waited: what is left is the answer, as a read of a file that shrank. Not before the
                 # kernel has acted on the answer to SETATTR, lest the reader gets zeros up to the old end.
                 await trio.sleep(_CUT_SECONDS)
+            else:
+                if self._opened.cache.writes and not self.flags & os.O_DIRECT:
+                    self._opened.cache.writes.note_read(self.file, PageRange.of_bytes(offset, length))
+                return data
         return b""
 
     async def _wait(self, offset: int, length: int) -> Bytes:
@@ -236,19 +240,28 @@ class VmoHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""
+        cache = self._opened.cache
+        pending = cache.writes.begin(self.file, PageRange.of_bytes(offset, len(data)))
+        try:
+            written = await self._write(offset, data)
+        finally:
+            cache.writes.end(pending)
+        await cache.written(pending, _DROP_SECONDS)
+        return written
+
+    async def _write(self, offset: int, data: bytes) -> int:
         room = await self._make_room(offset, len(data))
         if self.caller.uid != 0:  # as CAP_FSETID
             self.file.drop_privileges()
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])
-            written = await self._opened.run_unless_killed(access, self.process, self.file)
+            return await self._opened.run_unless_killed(access, self.process, self.file)
         except (VmoError, InterruptedError):
             # The page cache has what was refused, also what was stored through a mapping.
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
             raise
         finally:
             self._opened.modified(self.file)  # a write that fails may have written a part
-        return written
 
     async def _make_room(self, offset: int, length: int) -> int:
         """Grow the content to hold ``length`` bytes at ``offset``; return how many of them there is room for."""

@@ -19,6 +19,7 @@ from tests.pager_client import Background, PagerClient, Readers, Vmo, metric
 from tests.raw_mapping import mapped
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
+from vmofs.wire.packets import PacketCommand
 
 KEY = 17 * pattern.KEY_STEP
 
@@ -332,3 +333,25 @@ def test_text_files_are_read_whole_in_pieces(pager: PagerClient) -> None:
     text = b"".join(pieces).decode()
     assert text.endswith("\n")
     assert text.splitlines()[0] in (pager.control / "stats").read_text()
+
+
+# Writes and the page cache
+
+
+def test_what_is_read_while_a_write_waits_for_the_pager_does_not_stay_in_the_page_cache(pager: PagerClient) -> None:
+    """The kernel has the new bytes before the WRITE comes; if they go, a READ brings the old ones back."""
+    vmo = pager.create(size=PAGE_SIZE, options="trap_dirty")
+    pager.supply(vmo, key=KEY)
+    written = pattern.make(2 * KEY, 0, PAGE_SIZE)
+    with opened(vmo.path, os.O_RDWR) as fd:
+        writer = Background(lambda: os.pwrite(fd, written, 0))
+        assert pager.requests.next().command is PacketCommand.DIRTY
+        pager.command("evict", f"{vmo.name} 0 {PAGE_SIZE}")
+        reader = Background(lambda: os.pread(fd, PAGE_SIZE, 0))
+        pager.take_read(vmo, 0)
+        pager.supply(vmo, key=KEY)
+        pattern.check(reader.result(), KEY)
+        assert not writer.done
+        assert pager.command("op_range", f"DIRTY {vmo.name} 0 {PAGE_SIZE}") == "ZX_OK\n"
+        assert writer.result() == PAGE_SIZE
+        assert os.pread(fd, PAGE_SIZE, 0) == written

@@ -1,0 +1,29 @@
+"""WRITEs that are under way, and what of their pages is read meanwhile."""
+
+from __future__ import annotations
+
+from vmofs.units import PageRange
+from vmofs_mount.nodes import VmoFile
+from vmofs_mount.pending_writes import PendingWrites
+
+
+def file() -> VmoFile:
+    return VmoFile(0o644, 0, 0, None)
+
+
+def test_what_is_read_of_the_pages_of_a_write_is_remembered_until_it_ends() -> None:
+    writes, written, other = PendingWrites(), file(), file()
+    first, second = writes.begin(written, PageRange(2, 6)), writes.begin(written, PageRange(8, 9))
+    writes.note_read(written, PageRange(0, 3))
+    writes.note_read(written, PageRange(6, 8))
+    writes.note_read(written, PageRange(5, 20))
+    writes.note_read(other, PageRange(0, 100))
+    assert first.read == [PageRange(2, 3), PageRange(5, 6)]
+    assert second.read == [PageRange(8, 9)]
+    writes.end(first)
+    writes.check()
+    writes.note_read(written, PageRange(2, 3))
+    assert first.read == [PageRange(2, 3), PageRange(5, 6)]
+    assert writes
+    writes.end(second)
+    assert not writes
