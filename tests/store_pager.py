@@ -1,14 +1,16 @@
-"""A pager that keeps the content of its VMOs in real files, one for each key; run as a script in a process of its own.
+"""A pager that keeps the content of its VMOs in real files, one for each key; a script for a process of its own.
 
-``store_pager.py MOUNT PAGER STORE SEED`` supplies what is asked for from ``STORE/KEY``, by either way of supplying,
-acknowledges DIRTY requests, writes back when it is asked to, and, at random, when it is not. Names may change at any
-time, so it holds its VMOs open, and asks the kernel what they are called now. It reads what is dirty through a view of
-its own: a reader of the VMO may have pages locked that it waits for, and a writer the file.
+``store_pager.py MOUNT PAGER STORE SEED LOCK`` supplies what is asked for from ``STORE/KEY``, by either way of
+supplying, acknowledges DIRTY requests, writes back when it is asked to, and, at random, when it is not. Names may
+change at any time, so it holds its VMOs open, and asks the kernel what they are called now; while it acts on a name it
+has the file LOCK locked, so that who changes names can wait. It reads what is dirty through a view of its own: a reader
+of the VMO may have pages locked that it waits for, and a writer the file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import re
@@ -22,16 +24,28 @@ TRIES = 200
 PAGE = 4096
 
 
+def escape(name: str) -> str:
+    """Write a name as the control files do."""
+    return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", name)
+
+
+def unescape(name: str) -> str:
+    """Read a name as the control files write it."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name)
+
+
 class StorePager:
     """Answers for the VMOs of one pager."""
 
-    def __init__(self, mount: Path, pager: str, store: Path, seed: int) -> None:
+    def __init__(self, mount: Path, pager: str, store: Path, seed: int, lock: Path) -> None:
         self.mount, self.store = mount, store
+        self.lock = os.open(lock, os.O_RDWR | os.O_CREAT)
         self.control = mount / "control" / pager
         self.stage_name = f"aux/stage-{pager}"
         self.stage = os.open(mount / self.stage_name, os.O_RDWR | os.O_CREAT, 0o600)
         self.random = random.Random(seed)  # noqa: S311 - no secret
         self.vmos: dict[int, int] = {}  # key -> descriptor
+        self.unlinked: dict[int, str] = {}
         self.views = mount / "vmo" / f"views-{pager}"
         self.views.mkdir()
 
@@ -42,7 +56,8 @@ class StorePager:
         print("open", flush=True)  # noqa: T201 - who started us waits for it
         while True:
             if self.random.random() < 0.02 or not select.select([requests], [], [], IDLE_SECONDS)[0]:
-                self.flush_some()
+                with self.names_stay():
+                    self.flush_some()
                 continue
             piece = os.read(requests, 65536)
             if not piece:
@@ -50,7 +65,17 @@ class StorePager:
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 command, key, offset, length, name = line.decode().split(" ")
-                self.answer(command, int(key), int(offset), int(length), name)
+                with self.names_stay():
+                    self.answer(command, int(key), int(offset), int(length), name)
+
+    @contextlib.contextmanager
+    def names_stay(self) -> Iterator[None]:
+        """Keep others from changing names."""
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.lock, fcntl.LOCK_UN)
 
     def answer(self, command: str, key: int, offset: int, length: int, name: str) -> None:
         """Answer one request. What the size has run away from meanwhile is asked for again, if anybody cares."""
@@ -60,8 +85,7 @@ class StorePager:
             (self.store / str(key)).unlink(missing_ok=True)
             return
         if key not in self.vmos:
-            path = self.mount / re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name)
-            self.vmos[key] = os.open(path, os.O_PATH)
+            self.open(key, unescape(name))
         with contextlib.suppress(OSError):
             if command == "READ":
                 self.supply(key, offset, length)
@@ -70,11 +94,24 @@ class StorePager:
             else:
                 self.write_back_all(key, offset, length)
 
+    def open(self, key: int, said: str) -> None:
+        """Hold a VMO open; the name in its request may be another's by now, then ``pending`` has the present one."""
+        pending = (line.split() for line in (self.control / "pending").read_text().splitlines())
+        for name in (said, *(unescape(fields[4]) for fields in pending if int(fields[1]) == key)):
+            self.unlinked[key] = name  # unless it can be opened
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(self.mount / name, os.O_PATH)
+                if int(os.getxattr(f"/proc/self/fd/{fd}", "user.vmofs.key")) == key:
+                    self.vmos[key] = fd
+                    return
+                os.close(fd)
+
     def name(self, key: int) -> str:
-        """Return the present name of a VMO, as commands want it."""
+        """Return the present name of a VMO, as commands want it; the last one if it was unlinked."""
+        if key not in self.vmos:
+            return escape(self.unlinked[key])
         path = str(Path(f"/proc/self/fd/{self.vmos[key]}").readlink()).removesuffix(" (deleted)")
-        name = str(Path(path).relative_to(self.mount))
-        return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", name)
+        return escape(str(Path(path).relative_to(self.mount)))
 
     def say(self, file: str, command: str) -> str:
         """Give a command and return its answer."""
@@ -93,6 +130,13 @@ class StorePager:
         data = b""
         with contextlib.suppress(FileNotFoundError), (self.store / str(key)).open("rb") as file:
             data = os.pread(file.fileno(), length, offset)
+        if self.random.random() < 0.5:
+            supplied = os.open(self.control / "supply" / unescape(self.name(key)), os.O_WRONLY)
+            try:
+                os.pwrite(supplied, data.ljust(length, b"\0"), offset)
+            finally:
+                os.close(supplied)
+            return
         os.ftruncate(self.stage, 0)
         os.ftruncate(self.stage, length)
         os.pwrite(self.stage, data, 0)
@@ -109,8 +153,10 @@ class StorePager:
     def flush_some(self) -> None:
         """Write back a part of what is dirty in some VMO."""
         if self.vmos:
+            key = self.random.choice(list(self.vmos))
             with contextlib.suppress(OSError):
-                self.write_back(self.random.choice(list(self.vmos)), self.random.choice([0.3, 1.0]))
+                if os.fstat(self.vmos[key]).st_nlink:  # else its name may be another's
+                    self.write_back(key, self.random.choice([0.3, 1.0]))
 
     def write_back(self, key: int, share: float) -> None:
         """Write a share of the dirty ranges back, chosen at random, and the size."""
@@ -154,4 +200,4 @@ class StorePager:
 
 
 if __name__ == "__main__":
-    StorePager(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])).serve()
+    StorePager(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])).serve()

@@ -12,13 +12,10 @@ import faulthandler
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,18 +23,17 @@ import pytest
 
 from tests.conftest import NIGHTLY
 from tests.fsx import Job
-from tests.mounted import ROOT, SOURCE_ROOTS, Mounted, Mounter
-from tests.pager_client import PagerClient, Vmo, metric
+from tests.mounted import Mounted, Mounter
+from tests.pager_client import PagerClient, metric
+from tests.store import ENVIRONMENT, Store, beside
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 
 OPERATIONS = int(os.environ.get("VMOFS_FSX_OPERATIONS", "100000" if NIGHTLY else "1500"))
 SEED = int(os.environ.get("VMOFS_FSX_SEED", str(random.randrange(2**32))))
 HISTORY = 200
-ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE_ROOTS}
 PAGES = 64
 BALLAST_PAGES = 256
-PAUSE_SECONDS = 0.1
 LIMIT_PAGES = 160
 
 pytestmark = [
@@ -95,69 +91,13 @@ def test_an_aux_file_is_what_an_ordinary_file_is(mounter: Mounter, tmp_path: Pat
     pager.close()
 
 
-class Store:
-    """A pager that keeps its VMOs in files, beside which others evict, sync, and read from a VMO of its own."""
-
-    def __init__(self, mounted: Mounted, directory: Path) -> None:
-        self.mounted = mounted
-        self.pager = PagerClient(mounted.path)
-        self.directory = directory
-        directory.mkdir()
-        command = [sys.executable, str(ROOT / "tests" / "store_pager.py")]
-        arguments = [mounted.path, self.pager.name, directory, SEED]
-        self._process = subprocess.Popen([*command, *map(str, arguments)], env=ENVIRONMENT)
-
-    def create(self, key: int, content: bytes, options: str) -> Vmo:
-        """Make a VMO with this content, which is in the store only."""
-        (self.directory / str(key)).write_bytes(content)
-        return self.pager.create(f"file{key}", len(content), f"key={key} {options}")
-
-    def close(self) -> None:
-        """End it."""
-        self.pager.close()
-        assert self._process.wait(20) == 0
-
-    def kill(self) -> None:
-        """Leave nothing behind."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
-
-
-@contextmanager
-def beside(*works: Callable[[random.Random], object]) -> Iterator[None]:
-    """Do something again and again in other threads; what goes wrong there fails the test."""
-    stop = threading.Event()
-    errors: list[BaseException] = []
-
-    def repeat(work: Callable[[random.Random], object], numbers: random.Random) -> None:
-        try:
-            while not stop.wait(numbers.random() * PAUSE_SECONDS):
-                work(numbers)
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    threads = [
-        threading.Thread(target=repeat, args=(work, random.Random(SEED + number)), daemon=True)
-        for number, work in enumerate(works)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-    assert not errors, errors
-
-
 @pytest.mark.parametrize("options", ["", "trap_dirty"], ids=["plain", "trap_dirty"])
 @pytest.mark.parametrize("crowded", [False, True], ids=["alone", "crowded"])
 def test_a_written_vmo_is_what_an_ordinary_file_is(
     mounter: Mounter, tmp_path: Path, options: str, crowded: bool
 ) -> None:
     mounted = mounter(f"deadline=20,memory_limit={LIMIT_PAGES * PAGE_SIZE}")
-    store = Store(mounted, tmp_path / "store")
+    store = Store(mounted, tmp_path / "store", tmp_path / "lock", SEED)
     try:
         content = random.Random(SEED).randbytes(10_000)
         vmo = store.create(1, content, f"resizable writeback {options}")
@@ -170,7 +110,7 @@ def test_a_written_vmo_is_what_an_ordinary_file_is(
             pattern.check(os.pread(crowd, PAGE_SIZE, page * PAGE_SIZE), 0, page * PAGE_SIZE)
 
         works = (lambda _: os.fsync(synced), read_ballast, read_ballast) if crowded else ()
-        with beside(*works):
+        with beside(SEED, *works):
             job = job_for(tmp_path, vmo.path, content, control, "" if crowded else kept)
             run(job, f"VMO {options} {'crowded' if crowded else 'alone'}", mounted)
         os.close(synced)
