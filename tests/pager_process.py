@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.mounted import wait_for
@@ -97,8 +98,8 @@ def process_state(pid: int) -> str:
         return ""
 
 
-def seconds_of(path: Path) -> float:
-    """Return how long a ``stat`` takes."""
+def seconds_of(look: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     began = time.monotonic()
-    path.stat()
+    look()
     return time.monotonic() - began

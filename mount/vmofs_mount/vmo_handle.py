@@ -216,7 +216,9 @@ class VmoHandle(Handle):
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
         number = opened.began(self, pages)
         try:
-            return await self._read_unless_killed(offset, length, killable=not suspects)
+            # O_DIRECT waits for its answer whatever happens to the process.
+            killable = not (suspects or self.flags & os.O_DIRECT)
+            return await self._read_unless_killed(offset, length, killable=killable)
         except OutOfRangeError:
             raise
         except VmoError as failure:
@@ -235,7 +237,8 @@ class VmoHandle(Handle):
         try:
             return await self._opened.run_unless_killed(read, self.process)
         except InterruptedError:
-            self._opened.killed(self.file, PageRange.of_bytes(offset, length))
+            if not self.flags & os.O_DIRECT:
+                self._opened.killed(self.file, PageRange.of_bytes(offset, length))
             raise
 
     async def write(self, offset: int, data: bytes) -> int:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -153,24 +153,27 @@ def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
     fd = os.open(vmo.path, os.O_RDONLY)
     began = time.monotonic()
     reads = [Background(lambda page=page: os.pread(fd, PAGE_SIZE, page * PAGE_SIZE)) for page in range(8)]  # type: ignore[misc]
-    victims = [start(kind, vmo.path, page * PAGE_SIZE) for page, kind in enumerate(("pread", "mmap", "direct"), 32)]
-    for victim in victims[:2]:
+    victims = [
+        start(kind, vmo.path, page * PAGE_SIZE) for page, kind in enumerate(("pread", "mmap", "sendfile", "direct"), 32)
+    ]
+    for victim in victims:
         wait_for(victim.is_waiting, "the reader waits")
-    ways = [vmo.path, pager.control / "requests", mount.path / "vmo"]
-    times = sorted(seconds_of(path) for _ in range(30) for path in ways)
-    listing = time.monotonic()
-    assert [entry.name for entry in os.scandir(vmo.path.parent) if entry.stat().st_size] == ["v"]
+    looks: list[tuple[str, Callable[[], object]]] = [
+        ("stat of a file", vmo.path.stat),
+        ("stat of a FIFO", (pager.control / "requests").stat),
+        ("ls -l", lambda: [entry.stat() for entry in os.scandir(vmo.path.parent)]),
+        *((name, (pager.control / name).read_bytes) for name in ("pending", "stats", "deadline", "../log")),
+    ]
+    times = {what: sorted(seconds_of(look) for _ in range(20)) for what, look in looks}
     assert "READ" in (pager.control / "pending").read_text()
     assert pager.stat("requests_outstanding") > 0
-    listing = time.monotonic() - listing
-    for victim in victims[:2]:
-        assert victim.kill() < 1
+    assert max(victim.kill() for victim in victims) < 1
     assert [read.errno(DEADLINE + 5) for read in reads] == [errno.ETIMEDOUT] * 8
     took = time.monotonic() - began
-    sys.stderr.write(f"deadline {DEADLINE} s: {took:.2f} s; stat {times[len(times) // 2] * 1e3:.2f} ms in the middle, ")
-    sys.stderr.write(f"at most {times[-1] * 1e3:.1f} ms; listing and two control files {listing * 1e3:.1f} ms\n")
-    assert DEADLINE <= took <= DEADLINE * 1.1 + 0.5
-    assert times[len(times) // 2] < 0.01
+    middle = {what: f"{seconds[10] * 1e3:.2f} (at most {seconds[-1] * 1e3:.1f})" for what, seconds in times.items()}
+    sys.stderr.write(f"deadline {DEADLINE} s: {took:.2f} s; ms in the middle of 20: {middle}\n")
+    assert DEADLINE <= took <= DEADLINE * 1.1 + (0 if NIGHTLY else 0.5)  # the gate may share the machine
+    assert max(seconds[10] for seconds in times.values()) < 0.01
     server.go_on()
 
     def answered() -> bool:

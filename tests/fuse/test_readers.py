@@ -82,7 +82,7 @@ def test_processes_that_read_in_different_ways_share_one_request(pager: PagerCli
     assert pager.read_requests == 1
 
 
-@pytest.mark.parametrize("kind", ["pread", "mmap", "sendfile"])
+@pytest.mark.parametrize("kind", ["pread", "mmap", "sendfile", "direct"])
 def test_a_reader_that_waits_dies_at_once_by_sigkill(pager: PagerClient, start: Readers, kind: str) -> None:
     vmo = pager.create(size=4 * PAGE_SIZE)
     reader = start(kind, vmo.path, PAGE_SIZE)
@@ -91,7 +91,7 @@ def test_a_reader_that_waits_dies_at_once_by_sigkill(pager: PagerClient, start: 
     assert reader.kill() < 1
 
 
-@pytest.mark.parametrize("kind", ["pread", "mmap", "sendfile"])
+@pytest.mark.parametrize("kind", ["pread", "mmap", "sendfile", "direct"])
 def test_a_reader_of_a_page_that_a_killed_one_waits_for_can_be_killed_too(
     pager: PagerClient, start: Readers, kind: str
 ) -> None:
