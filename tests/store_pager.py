@@ -172,8 +172,11 @@ class StorePager:
                 is_zero = "is_zero" if kind == "zero" else ""
                 self.say("op_range", f"WRITEBACK_BEGIN {name} {offset} {length} {is_zero}")
             with self.view(name) as source:
-                for offset, length, _ in chosen:
-                    self.copy(source, target, int(offset), int(length))
+                for offset, length, kind in chosen:
+                    if kind == "zero":  # not read: what is cut off and zero again before END is clean then
+                        os.pwrite(target, bytes(min(int(length), size - int(offset))), int(offset))
+                    else:
+                        self.copy(source, target, int(offset), int(length))
         finally:
             os.close(target)
         for offset, length, _ in [["0", "0", ""], *chosen]:

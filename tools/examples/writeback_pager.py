@@ -122,8 +122,12 @@ class WritebackPager:
             os.ftruncate(target, status.st_size)
             os.fchmod(target, status.st_mode & 0o777)
             for offset, length, kind in records[1:]:
-                self.say("op_range", f"{begin} {offset} {length} {'is_zero' if kind == 'zero' else ''}")
-                copy(source, target, int(offset), int(length))  # to the end of the VMO if that has grown meanwhile
+                if kind == "zero":  # not read: what is cut off and zero again before END is clean then
+                    self.say("op_range", f"{begin} {offset} {length} is_zero")
+                    zero(target, int(offset), min(int(length), status.st_size - int(offset)))
+                else:
+                    self.say("op_range", f"{begin} {offset} {length}")
+                    copy(source, target, int(offset), int(length))  # to the end of the VMO, which may have grown
             os.fsync(target)
         finally:
             os.close(source)
@@ -199,6 +203,17 @@ def copy(source: int, target: int, offset: int, length: int) -> None:
     while offset < end and (data := os.pread(source, min(end - offset, 1 << 20), offset)):
         os.pwrite(target, data, offset)
         offset += len(data)
+
+
+def zero(target: int, offset: int, length: int) -> None:
+    """Write zeros; as a hole at the end of the file, where files grow."""
+    end = offset + length
+    if end == os.fstat(target).st_size:
+        os.ftruncate(target, offset)
+        os.ftruncate(target, end)
+        return
+    while offset < end:
+        offset += os.pwrite(target, bytes(min(end - offset, 1 << 20)), offset)
 
 
 def main() -> None:
