@@ -72,9 +72,12 @@ def _measure(parsed: argparse.Namespace, rows: list[Row]) -> Results:
         bench = Bench(directory, memory, QUICK if parsed.quick else FULL, parsed.placement)
         bench.client("fill", bench.source, bench.sizes.object_bytes)
         with Run(bench, _programs(parsed), wanted(rows, in_blocks), patience) as run:
-            for number in range(parsed.rounds or (1 if parsed.quick else 7)):
-                run.measure_round(number)
-            growth = run.measure_growth(axes, bench.sizes.growth_limit)
+            try:
+                for number in range(parsed.rounds or (1 if parsed.quick else 7)):
+                    run.measure_round(number)
+                run.measure_growth(axes, bench.sizes.growth_limit)
+            except KeyboardInterrupt:
+                print("bench: interrupted; what was measured so far:", file=sys.stderr)
     finally:
         shutil.rmtree(memory)
         shutil.rmtree(directory)
@@ -83,7 +86,7 @@ def _measure(parsed: argparse.Namespace, rows: list[Row]) -> Results:
         "placement": parsed.placement,
         "quick": parsed.quick,
         "records": run.records,
-        "growth": growth,
+        "growth": run.points,
     }
 
 

@@ -92,7 +92,7 @@ class _Answering:
         for page in pages:
             self._vmo.ask(page)
         with self._changed:
-            assert self._changed.wait_for(lambda: self._seen >= len(pages), timeout=120), self._seen
+            assert self._changed.wait_for(lambda: self._seen >= len(pages), timeout=300), self._seen
         self._answers = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 from collections.abc import Iterable
 from typing import Any, Self
@@ -48,6 +49,7 @@ class Run:
         self._started: list[Target] = []
         self._unusable: dict[str, Record] = {}
         self.records: list[Record] = []
+        self.points: list[Point] = []
 
     def __enter__(self) -> Self:
         return self
@@ -71,14 +73,16 @@ class Run:
                 for name in order.sample(names, len(names)):
                     self._measure(workload, name, number)
 
-    def measure_growth(self, axes: Iterable[str], limit: int) -> list[Point]:
+    def measure_growth(self, axes: Iterable[str], limit: int) -> None:
         """Measure growth along these axes, of the model and through mounts of the first vmofs."""
-        points = []
         for axis in axes:
             print(f"growth: {axis}", file=sys.stderr)
-            points += measure_model(axis, limit)
-            points += measure_mount(self._bench, self._mounts[0].vmofs, axis)
-        return points
+            try:
+                self.points += measure_model(axis, limit)
+                self.points += measure_mount(self._bench, self._mounts[0].vmofs, axis)
+            except (OSError, RuntimeError, AssertionError, subprocess.CalledProcessError) as error:
+                self.records.append({"workload": "growth", "target": axis, "round": 0, "error": repr(error)})
+                _show(self.records[-1])
 
     def _measure(self, workload: Workload, name: str, number: int) -> None:
         record: Record = {"workload": workload.name, "target": name, "round": number}
@@ -93,7 +97,7 @@ class Run:
                 record |= measure(self._bench, target, number + 1)
         except MissingError as error:
             record["missing"] = str(error)
-        except (OSError, RuntimeError, AssertionError) as error:
+        except (OSError, RuntimeError, AssertionError, subprocess.CalledProcessError) as error:
             record["error"] = f"{type(error).__name__}: {error}"
         self.records.append(record)
         _show(record)
