@@ -120,7 +120,7 @@ class Member:
             self.tree.model.users += 1
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Call:
     """A call in progress in both worlds. ``where`` is its offset in bytes (or a size), ``data`` what it writes.
 
@@ -134,6 +134,9 @@ class Call:
     way: str
     core: Access[Any]
     model: ModelAccess
+
+    def __repr__(self) -> str:
+        return f"{self.name} {self.where} {self.way} on VMO {self.member.number}"
 
     @property
     def pages(self) -> PageRange:

@@ -6,8 +6,6 @@ be seen, and some things that cannot. ``fuse/contract_mount.py`` adds a mount as
 
 from __future__ import annotations
 
-from hypothesis import event
-
 from tests.contract_calls import (
     ROOT_ONLY,
     Call,
@@ -180,7 +178,6 @@ class Worlds:
         call.core.start(self.now)
         self.model.start(call.model, self.now)
         self.calls.append(call)
-        event(f"{name} {'ends at once' if core.done else 'waits'}")
         return call
 
     def run(self) -> None:
@@ -210,13 +207,22 @@ class Worlds:
 
     # Pager calls
 
-    def supply(self, member: Member, where: tuple[int, int], holes: set[int]) -> object:
-        """Supply pages and, at ``holes``, markers; return the pages that were filled or the error."""
-        side, pages, key = member.tree.side, where[1] // PAGE_SIZE, self.new_key()
-        aux, model_aux = AuxVmo(self.system, where[1]), ModelAux([None] * pages)
-        for page in set(range(pages)) - holes:
-            model_aux.pages[page] = pattern.make_pages(key, PageRange(page, page + 1))
-            aux.write_nowait(page * PAGE_SIZE, model_aux.pages[page] or b"")
+    def supply(self, member: Member, where: tuple[int, int], holes: set[int]) -> None:
+        """Supply pages and, at ``holes``, markers."""
+        key = self.new_key()
+        pages = [
+            None if page in holes else pattern.make_pages(key, PageRange(page, page + 1))
+            for page in range(where[1] // PAGE_SIZE)
+        ]
+        self.supply_pages(member, where, pages)
+
+    def supply_pages(self, member: Member, where: tuple[int, int], pages: list[bytes | None]) -> object:
+        """Supply pages, None for a marker; return those that were filled or the error."""
+        side = member.tree.side
+        aux, model_aux = AuxVmo(self.system, where[1]), ModelAux(list(pages))
+        for page, data in enumerate(pages):
+            if data is not None:
+                aux.write_nowait(page * PAGE_SIZE, data)
         filled = outcome(lambda: pages_of(side.core.supply_pages(member.core, *where, aux, 0)))
         aux.close()
         assert filled == (

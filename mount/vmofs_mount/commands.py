@@ -31,12 +31,9 @@ from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, Directory, VmoFile
-from vmofs_mount.pagecache import PageCache
+from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
 from vmofs_mount.vmo_handle import OpenVmos
-
-DROP_SECONDS = 1.0
-"""How long a command waits for the kernel to drop pages, which cannot take long once all readers have their error."""
 
 _MAX_CHECKED_BYTES = 2**28
 """Others wait while a sum is made: 0.1 s for this many."""

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import trio
 
+from vmofs.core.aux import AuxVmo
 from vmofs.core.children import Vmo
 from vmofs.core.content import Bytes
 from vmofs.core.frames import Frames
 from vmofs.core.ranges import RangeSet
+from vmofs.core.view import AuxView
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.nodes import AuxFile, VmoFile
@@ -23,6 +25,9 @@ from vmofs_mount.pending_writes import PendingWrite, PendingWrites
 from vmofs_mount.waiting_reads import WaitingReads
 
 CachedFile = VmoFile | AuxFile
+
+DROP_SECONDS = 1.0
+"""How long a call waits for the kernel to drop pages, which cannot take long once all readers have their answer."""
 
 _STORE_BYTES = 2**20  # notify_store reaches its full speed from 128 KiB on
 _BATCH_PAGES = 2048
@@ -64,6 +69,7 @@ class PageCache:
         self._frames = frames
         self._spawn = spawn
         self._backlogs: dict[CachedFile, _Backlog] = {}
+        self._working: dict[CachedFile, None] = {}  # those whose backlog is being worked off
         # Apart from each other: stores may all be stuck behind pages that a slow pager owes, drops must still go on.
         self._storers = trio.CapacityLimiter(8)
         self._droppers = trio.CapacityLimiter(32)
@@ -154,12 +160,12 @@ class PageCache:
             with trio.move_on_after(seconds):
                 await backlog.done.wait()
 
-    async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float) -> None:
-        """Wait as ``wait_dropped`` does, for all files that show this VMO."""
-        with trio.move_on_after(seconds):
-            for shown in list(vmo.node.viewers):
-                file = getattr(shown, "owner", None)
-                if isinstance(file, CachedFile):
+    async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
+        """Wait as ``wait_dropped`` does, for all files that may show pages of this VMO except ``but``."""
+        busy = [file for file in self._working if file is not but and _may_show(file, vmo)]
+        if busy:
+            with trio.move_on_after(seconds):
+                for file in busy:
                     await self.wait_dropped(file, seconds)
 
     def attributes_changed(self, file: CachedFile) -> None:
@@ -202,6 +208,7 @@ class PageCache:
     def _start(self, file: CachedFile, backlog: _Backlog) -> None:
         if not backlog.running:
             backlog.running = True
+            self._working[file] = None
             backlog.done = trio.Event()
             self._spawn(self._work, file, backlog)
 
@@ -214,6 +221,7 @@ class PageCache:
                     await self._store_some(file, backlog)
         finally:
             backlog.running = False
+            del self._working[file]
             backlog.done.set()
             self._forget_if_idle(file, backlog)
 
@@ -284,3 +292,10 @@ class PageCache:
 
 def _takes_stores(file: VmoFile) -> bool:
     return file.open_count > 0 and not file.writer_count
+
+
+def _may_show(file: CachedFile, vmo: Vmo) -> bool:
+    """Return whether a change of a VMO can be seen in a file. An anonymous snapshot sees none."""
+    if isinstance(file, AuxFile) or isinstance(vmo, AuxVmo | AuxView):
+        return isinstance(file, AuxFile) and file.aux.node is vmo.node
+    return file.vmo.source is vmo.source

@@ -28,7 +28,7 @@ from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, CommandFile, Fifo, TextFile, VmoFile
-from vmofs_mount.pagecache import PageCache
+from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import CLOSE_SECONDS
 from vmofs_mount.processes import thread_group
@@ -180,8 +180,12 @@ class Service:
         self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {shown} -> {result}")
 
     async def _set_size(self, file: VmoFile, size_bytes: int, thread: int) -> None:
-        await self.opened.run_unless_killed(file.vmo.set_size(size_bytes), thread_group(thread), file)
-        self.cache.size_changed(file.vmo)
+        self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
+        try:
+            await self.opened.run_unless_killed(file.vmo.set_size(size_bytes), thread_group(thread), file)
+        finally:
+            self.cache.size_changed(file.vmo)
+        await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
 
     def _release_vmo(self, file: VmoFile) -> None:
         if file.vmo is not None:

@@ -15,13 +15,13 @@ from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, 
 from vmofs.units import MAX_VMO_BYTES
 from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOp, VmoOpRange, VmoPin, VmoSetStreamSize
 from vmofs.wire.names import quote
-from vmofs_mount.commands import DROP_SECONDS, OK, Method, vmo_of
+from vmofs_mount.commands import OK, Method, vmo_of
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
 from vmofs_mount.limits import Resource
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, VmoFile
-from vmofs_mount.pagecache import PageCache
+from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 
 T = TypeVar("T")
 

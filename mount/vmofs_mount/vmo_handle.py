@@ -26,10 +26,9 @@ from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import VmoFile
-from vmofs_mount.pagecache import PageCache
+from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.processes import is_dying, thread_group
 
-_DROP_SECONDS = 1.0  # how long a write waits until old content has gone from the page cache
 _KILL_SECONDS = 0.1
 """How often it is looked whether a process that only we can end was killed."""
 
@@ -249,7 +248,9 @@ class VmoHandle(Handle):
             written = await self._write(offset, data)
         finally:
             cache.writes.end(pending)
-        await cache.written(pending, _DROP_SECONDS)
+        await cache.written(pending, DROP_SECONDS)
+        # Who reads the same memory by another name sees it. Our own pages the kernel has: it may keep them locked.
+        await cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
         return written
 
     async def _write(self, offset: int, data: bytes) -> int:

@@ -229,7 +229,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
             return
         pages = range(member.shift + first, member.shift + first + count)
         if isinstance(member.model, ModelClone):
-            member.model.own |= dict.fromkeys(pages, bytes(P))
+            member.model.zero(pages)
             return
         for page in pages:
             if self.model_root.state(page) is PageState.GAP:
@@ -489,7 +489,8 @@ class ChildrenOfAux(RuleBasedStateMachine):
             new = Sheet(child, content) if isinstance(child, AuxView) else None
         else:
             child = outcome(lambda: create_child(core, ChildKind.SLICE, first * P, count * P - 8))
-            new = Sheet(child, content, start + first * P, count * P - 8) if isinstance(child, AuxView) else None
+            length = min(count * P - 8, core.size_bytes - first * P)
+            new = Sheet(child, content, start + first * P, length) if isinstance(child, AuxView) else None
         if new is not None:
             self.sheets.append(new)
 

@@ -158,6 +158,20 @@ def test_a_slice_of_an_aux_ends_where_it_ends(world: World) -> None:
             call(3 * P, 2 * P)
 
 
+def test_a_slice_of_an_aux_has_no_more_than_the_aux(world: World) -> None:
+    aux = AuxVmo(world.system, 3 * P + 8, resizable=False)
+    view = create_child(aux, ChildKind.SLICE, 2 * P, 2 * P)
+    assert isinstance(view, AuxView)
+    assert (view.size_bytes, view.size_pages) == (P + 8, 2)
+    assert view.write_nowait(P, b"the last") == 8
+    with pytest.raises(UnavailableError):
+        view.write_nowait(P, b"too much.")
+    assert (view.read_nowait(P, P), aux.read_nowait(3 * P, P)) == (b"the last", b"the last")
+    empty = create_child(view, ChildKind.SLICE, 2 * P, 0)
+    assert isinstance(empty, AuxView)
+    assert empty.size_bytes == 0
+
+
 def test_a_reference_to_an_aux_grows_as_it_does(world: World) -> None:
     aux = world.aux(0, 2)
     view = create_child(aux, ChildKind.REFERENCE, 0, 0, resizable=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.unit.children_harness import clone
 from tests.unit.dirty_harness import P, ack, begin, dirty, grown, modified, states
 from vmofs.core.access import Access
 from vmofs.core.operations import VmoOp, op_range
@@ -200,6 +201,20 @@ def test_always_need_skips_what_fails_and_returns_ok(world: World) -> None:
     assert states(vmo) == "...ccccc"
     world.supply(vmo, 0, 3)  # what comes later is protected too
     assert vmo.evictable(PageRange(0, 8)) == []
+
+
+@pytest.mark.parametrize("through_clone", [False, True])
+def test_always_need_skips_all_it_asked_for_when_that_fails_though_some_has_come(
+    world: World, through_clone: bool
+) -> None:
+    vmo = world.vmo()
+    access = world.start((clone(vmo) if through_clone else vmo).always_need(P, 4 * P))
+    assert world.packets() == ["READ(1,4)"]
+    world.fail(vmo, 1)
+    world.supply(vmo, 1, 2)
+    assert not access.done
+    world.fail(vmo, 4)
+    assert (access.done, states(vmo), world.packets()) == (True, ".cc.....", [])
 
 
 def test_detach_and_always_need_is_ok(world: World) -> None:

@@ -78,6 +78,10 @@ def _slice(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bo
     if is_resizable(parent):
         raise NotSupportedError("a resizable VMO cannot have slices")
     vmo, start = _resolve(parent)
+    if isinstance(parent, AuxVmo | AuxView):
+        size = max(
+            0, min(size, parent.size_bytes - offset)
+        )  # pages lie inside, but what a file has may end within the last
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
     return make(vmo, start + offset, size, no_write=no_write)  # type: ignore[arg-type]
 

@@ -315,7 +315,7 @@ class CloneVmo:
             except VmoError:
                 if not best_effort:
                     raise
-                position += self.node.find(position, end).pages
+                position += found.pages
 
     def dont_need(self, offset: int, length: int) -> None:
         """Let the pages of the root that are seen go before others when memory is short.

@@ -39,19 +39,23 @@ def always_need_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
 
 
 def _page_in_steps(vmo: PagerVmo, pages: PageRange, *, best_effort: bool) -> Steps[None]:
-    """Ask for every gap; nothing that is present changes. With ``best_effort`` a gap that fails is skipped."""
+    """Ask for every gap; nothing that is present changes.
+
+    With ``best_effort`` a gap that fails is skipped, all that was asked for, also if some of it has come by then.
+    """
     position = pages.start
     while position < (end := min(pages.end, vmo.size_pages)):
         run = vmo.runs.at(position)
         if run is not None:
             position = run.end
             continue
+        gap_end = vmo.runs.next_start(position, end)
         try:
             yield vmo.need_read(PageRange(position, end))
         except VmoError:
             if not best_effort:
                 raise
-            position = vmo.runs.next_start(position, end)
+            position = gap_end
 
 
 def commit_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:

@@ -53,6 +53,13 @@ class ModelClone:
             page += 1
         return run
 
+    def zero(self, pages: range) -> None:
+        """Make whole pages zero: with zeros of its own that hide the parent, or with nothing where there is none."""
+        for page in pages:
+            self.own.pop(page, None)
+            if page < self.limit:
+                self.own[page] = ZEROS
+
     def check_inside(self, offset: int, length: int) -> None:
         """Fail with OUT_OF_RANGE unless the bytes lie inside."""
         if offset + length > self.size * PAGE_SIZE:

@@ -85,8 +85,7 @@ class ModelCloneZero(ModelAccess):
         """Zero them all; nothing is needed for that."""
         self.clone.check_writable()
         self.clone.check_inside(self.offset, self.length)
-        for page in range(self.offset // PAGE_SIZE, self.end // PAGE_SIZE):
-            self.clone.own[page] = bytes(PAGE_SIZE)
+        self.clone.zero(range(self.offset // PAGE_SIZE, self.end // PAGE_SIZE))
         self.outcome = OK
         return None
 

@@ -448,6 +448,8 @@ class ModelPrefetch(ModelCommit):
 class ModelAlwaysNeed(ModelPrefetch):
     """ALWAYS_NEED (2.11, 5.2)."""
 
+    asked_end = 0
+
     def go_on(self) -> ModelNeed | None:
         """Protect the range, then ask for it."""
         if self.position >= 0:
@@ -456,17 +458,19 @@ class ModelAlwaysNeed(ModelPrefetch):
         return super().go_on()
 
     def forgives(self) -> bool:
-        """Skip the gap that failed."""
-        while self.page < -(-self.end // PAGE_SIZE) and self.own.state(self.page) is PageState.GAP:
-            self.page += 1
+        """Skip the gap that failed: all that was asked for."""
+        self.page = self.asked_end
         return True
 
     def prepare(self, page: int, end: int) -> ModelNeed | None:
         """Ask for a gap, if there is anybody to ask."""
         try:
-            return super().prepare(page, end)
+            need = super().prepare(page, end)
         except VmoError:
             return None
+        if need is not None:
+            self.asked_end = need.pages[-1] + 1
+        return need
 
 
 class ModelPin(ModelCommit):

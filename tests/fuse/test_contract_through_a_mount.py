@@ -1,0 +1,22 @@
+"""The random sequences of ``model/test_contract_against_model.py``, through a mount: it agrees with the core."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.conftest import NIGHTLY
+from tests.contract_machine import ContractMachine
+from tests.contract_mount import MountedWorlds
+from tests.contract_worlds import Worlds
+from tests.mounted import Mounted
+
+EXAMPLES, STEPS = (500, 60) if NIGHTLY else (12, 30)
+
+
+def test_random_sequences_through_a_mount_agree_with_the_core(shared_mount: Mounted) -> None:
+    class ThroughMount(ContractMachine):
+        def make_worlds(self) -> Worlds:
+            return MountedWorlds(shared_mount.path)
+
+    run_state_machine_as_test(ThroughMount, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS))
