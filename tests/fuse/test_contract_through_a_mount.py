@@ -15,6 +15,8 @@ EXAMPLES, STEPS = (500, 60) if NIGHTLY else (12, 30)
 
 
 def test_random_sequences_through_a_mount_agree_with_the_core(shared_mount: Mounted) -> None:
+    """Reads are by O_DIRECT, pread and mmap, writes by pwrite with and without O_DIRECT."""
+
     class ThroughMount(ContractMachine):
         def make_worlds(self) -> Worlds:
             return MountedWorlds(shared_mount.path)

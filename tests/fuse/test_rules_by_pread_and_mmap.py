@@ -33,6 +33,7 @@ from tests.writing import (
     take,
 )
 from vmofs.units import PAGE_SIZE
+from vmofs.wire.packets import PacketCommand
 
 ZEROS = bytes(PAGE_SIZE)
 SUPPLIED = [page_bytes(page, key=KEY) for page in range(16)]
@@ -113,6 +114,15 @@ def test_what_is_there_is_kept_when_it_is_supplied_again(
     command(f"vmo_op_range zero {vmo.name} {2 * PAGE_SIZE} {PAGE_SIZE}")
     supply(pager, vmo, 0, 4, key=OTHER)
     assert [look(vmo, page) for page in range(4)] == [SUPPLIED[0], ZEROS, ZEROS, page_bytes(3, key=OTHER)]
+
+
+def test_what_was_supplied_is_gone_from_the_aux(pager: PagerClient, look: Look) -> None:
+    vmo = pager.create(size=2 * PAGE_SIZE)
+    aux = pager.stage(b"".join(SUPPLIED[:2]), "sheet")
+    assert look(aux, 1) == SUPPLIED[1]
+    assert pager.command("supply_pages", f"{vmo.name} 0 {PAGE_SIZE} {aux.name} {PAGE_SIZE}") == "ZX_OK\n"
+    assert [look(aux, 0), look(aux, 1), look(vmo, 0)] == [SUPPLIED[0], ZEROS, SUPPLIED[1]]
+    assert aux.path.stat().st_blocks == PAGE_SIZE // 512
 
 
 def test_a_marker_answers_who_waits_with_zeros(pager: PagerClient, look: Look) -> None:
@@ -252,6 +262,49 @@ def test_a_snapshot_of_a_clone_keeps_what_the_clone_had_changed(
     assert [look(snapshot, page) for page in (0, 1)] == [SUPPLIED[0], page_bytes(1)]
     assert look(clone, 1) == b"later" + page_bytes(1)[5:]
     assert look(root, 1) == SUPPLIED[1]
+
+
+def test_a_commit_of_a_clone_forks_its_pages(pager: PagerClient, look: Look, command: Callable[[str], None]) -> None:
+    root = pager.create(size=2 * PAGE_SIZE)
+    supply(pager, root, 0, 2)
+    clone = child(pager, command, "snapshot_at_least_on_write", root, 0, 2 * PAGE_SIZE)
+    command(f"vmo_op_range commit {clone.name} {PAGE_SIZE} {PAGE_SIZE}")
+    with opened(root.path) as fd:
+        start_write(fd, 0, 2).result()
+    assert [look(clone, page) for page in (0, 1)] == [page_bytes(0), SUPPLIED[1]]
+    assert clone.path.stat().st_blocks == PAGE_SIZE // 512
+
+
+def test_a_zeroed_page_of_a_clone_never_shows_the_root_again(
+    pager: PagerClient, look: Look, command: Callable[[str], None]
+) -> None:
+    root = pager.create(size=2 * PAGE_SIZE)
+    supply(pager, root, 0)
+    clone = child(pager, command, "snapshot_modified", root, 0, 2 * PAGE_SIZE)
+    assert look(clone, 0) == SUPPLIED[0]
+    command(f"vmo_op_range zero {clone.name} 0 {2 * PAGE_SIZE}")
+    supply(pager, root, 1)
+    with opened(root.path) as fd:
+        start_write(fd, 0).result()
+    assert [look(clone, page) for page in (0, 1)] == [ZEROS, ZEROS]
+    assert [look(root, page) for page in (0, 1)] == [page_bytes(0), SUPPLIED[1]]
+    assert (dirty(pager, root), pager.requests.is_quiet()) == ("{0,1}", True)
+
+
+def test_a_clone_is_served_after_its_root_was_removed(
+    pager: PagerClient, look: Look, command: Callable[[str], None]
+) -> None:
+    root = pager.create(size=2 * PAGE_SIZE)
+    supply(pager, root, 0)
+    clone = child(pager, command, "snapshot_modified", root, 0, 2 * PAGE_SIZE)
+    root.path.unlink()
+    assert look(clone, 0) == SUPPLIED[0]
+    reader = look.start(clone, 1)
+    assert take(pager) == "READ(1,1)"
+    supply(pager, root, 1)
+    assert reader.result() == SUPPLIED[1]
+    clone.path.unlink()
+    assert pager.requests.next().command is PacketCommand.COMPLETE
 
 
 def test_what_the_root_cut_off_is_zero_in_clones_for_ever(

@@ -27,6 +27,7 @@ from vmofs.status import (
     InvalidArgsError,
     IoDataIntegrityError,
     IoError,
+    NoMemoryError,
     NotSupportedError,
     OutOfRangeError,
 )
@@ -51,6 +52,16 @@ def test_a_snapshot_gives_its_pages_and_the_others_keep_what_they_saw(world: Wor
     assert world.pager.supply_pages(target, 0, 5 * P, child, 0) == [PageRange(0, 5)]
     assert (shows(target), shows(child), shows(aux)) == ("r0rr0...", "000000", "rrrr")
     assert (world.states(target)[:5], used(world)) == ("cmccm", 7)
+
+
+def test_a_supply_from_a_snapshot_without_memory_for_copies_moves_nothing() -> None:
+    world = World(limit_pages=3)
+    vmo, aux = world.vmo(), world.aux(0, 3)
+    child = snapshot(aux, 0, 3)
+    with pytest.raises(NoMemoryError):
+        world.pager.supply_pages(vmo, 0, 2 * P, child, 0)
+    assert (world.states(vmo), shows(child), shows(aux)) == ("........", "rrr", "rrr")
+    world.check()
 
 
 def test_a_slice_of_an_aux_gives_pages_of_the_aux(world: World) -> None:

@@ -34,6 +34,17 @@ def test_a_size_above_the_largest_vmo_is_out_of_range(world: World, size: int) -
     assert dirty(world, vmo) == f"{{2,{MAX_VMO_BYTES // P - 2},Z}}"
 
 
+def test_a_new_size_needs_no_memory() -> None:
+    world = World(limit_pages=2)
+    vmo = resizable(world, 2)
+    world.supply(vmo, 0, 2)
+    assert world.system.frames.statistics().used == 2
+    resize(world, vmo, MAX_VMO_BYTES // P)
+    resize(world, vmo, 1)
+    assert (states(vmo), world.system.frames.statistics().used) == ("c", 1)
+    world.check()
+
+
 def test_shrinking_over_a_pinned_page_is_bad_state_and_changes_nothing(world: World) -> None:
     vmo = resizable(world, 4)
     world.supply(vmo, 0, 4)

@@ -28,6 +28,15 @@ def test_supplied_pages_move_out_of_the_aux(world: World) -> None:
     pattern.check_pages(world.start_read(vmo, 2, 3).result(), KEY, PageRange(2, 5))
 
 
+def test_supplying_moves_pages_and_needs_no_memory() -> None:
+    world = World(limit_pages=3)
+    vmo, aux = world.vmo(), world.aux(0, 3)
+    assert world.pager.supply_pages(vmo, 0, 3 * P, aux, 0) == [PageRange(0, 3)]
+    empty = AuxVmo(world.system, 3 * P)
+    assert world.pager.supply_pages(vmo, 3 * P, 3 * P, empty, 0) == [PageRange(3, 6)]
+    assert (world.states(vmo), world.system.frames.statistics().used) == ("cccmmm..", 3)
+
+
 @pytest.mark.parametrize("misaligned", [(1, P, 0), (0, 1, 0), (0, P, 1)])
 def test_supply_checks_alignment_before_handles(world: World, misaligned: tuple[int, int, int]) -> None:
     offset, length, aux_offset = misaligned

@@ -16,6 +16,7 @@ DOCUMENTS = [
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",
         ROOT / "tests/README.md",
+        ROOT / "tests/RULES.md",
         ROOT / "mount/SEMANTICS.md",
         ROOT / "mount/CONCURRENCY.md",
         ROOT / "tools/BENCH.md",
