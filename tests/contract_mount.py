@@ -18,7 +18,7 @@ from pathlib import Path
 
 from xxhash import xxh3_64_hexdigest
 
-from tests.contract_calls import OPS, Call, Member, Pinned, Side, core_access, model_access, outcome
+from tests.contract_calls import OPS, Call, Member, Pinned, Side, Tree, core_access, model_access, outcome
 from tests.contract_running import SIGBUS, ByCommand, InProcess, InThread, Running, read_call, write_call
 from tests.contract_worlds import SHOWN_PAGES, Worlds, read_page
 from tests.mounted import wait_for
@@ -132,7 +132,7 @@ class MountedWorlds(Worlds):
         done.close()
         if isinstance(made, Member):
             self._open(made, vmo)
-        self._agree()
+        self._agree(of.tree)
         return made
 
     def close_member(self, member: Member) -> None:
@@ -141,7 +141,7 @@ class MountedWorlds(Worlds):
         seen = self.files.pop(member)
         os.close(seen.fd)
         seen.file.path.unlink()
-        self._agree()
+        self._agree(member.tree)
 
     def close_side(self, side: Side) -> None:
         """Close a pager: rmdir."""
@@ -168,7 +168,7 @@ class MountedWorlds(Worlds):
         call = super().start(member, name, where, data, way)
         if call is not None:
             self.running[call] = self._run(call)
-            self._agree()
+            self._agree(member.tree)
         return call
 
     def _way(self, member: Member, name: str, where: tuple[int, int], way: str) -> str:
@@ -213,7 +213,7 @@ class MountedWorlds(Worlds):
         """Close the command file that holds a pin."""
         super().unpin(pinned)
         self.held.pop(pinned.pin).close()
-        self._agree()
+        self._agree(pinned.member.tree)
 
     # Pager calls
 
@@ -231,7 +231,7 @@ class MountedWorlds(Worlds):
     def _tell(self, member: Member, file: str, line: str, expected: object) -> Result:
         result = self._command(member.tree.side, file, line)
         assert result.status is (expected if isinstance(expected, Status) else Status.OK), (line, result)
-        self._agree()
+        self._agree(member.tree)
         return result
 
     def supply_pages(self, member: Member, where: tuple[int, int], pages: list[bytes | None]) -> object:
@@ -299,8 +299,11 @@ class MountedWorlds(Worlds):
 
     # The mount agrees with the core
 
-    def _agree(self) -> None:
-        """Let everybody run on in the core; then all that has ended must end, and all that is seen must agree."""
+    def _agree(self, tree: Tree | None = None) -> None:
+        """Let everybody run on in the core; then all that has ended must end, and all that is seen must agree.
+
+        ``tree``: the family that was touched; without it all are looked at.
+        """
         self._settle()
         for call in [call for call in self.running if call.core.done]:
             self._end(call, self.running.pop(call))
@@ -319,7 +322,8 @@ class MountedWorlds(Worlds):
             if not side.closed:
                 self._agree_on_pending(side)
         for member in self.members:
-            self._agree_on(member)
+            if tree is None or member.tree is tree:
+                self._agree_on(member)
 
     def _settle(self) -> None:
         """Run who woke. A read that was cut off by a shrink becomes a read of what is left, as of any file."""

@@ -11,7 +11,7 @@ from tests.contract_mount import MountedWorlds
 from tests.contract_worlds import Worlds
 from tests.mounted import Mounted
 
-EXAMPLES, STEPS = (500, 60) if NIGHTLY else (12, 30)
+EXAMPLES, STEPS = (500, 60) if NIGHTLY else (10, 25)
 
 
 def test_random_sequences_through_a_mount_agree_with_the_core(shared_mount: Mounted) -> None:
