@@ -55,12 +55,18 @@ class Backed:
             shown = self.path / path.relative_to(self.directory)
             wait_for(shown.exists, f"{shown} is shown")
 
+    def stop(self) -> None:
+        """Let the pager stand still until it is ended."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
     def end(self, sent: signal.Signals) -> None:
         """End the pager by a signal."""
         process, self._process = self._process, None
         if process is None:
             return
         process.send_signal(sent)
+        process.send_signal(signal.SIGCONT)
         code = process.wait(END_SECONDS)
         assert code == (0 if sent is signal.SIGTERM else -sent), self._log_path.read_text()
 
@@ -191,6 +197,22 @@ def test_everything_done_to_files_is_done_to_the_real_ones(backed: Callable[[], 
     served.finish()
     assert {path.name: path.read_bytes() for path in real.rglob("*") if path.is_file()} == expected
     assert expected["changed"][5000:5007] == b"CHANGED"
+
+
+def test_what_is_dirty_is_written_back_at_the_end_though_it_is_forgotten_that_it_was_modified(
+    backed: Callable[[], Backed], tmp_path: Path
+) -> None:
+    (tmp_path / "real/file").write_bytes(b"old" * 5000)
+    served = backed()
+    assert (served.path / "file").read_bytes() == b"old" * 5000
+    served.stop()
+    with (served.path / "file").open("r+b") as file:
+        file.write(b"new")
+    with (served.mount.path / "control/wb/query_vmo_stats").open("r+b", buffering=0) as stats:
+        stats.write(b"vmo/wb/file reset\n")
+        assert stats.read() == b"ZX_OK modified=1\n"
+    served.finish()
+    assert (tmp_path / "real/file").read_bytes() == b"new" + b"old" * 4999
 
 
 def test_names_that_changed_while_no_pager_ran_are_followed(backed: Callable[[], Backed], tmp_path: Path) -> None:

@@ -147,14 +147,24 @@ class WritebackPager:
         return fd
 
     def flush(self) -> None:
-        """Write back every VMO that was modified since the last time, and follow names."""
+        """Write back every VMO whose file is behind, and follow names."""
         for path in sorted((self.mount / self.top).rglob("*")):
             with contextlib.suppress(OSError):  # it shrank or went: it stays dirty for the next time, or is gone
                 if path.is_file():
                     vmo, key = path.relative_to(self.mount), int(os.getxattr(path, "user.vmofs.key"))
-                    new = not self.file_of(key, vmo).exists()
-                    if new or "modified=1" in self.say("query_vmo_stats", f"{escape(str(vmo))} reset"):
+                    if self.is_behind(key, vmo):
                         self.write_back(key, vmo)
+
+    def is_behind(self, key: int, vmo: Path) -> bool:
+        """Return whether the file is not what the VMO is, or may not be.
+
+        Whoever forgot that the VMO was modified may have been killed before he wrote it back; it is dirty still.
+        """
+        name, file = escape(str(vmo)), self.file_of(key, vmo)
+        if "modified=1" in self.say("query_vmo_stats", f"{name} reset") or not file.exists():
+            return True
+        size = (self.mount / vmo).stat().st_size
+        return file.stat().st_size != size or self.say("query_dirty_ranges", f"{name} 0 {size}") != "ZX_OK 0\n"
 
     def serve(self) -> None:
         """Answer requests until there is nobody left to ask, or a signal comes."""
