@@ -21,7 +21,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from enum import Enum
 from typing import Any
 
@@ -159,7 +159,10 @@ class Turns:
         if self.running is not None:
             self._ready.append(worker)
         elif self._nursery is not None:
-            self._nursery.start_soon(self._run_alone, worker)
+            # The nursery may just have ended, because the mount is gone: nobody is left to be answered, and ``close``
+            # is about to end the worker. Trio has no other way to tell.
+            with suppress(RuntimeError):
+                self._nursery.start_soon(self._run_alone, worker)
 
     def _ensure_driver(self) -> None:
         if not self._has_driver and self._nursery is not None:

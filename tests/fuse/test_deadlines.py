@@ -1,0 +1,84 @@
+"""Requests that nobody answers in time, answers that come too late, and unmounting while requests are outstanding."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.pager_client import PagerClient, Readers, Vmo
+from tests.writing import fails_with
+from vmofs.testing import pattern
+from vmofs.units import PAGE_SIZE
+
+KEY = 17 * pattern.KEY_STEP
+
+
+def lines_about(mount: Mounted, kind: str) -> list[str]:
+    """Return the lines of the log of one kind."""
+    return re.findall(rf"^\S+ {kind} (.*)$", (mount.path / "control" / "log").read_text(), re.MULTILINE)
+
+
+def time_out(pager: PagerClient, seconds: str = "0.3") -> Vmo:
+    """Make a VMO a read of which has timed out."""
+    (pager.control / "deadline").write_text(seconds)
+    vmo = pager.create()
+    with pytest.raises(TimeoutError):
+        vmo.path.read_bytes()
+    return vmo
+
+
+def test_a_request_older_than_warn_is_noted_once_to_ten_percent(mounter: Mounter) -> None:
+    mount = mounter("warn=1,deadline=3")
+    pager = PagerClient(mount.path)
+    vmo = pager.create()
+    with pytest.raises(TimeoutError):
+        vmo.path.read_bytes()
+    for kind, least in (("slow", 1), ("expired", 3)):
+        (said,) = lines_about(mount, kind)
+        age = float(said.partition(" after ")[2].partition(" s")[0])
+        assert said.startswith("READ ")
+        assert least <= age <= least * 1.1 + 0.25, said
+    pager.close()
+
+
+def test_a_supply_that_comes_after_the_deadline_is_kept_for_the_next_reader(pager: PagerClient) -> None:
+    vmo = time_out(pager)
+    pager.supply(vmo, key=KEY)
+    pattern.check(vmo.path.read_bytes(), KEY)
+    assert pager.read_requests == 1
+    assert pager.pending() == []
+
+
+def test_a_failure_that_comes_after_the_deadline_is_told_to_nobody(pager: PagerClient) -> None:
+    vmo = time_out(pager)
+    pager.fail(vmo, 0, PAGE_SIZE)
+    time.sleep(0.3)  # the time-out is told for that long, also to those who come later
+    fd = os.open(vmo.path, os.O_RDONLY)
+    assert fails_with(lambda: os.pread(fd, PAGE_SIZE, 0)) == errno.ETIMEDOUT  # its own
+    assert pager.read_requests == 2
+    os.close(fd)
+
+
+@pytest.mark.parametrize("way", ["vmofs umount", "fusermount3 -u", "umount"])
+def test_unmounting_does_not_wait_for_the_request_of_a_killed_reader(mount: Mounted, start: Readers, way: str) -> None:
+    pager = PagerClient(mount.path)
+    vmo = pager.create()
+    reader = start("pread", vmo.path, 0)
+    wait_for(lambda: len(pager.pending()) == 1, "the reader waits")
+    reader.kill()
+    assert len(pager.pending()) == 1
+    pager.close_commands()
+    if way == "umount" and os.geteuid() != 0:
+        pytest.skip("only root unmounts so")
+    command = vmofs_command("umount") if way == "vmofs umount" else way.split()
+    began = time.monotonic()
+    subprocess.run([*command, str(mount.path)], env=vmofs_environment(), check=True, timeout=20)
+    assert mount.process.wait(10) == 0
+    assert time.monotonic() - began < 5
+    assert not mount.is_mounted()
