@@ -220,6 +220,9 @@ class Pagers:
             if fifo in pager.scopes:
                 pager.scopes.pop(fifo).cancel()
                 pager.ports.fifos = {name: known for name, known in pager.ports.fifos.items() if known is not lane}
+                for port in lane.ports if lane is not None else ():
+                    if port is not pager.ports.default:
+                        self._by_port.pop(port, None)  # nothing delivers it any more
 
     def remove(self, directory: Directory) -> None:
         """Close a pager whose directory is about to go.
