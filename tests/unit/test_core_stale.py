@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.dirty_harness import P, clean, grown, resize, zero
+from tests.unit.dirty_harness import P, ack, clean, grown, resize, zero
 from vmofs.core.aux import AuxVmo
 from vmofs.core.vmo import PagerVmo
 from vmofs.testing.world import World
@@ -53,6 +53,20 @@ def test_zeroing_pinned_pages_in_place_makes_copies_stale(world: World) -> None:
     assert stale(world, vmo) == [PageRange(1, 2)]
     world.start(vmo.set_stream_size(0)).result()
     assert stale(world, vmo) == [PageRange(0, 4)]
+
+
+def test_pinned_pages_that_zero_has_reached_are_stale_while_it_waits_for_others(world: World) -> None:
+    vmo = world.trap_vmo()
+    world.supply(vmo, 0, 2)
+    pin = world.start(vmo.pin(0, P, write=True))
+    ack(world, vmo, 0)
+    pin.result()
+    world.start(vmo.pin(P, P)).result()
+    access = world.start(vmo.op_zero(0, 2 * P))
+    assert world.packets()[-1] == "DIRTY(1,1)"
+    assert stale(world, vmo) == [PageRange(0, 1)]
+    ack(world, vmo, 1)
+    assert (access.done, stale(world, vmo)) == (True, [PageRange(1, 2)])
 
 
 def test_what_gains_content_is_not_stale(world: World) -> None:

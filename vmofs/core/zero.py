@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vmofs.core.vmo import PagerVmo
 
 _READ_AS_ZERO = frozenset({PageState.MARKER, PageState.ZERO, PageState.UNTRACKED})
+_NOBODY = object()  # who keeps a copy of what is written because he wrote it: ZERO has no bytes
 _IN_PLACE_PAGES = 16  # pinned pages are written in pieces of this many, so that no long string of zeros is made
 
 
@@ -57,10 +58,7 @@ def _part_steps(vmo: PagerVmo, start: int, end: int) -> Steps[None]:
 
 def _write_steps(vmo: PagerVmo, start: int, end: int) -> Steps[None]:
     """Write zeros: absent pages are READ first, and under TRAP_DIRTY the pager is asked."""
-    try:
-        yield from vmo.write_steps(start, content.zeros(end - start))
-    finally:
-        vmo.mark_stale(PageRange.of_bytes(start, end - start))
+    yield from vmo.write_steps(start, content.zeros(end - start), _NOBODY)
 
 
 def clear(vmo: PagerVmo, pages: PageRange, state: PageState, keep: frozenset[PageState]) -> None:
