@@ -25,6 +25,8 @@ from vmofs.units import PAGE_SIZE
 KEY = 11 * pattern.KEY_STEP
 ROUNDS = 100 if NIGHTLY else 5
 READERS = 8
+PAGES = 2**18
+"""So many that hardly any is read twice. Dropping pages instead would wait for a lock of the whole machine."""
 DEADLINE = 2.0
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.EBADFD, -signal.SIGBUS}
 
@@ -41,7 +43,6 @@ try:
         data = mapping[offset : offset + 4096] if how == "mmap" else os.pread(fd, 4096, offset)
         if len(data) != 4096 or int.from_bytes(data[:8], "little") % (1 << 40) != offset // 8:
             sys.exit("wrong bytes")
-        os.posix_fadvise(fd, offset, 4096, os.POSIX_FADV_DONTNEED)
 except OSError as error:
     print("errno", error.errno, flush=True)
 """
@@ -80,10 +81,10 @@ def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
     place: Path, start: Readers, serve: PagerProcesses
 ) -> None:
     random_numbers = random.Random(9)  # noqa: S311 - nothing secret
-    daemon, slowest = mount_again(place), 0.0
+    daemon, took = mount_again(place), []
     for turn in range(ROUNDS):
         pager = PagerClient(place, f"p{turn}")
-        vmo = pager.create(size=256 * PAGE_SIZE)
+        vmo = pager.create(size=PAGES * PAGE_SIZE)
         os.mkfifo(pager.control / "nobody", 0o600)
         waiting = pager.create("waiting", options="port=nobody")
         server = serve(pager.control, KEY)
@@ -105,13 +106,15 @@ def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
         fresh = new.create()
         new.supply(fresh, key=KEY)
         pattern.check(fresh.path.read_bytes(), KEY)
-        slowest = max(slowest, time.monotonic() - began)
+        took.append(time.monotonic() - began)
         new.close()
         server.kill()
         left = [process_state(reader.process.pid) for reader in (stuck, *readers)]
         assert set(left) <= {"", "Z"}, left
-    sys.stderr.write(f"{ROUNDS} rounds, at most {slowest:.2f} s from the kill to a page of the new mount\n")
-    assert slowest < (2 if NIGHTLY else 6), slowest  # the gate may share the machine with seven others
+    took.sort()
+    said = f"{ROUNDS} rounds, {took[ROUNDS // 2]:.2f} s in the middle and at most {took[-1]:.2f} s"
+    sys.stderr.write(f"{said} from the kill to a page of the new mount\n")
+    assert took[-1] < (2 if NIGHTLY else 6)  # the gate may share the machine with seven others
     os.kill(daemon, signal.SIGTERM)
     wait_for(lambda: str(place) not in Path("/proc/mounts").read_text(), "the mount is gone")
 
