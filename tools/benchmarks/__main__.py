@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tools.benchmarks import report
@@ -103,10 +104,13 @@ def _draw(results: Results, directory: Path) -> None:
 def _write_document(results: Results, table: list[report.Line]) -> None:
     before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    machine = results["machine"]
+    machine, records = results["machine"], results["records"]
+    rounds = len({record["round"] for record in records})
+    busy = median(record["busy"] for record in records if "busy" in record)
     told = (
         f"Measured {machine['date']} at commit {machine['commit']}: {machine['cpus']} CPUs ({machine['cpu']}), "
-        f"Linux {machine['kernel']}, Python {machine['python']}, placement {results['placement']}.\n"
+        f"Linux {machine['kernel']}, Python {machine['python']}, placement {results['placement']}, {rounds} rounds. "
+        f"Before a sample the machine was busy to {busy:.0%}, median; a table is to be trusted if that is little.\n"
     )
     _DOCUMENT.write_text(f"{before}{_BEGIN}\n{told}\n{report.as_markdown(table)}\n\n{_END}{after}")
 
