@@ -1,12 +1,16 @@
-"""What all tests share: how long hypothesis searches."""
+"""What all tests share: how long hypothesis searches, and a way to mount."""
 
 from __future__ import annotations
 
 import faulthandler
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.mounted import Mounter
 
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"
 
@@ -30,3 +34,14 @@ settings.load_profile("nightly" if NIGHTLY else "gate")
 def _no_traceback_of_long_tests() -> None:
     """Take back ``faulthandler_timeout``: at night a test may take long, and dumping a running thread can crash."""
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def mounter(tmp_path: Path) -> Iterator[Mounter]:
+    """A function that mounts with options; what it mounted is checked and taken down after the test."""
+    mounter = Mounter(tmp_path)
+    try:
+        yield mounter
+        mounter.finish()
+    finally:
+        mounter.clean_up()

@@ -13,25 +13,16 @@ import contextlib
 import fcntl
 import os
 import random
-import re
 import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from vmofs.wire.names import escape, unescape
+
 IDLE_SECONDS = 0.05
 TRIES = 200
 PAGE = 4096
-
-
-def escape(name: str) -> str:
-    """Write a name as the control files do."""
-    return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", name)
-
-
-def unescape(name: str) -> str:
-    """Read a name as the control files write it."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name)
 
 
 class StorePager:

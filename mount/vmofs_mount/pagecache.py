@@ -201,8 +201,7 @@ class PageCache:
         return backlog
 
     def _forget_if_idle(self, file: CachedFile, backlog: _Backlog) -> None:
-        # That of an open VMO is kept for its next READ, until ``closed``; an aux has no READ that waits.
-        if not backlog.busy and not (isinstance(file, VmoFile) and file.open_count):
+        if not _is_kept(file, backlog):
             self._backlogs.pop(file, None)
 
     def _start(self, file: CachedFile, backlog: _Backlog) -> None:
@@ -285,13 +284,18 @@ class PageCache:
         return PageCacheStatistics(busy, self._stored_pages_total, self._dropped_ranges_total)
 
     def check(self) -> None:
-        """Assert that every remembered file is open or has something to do."""
+        """Assert that every remembered file is an open VMO or has something to do."""
         self.writes.check()
-        assert all(backlog.busy or file.open_count for file, backlog in self._backlogs.items())
+        assert all(_is_kept(file, backlog) for file, backlog in self._backlogs.items())
 
 
 def _takes_stores(file: VmoFile) -> bool:
     return file.open_count > 0 and not file.writer_count
+
+
+def _is_kept(file: CachedFile, backlog: _Backlog) -> bool:
+    """Return whether a backlog is needed. An open VMO keeps it for its next READ; an aux has no READ that waits."""
+    return backlog.busy or (isinstance(file, VmoFile) and file.open_count > 0)
 
 
 def _may_show(file: CachedFile, vmo: Vmo) -> bool:

@@ -25,17 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def mounter(tmp_path: Path) -> Iterator[Mounter]:
-    """A function that mounts with options; what it mounted is checked and taken down after the test."""
-    mounter = Mounter(tmp_path)
-    try:
-        yield mounter
-        mounter.finish()
-    finally:
-        mounter.clean_up()
-
-
-@pytest.fixture
 def mount(mounter: Mounter) -> Mounted:
     """A vmofs, mounted with the default options."""
     return mounter()

@@ -15,7 +15,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,16 +40,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="/dev/fuse cannot be used here"),
 ]
-
-
-@pytest.fixture
-def mounter(tmp_path: Path) -> Iterator[Mounter]:
-    mounter = Mounter(tmp_path)
-    try:
-        yield mounter
-        mounter.finish()
-    finally:
-        mounter.clean_up()
 
 
 def run(job: Job, what: str, mounted: Mounted) -> None:
