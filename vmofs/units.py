@@ -36,7 +36,8 @@ class PageRange(NamedTuple):
     @property
     def pages(self) -> int:
         """Number of pages, never negative."""
-        return max(0, self.end - self.start)
+        start, end = self
+        return end - start if end > start else 0
 
     @property
     def offset(self) -> int:
@@ -62,8 +63,10 @@ class PageRange(NamedTuple):
 
     def __and__(self, other: PageRange) -> PageRange:
         """Return the common pages; empty (but with a defined start) when there are none."""
-        start = max(self.start, other.start)
-        return PageRange(start, max(start, min(self.end, other.end)))
+        start, end = self
+        other_start, other_end = other
+        start = max(start, other_start)
+        return tuple.__new__(PageRange, (start, max(start, min(end, other_end))))
 
     def __str__(self) -> str:
         """Return ``[start,end)``."""

@@ -122,11 +122,13 @@ class Turns:
         """Let the lock go: the worker does not wait for the device any more."""
 
     async def _wait_readable(self, fd: int) -> None:
-        """Return when a request is there. Only with the lock."""
+        """Return when a request is there. Only with the lock, for the worker that is running."""
         if fd != self._device:
             self._poll.register(fd, select.POLLIN)
             self._device = fd
-        await _stop(_Trap.DEVICE)
+        self._turns_left -= 1
+        if not self._turns_left or not self._poll.poll(0):
+            await _stop(_Trap.DEVICE)
 
     def open_nursery(self) -> AbstractAsyncContextManager[Turns]:
         """Open the nursery for pyfuse3's tasks, which is this object too."""
@@ -219,9 +221,6 @@ class Turns:
 
     async def _wait_for_request(self) -> BaseException | None:
         """Return when a request is there, or with the error that says that none will come."""
-        self._turns_left -= 1
-        if self._turns_left and self._poll.poll(0):
-            return None
         if not self._turns_left:
             await trio.lowlevel.checkpoint()  # and a second one below: within one turn the order is random
         self._turns_left = _TURNS

@@ -52,11 +52,21 @@ class Pager:
 class AheadPager(Pager):
     """Supplies the whole MiB in which a requested page lies."""
 
+    def __init__(self, mount: str, name: str, source: str) -> None:
+        super().__init__(mount, name, source)
+        self._last: tuple[str, int] | None = None
+
     def answer(self, requests: list[Request]) -> None:
-        """Supply what is asked for and what will be."""
+        """Supply what is asked for and what will be.
+
+        The kernel reads on ahead of a reader: while one request is being answered it makes another in the same MiB.
+        """
+        last, self._last = self._last, None
         for offset, length, vmo in requests:
             for start in range(offset // AHEAD * AHEAD, offset + length, AHEAD):
-                os.pwrite(self.supply_file(vmo), self._data[start : start + AHEAD], start)
+                if (vmo, start) not in {last, self._last}:
+                    os.pwrite(self.supply_file(vmo), self._data[start : start + AHEAD], start)
+                    self._last = vmo, start
 
 
 class AuxPager(Pager):
