@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import NIGHTLY
 from tests.mounted import Mounted, wait_for
-from tests.pager_client import PagerClient, metric
+from tests.pager_client import PagerClient, Vmo, metric
 from vmofs.units import PAGE_SIZE
 
 GIB = 2**30
 MIB = 2**20
+SNAPSHOTS = 100 if NIGHTLY else 10  # 0.3 s each
+CHANGED_PAGES = 1000  # in each of them
 
 
 def memory_bytes(mount: Mounted, what: str) -> int:
@@ -54,6 +60,54 @@ def test_a_vmo_of_an_exbibyte_costs_what_its_pages_cost(pager: PagerClient, shar
         os.close(fd)
     assert vmo.path.stat().st_blocks == 2 * PAGE_SIZE // 512
     assert memory_bytes(shared_mount, "VmRSS") - before < 4 * MIB
+
+
+def create_child(pager: PagerClient, kind: str, parent: Vmo, number: int) -> Vmo:
+    """Make a child that shows all of its parent."""
+    child = pager.vmo(f"child{number}")
+    with (pager.mount / "control/vmo_create_child").open("r+b", buffering=0) as file:
+        file.write(f"{kind} {parent.name} {child.name} 0 {parent.path.stat().st_size}".encode())
+    return child
+
+
+def write_numbers(vmo: Vmo, pages: list[int], number: int) -> None:
+    """Write a number at the start of each page. With O_DIRECT, or the kernel asks for attributes before each write."""
+    fd = os.open(vmo.path, os.O_WRONLY | os.O_DIRECT)
+    for page in pages:
+        os.pwrite(fd, number.to_bytes(8), page * PAGE_SIZE)
+    os.close(fd)
+
+
+def read_number(vmo: Vmo, page: int) -> int:
+    """Return the number at the start of a page."""
+    with vmo.path.open("rb", buffering=0) as file:
+        return int.from_bytes(os.pread(file.fileno(), 8, page * PAGE_SIZE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["snapshot_at_least_on_write", "snapshot_modified"])
+def test_snapshots_of_a_vmo_of_4_gib_cost_the_pages_that_were_changed_in_them(mount: Mounted, kind: str) -> None:
+    """On-write ones are all of the VMO; of the others, which share what was changed, each is of the one before."""
+    pager = PagerClient(mount.path)
+    vmo, nothing = pager.create(size=4 * GIB), pager.stage(b"")
+    os.truncate(nothing.path, 4 * GIB)
+    pager.command("supply_pages", f"{vmo.name} 0 4G {nothing.name} 0")
+    choose, changed, parent = random.Random(2026), {}, vmo  # noqa: S311 - nothing secret
+    before, began = memory_bytes(mount, "VmRSS"), time.monotonic()
+    for number in range(1, SNAPSHOTS + 1):
+        child = create_child(pager, kind, parent, number)
+        pages = choose.sample(range(4 * GIB // PAGE_SIZE), CHANGED_PAGES)
+        write_numbers(child, pages, number)
+        changed[number] = child, pages[0]
+        parent = child if kind == "snapshot_modified" else vmo
+    seconds, grown = time.monotonic() - began, memory_bytes(mount, "VmRSS") - before
+    share = grown / (SNAPSHOTS * CHANGED_PAGES * PAGE_SIZE)
+    sys.stderr.write(f"{SNAPSHOTS} x {kind}: {grown / MIB:.1f} MiB, {share:.4f} of the pages, {seconds:.1f} s\n")
+    assert 0.9 < share < 1.2
+    assert [read_number(*changed[number]) for number in changed] == list(changed)
+    assert not any(read_number(vmo, page) for _, page in changed.values())
+    pager.close()
+    wait_for(lambda: memory_bytes(mount, "VmRSS") < before + 16 * MIB, "the memory is given back")
 
 
 def _files_busy(mount: Mounted) -> int:

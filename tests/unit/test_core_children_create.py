@@ -6,7 +6,21 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.children_harness import FULL, MODIFIED, ON_WRITE, P, clone, reference, shows, slice_of, snapshot, write
+from tests.unit.children_harness import (
+    FULL,
+    MODIFIED,
+    ON_WRITE,
+    P,
+    clone,
+    reference,
+    resize,
+    shows,
+    slice_of,
+    snapshot,
+    write,
+    zero,
+)
+from tests.unit.dirty_harness import resizable
 from vmofs.core.aux import AuxKind, AuxVmo
 from vmofs.core.children import ChildKind, Vmo, create_child
 from vmofs.core.vmo import VmoOptions
@@ -124,6 +138,26 @@ def test_a_clone_hangs_as_high_as_it_can_so_an_unwritten_parent_does_not_count(w
     child = clone(parent)
     clone(parent, MODIFIED)
     clone(child, MODIFIED)
+
+
+@pytest.mark.parametrize("way", ["past the limit", "before the limit sank", "below a hidden node"])
+def test_what_a_parent_zeroed_beyond_its_limit_does_not_count_either(world: World, way: str) -> None:
+    root = resizable(world, 8)
+    parent = clone(root)
+    if way == "before the limit sank":
+        zero(world, parent, 5)
+    resize(world, root, 4)
+    if way == "past the limit":
+        zero(world, parent, 5)
+    if way == "below a hidden node":
+        beside = clone(parent, MODIFIED)
+        zero(world, parent, 5)
+        beside.close()
+    child = clone(parent)
+    clone(parent, MODIFIED)
+    zero(world, parent, 0)
+    write(world, parent, 5)
+    assert (shows(parent), shows(child)) == ("0...0w00", "....0000")
 
 
 def test_a_two_way_snapshot_of_pinned_pages_is_bad_state_but_an_on_write_one_is_not(world: World) -> None:

@@ -303,17 +303,25 @@ class Node:
     def place(self, offset: int, limit: int, *, two_way: bool) -> tuple[Node, int, int]:
         """Return where a child that shows ``[offset, offset+limit)`` of this node may hang at best, and what of it.
 
-        That is below this node, or further up as long as no node on the way has anything there; a two-way snapshot
-        only as far as nodes are hidden.
+        That is below this node, or further up as long as no node on the way shows anything of its own there; a two-way
+        snapshot only as far as nodes are hidden.
         """
         node = self
         while (parent := node.parent) is not None and (parent.hidden or not two_way):
-            if limit and node.runs.whole_over(PageRange(offset, offset + limit)):
+            if node.shows_own(PageRange(offset, offset + limit)):
                 break
             limit = max(0, min(offset + limit, node.limit) - offset)
             offset += node.offset
             node = parent
         return node, offset, limit
+
+    def shows_own(self, pages: PageRange) -> bool:
+        """Return whether a range shows anything that is this node's own: frames, or zeros that hide what is above.
+
+        A marker beyond the limit hides nothing. One comes there when a node that was zeroed below a hidden one takes
+        its place, or when the limit sinks.
+        """
+        return any(run.frame != NO_FRAME or run.start < self.limit for run in self.runs.over(pages))
 
     def hang(self, child: Node, offset: int, limit: int) -> None:
         """Make a node a child that shows ``limit`` pages from ``offset`` on."""

@@ -18,7 +18,11 @@ from vmofs.units import PAGE_SIZE
 
 @dataclass(eq=False)
 class ModelClone:
-    """A clone of a pager VMO. ``group``: those that froze pages of each other; ``users``: open handles and views."""
+    """A clone of a pager VMO.
+
+    ``own``: its pages; ``blank``: pages that were zeroed, and hide the parent below the limit; ``group``: those that
+    froze pages of each other; ``users``: open handles and views.
+    """
 
     root: ModelVmo
     size: int
@@ -26,6 +30,7 @@ class ModelClone:
     offset: int
     limit: int
     own: dict[int, bytes] = field(default_factory=dict)
+    blank: set[int] = field(default_factory=set)
     group: set[ModelClone] = field(default_factory=set)
     users: int = 1
     resizable: bool = False
@@ -35,7 +40,7 @@ class ModelClone:
         """Return the bytes of a page, or the page of the root that is absent."""
         if page in self.own:
             return self.own[page]
-        if page >= self.limit:
+        if page in self.blank or page >= self.limit:
             return ZEROS
         return look(self.parent, page + self.offset)
 
@@ -53,12 +58,15 @@ class ModelClone:
             page += 1
         return run
 
+    def shows_own(self, pages: range) -> bool:
+        """Return whether any page shows something else than the parent's page, or the zeros beyond the limit."""
+        return any(page in self.own or (page in self.blank and page < self.limit) for page in pages)
+
     def zero(self, pages: range) -> None:
-        """Make whole pages zero: with zeros of its own that hide the parent, or with nothing where there is none."""
+        """Make whole pages zero."""
         for page in pages:
             self.own.pop(page, None)
-            if page < self.limit:
-                self.own[page] = ZEROS
+            self.blank.add(page)
 
     def check_inside(self, offset: int, length: int) -> None:
         """Fail with OUT_OF_RANGE unless the bytes lie inside."""
@@ -97,7 +105,7 @@ class ModelFamily:
         limit = max(0, min(size, parent.size - offset))
         if not two_way:
             above = parent
-            while isinstance(above, ModelClone) and not any(offset <= page < offset + limit for page in above.own):
+            while isinstance(above, ModelClone) and not above.shows_own(range(offset, offset + limit)):
                 limit = max(0, min(limit, above.limit - offset))
                 offset += above.offset
                 above = above.parent
@@ -108,7 +116,8 @@ class ModelFamily:
                 raise VmoError.of(Status.NOT_SUPPORTED, "")
             seen = max(0, min(limit, parent.limit - offset))
             own = {page - offset: data for page, data in parent.own.items() if offset <= page < offset + limit}
-            made = ModelClone(self.root, size, parent.parent, offset + parent.offset, seen, own)
+            blank = {page - offset for page in parent.blank if offset <= page < offset + limit}
+            made = ModelClone(self.root, size, parent.parent, offset + parent.offset, seen, own, blank)
             made.group = parent.group
         made.group.add(made)
         self.clones.append(made)
@@ -129,6 +138,7 @@ class ModelFamily:
         if not clone.resizable:
             raise VmoError.of(Status.UNAVAILABLE, "")
         clone.own = {page: data for page, data in clone.own.items() if page < size}
+        clone.blank = {page for page in clone.blank if page < size}
         clone.limit = min(clone.limit, size)
         clone.size = size
         self._cut_below(clone, size)
