@@ -5,16 +5,22 @@ Missing pages come from the files. What was written goes back to them when someb
 the end; so do new files, new sizes, new names and removals. The pager may be killed at any moment and started again:
 a page counts as written back only after WRITEBACK_END, which is said after the file was synced; and what fsync waits
 for is asked for again.
+
+Names may change at any moment, even be exchanged, so content goes by keys. Commands go by names, so it is looked whether
+a name is still the VMO's; if not, everything stays as it is for the next time. Who replaces a file that somebody else has
+open lets him wait in vain for pages that he has not read yet: its name means the new file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 FLUSH_SECONDS = 1.0
@@ -28,6 +34,11 @@ def escape(name: str) -> str:
 def unescape(name: str) -> str:
     """Read a name as the control files write it."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name)
+
+
+def key_of(path: Path) -> int:
+    """Return the key of a VMO, or of that whose memory a view shows."""
+    return int(os.getxattr(path, "user.vmofs.key"))
 
 
 class WritebackPager:
@@ -44,17 +55,23 @@ class WritebackPager:
             os.ftruncate(self.state, 0)
         except FileExistsError:
             pass
-        self.stage_name = f"aux/stage-{pager}"
-        self.stage = os.open(mount / self.stage_name, os.O_WRONLY | os.O_CREAT, 0o600)
         self.view_name = f"vmo/view-{pager}"
         (mount / self.view_name).unlink(missing_ok=True)  # of one that was killed
-        self.backing: dict[int, Path] = {}
         known = os.pread(self.state, os.fstat(self.state).st_size, 0).decode().splitlines()
-        for key, _, place in (line.partition(" ") for line in known if line != "shown"):
-            self.backing[int(key)] = directory / unescape(place)
+        self.backing = self.known_places(line.partition(" ") for line in known if line != "shown")
         if "shown" not in known:  # else a file that is not there now was removed
             self.show(directory, self.top)
             os.write(self.state, b"shown\n")
+
+    def known_places(self, notes: Iterable[tuple[str, str, str]]) -> dict[int, Path]:
+        """Return where VMOs have their content; a later note counts more, and a file that was set aside most."""
+        places: dict[int, Path] = {}
+        owners: dict[Path, int] = {}
+        for key, _, place in notes:
+            places[int(key)] = self.directory / unescape(place)
+            owners[places[int(key)]] = int(key)
+        aside = {number: self.aside(number) for number in places if self.aside(number).exists()}
+        return {number: place for number, place in places.items() if owners[place] == number} | aside
 
     def remember(self, key: int, place: Path) -> None:
         """Note where a VMO has its content."""
@@ -74,7 +91,7 @@ class WritebackPager:
                     mode = path.stat().st_mode & 0o777
                     size = path.stat().st_size
                     self.say("create_vmo", f"{escape(str(place))} {size} resizable writeback mode={mode:o}")
-                self.remember(int(os.getxattr(self.mount / place, "user.vmofs.key")), path)
+                self.remember(key_of(self.mount / place), path)
 
     def say(self, file: str, command: str) -> str:
         """Give a command and return its answer."""
@@ -88,27 +105,52 @@ class WritebackPager:
         finally:
             os.close(fd)
 
+    def aside(self, key: int) -> Path:
+        """Return where a VMO has its content while its name is on its way."""
+        return self.directory / f".{self.top.name}-{key}"
+
+    def set_aside(self, key: int) -> None:
+        """Move the content of a VMO to where no other looks for its own."""
+        place, aside = self.backing.get(key), self.aside(key)
+        if place not in {None, aside} and place.exists():
+            place.rename(aside)
+        self.backing[key] = aside
+
     def file_of(self, key: int, vmo: Path) -> Path:
-        """Return where a VMO has its content; follow it if it was renamed."""
+        """Return where a VMO has its content; follow it if it was renamed. Whose name it now has is set aside."""
         place = self.directory / vmo.relative_to(self.top)
-        known = self.backing.get(key, place)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if known != place and known.exists():
-            known.rename(place)
         if self.backing.get(key) != place:
+            for other in [other for other, its_place in self.backing.items() if its_place == place]:
+                self.set_aside(other)
+            self.set_aside(key)
             self.remember(key, place)
+            if self.aside(key).exists():
+                self.aside(key).rename(place)
         return place
+
+    def check(self, key: int, vmo: Path) -> None:
+        """Raise if a name is another VMO's by now. One that was unlinked keeps its own."""
+        with contextlib.suppress(FileNotFoundError):
+            if key_of(self.mount / vmo) != key:
+                raise OSError(errno.ESTALE, f"{vmo} is not VMO {key} any more")
 
     def supply(self, key: int, vmo: Path, offset: int, length: int) -> None:
         """Answer a READ from the file; what is beyond its end is zeros."""
-        with self.file_of(key, vmo).open("rb") as file:
-            data = os.pread(file.fileno(), length, offset)
-        os.ftruncate(self.stage, 0)
-        os.pwrite(self.stage, data.ljust(length, b"\0"), 0)
-        self.say("supply_pages", f"{escape(str(vmo))} {offset} {length} {self.stage_name} 0")
+        with (self.backing.get(key) or self.file_of(key, vmo)).open("rb") as file:
+            data = os.pread(file.fileno(), length, offset).ljust(length, b"\0")
+        supplied = os.open(self.control / "supply" / vmo, os.O_WRONLY)
+        try:
+            self.check(key, vmo)  # what is open stays this VMO's, whatever is renamed now
+            done = 0
+            while done < length:
+                done += os.pwrite(supplied, data[done:], offset + done)
+        finally:
+            os.close(supplied)
 
     def write_back(self, key: int, vmo: Path) -> None:
         """Bring the file to what the VMO is now: its dirty ranges, and its size."""
+        self.check(key, vmo)
         name = escape(str(vmo))
         begin, end = (f"WRITEBACK_{word} {name}" for word in ("BEGIN", "END"))
         # BEGIN comes before the data is read: a page that is written meanwhile is dirty again, and END leaves it so.
@@ -116,8 +158,12 @@ class WritebackPager:
         self.say("op_range", f"{begin} 0 0")
         status = (self.mount / vmo).stat()
         records = [line.split() for line in self.say("query_dirty_ranges", f"{name} 0 {status.st_size}").splitlines()]
-        target = os.open(self.file_of(key, vmo), os.O_RDWR | os.O_CREAT)
-        source = self.open_view(name)
+        source = self.open_view(key, name)
+        try:
+            target = os.open(self.file_of(key, vmo), os.O_RDWR | os.O_CREAT)
+        except OSError:
+            os.close(source)
+            raise
         try:
             os.ftruncate(target, status.st_size)
             os.fchmod(target, status.st_mode & 0o777)
@@ -132,18 +178,22 @@ class WritebackPager:
         finally:
             os.close(source)
             os.close(target)
+        self.check(key, vmo)
         for offset, length, _ in [["0", "0", ""], *records[1:]]:  # with the last of them fsync returns
             self.say("op_range", f"{end} {offset} {length}")
 
-    def open_view(self, name: str) -> int:
+    def open_view(self, key: int, name: str) -> int:
         """Open the memory of a VMO as another file, past the page cache.
 
         Pages of the VMO's own file may be locked by a reader, and the file by a writer, who wait for us.
         """
         view = self.mount / self.view_name
         self.say("../vmo_create_child", f"reference {name} {self.view_name} 0 0 no_write")
-        fd = os.open(view, os.O_RDONLY | os.O_DIRECT)
+        fd, seen = os.open(view, os.O_RDONLY | os.O_DIRECT), key_of(view)
         view.unlink()
+        if seen != key:
+            os.close(fd)
+            raise OSError(errno.ESTALE, f"{name} is not VMO {key} any more")
         return fd
 
     def flush(self) -> None:
@@ -151,7 +201,7 @@ class WritebackPager:
         for path in sorted((self.mount / self.top).rglob("*")):
             with contextlib.suppress(OSError):  # it shrank or went: it stays dirty for the next time, or is gone
                 if path.is_file():
-                    vmo, key = path.relative_to(self.mount), int(os.getxattr(path, "user.vmofs.key"))
+                    vmo, key = path.relative_to(self.mount), key_of(path)
                     if self.is_behind(key, vmo):
                         self.write_back(key, vmo)
 
@@ -189,8 +239,8 @@ class WritebackPager:
                 self.supply(key, vmo, offset, length)
             elif command == "WRITEBACK":
                 self.write_back(key, vmo)
-            elif command == "COMPLETE" and not (self.mount / vmo).exists():
-                self.file_of(key, vmo).unlink(missing_ok=True)
+            elif command == "COMPLETE" and key in self.backing:
+                self.backing.pop(key).unlink(missing_ok=True)
         except OSError as error:
             now = self.name_of(key, vmo)
             if now != vmo:  # renamed since we were asked
@@ -198,6 +248,7 @@ class WritebackPager:
                 return
             print(f"{vmo} {offset}+{length}: {error}", file=sys.stderr)
             with contextlib.suppress(OSError):  # it is gone, and so is everybody who waited
+                self.check(key, vmo)
                 self.say("op_range", f"FAIL {escape(str(vmo))} {offset} {length} ZX_ERR_IO")
 
     def name_of(self, key: int, vmo: Path) -> Path:
