@@ -49,7 +49,7 @@ class PageCacheStatistics:
 
 
 class _Backlog:
-    __slots__ = ("done", "reads", "running", "stored", "to_drop", "to_store", "under_way")
+    __slots__ = ("began", "done", "reads", "running", "stored", "to_drop", "to_store", "under_way")
 
     def __init__(self) -> None:
         self.to_store = RangeSet()
@@ -57,6 +57,7 @@ class _Backlog:
         self.reads = WaitingReads()
         self.running = False
         self.under_way: list[PageRange] = []  # what a thread drops or stores just now
+        self.began = 0.0  # when that began
         self.done = trio.Event()
         self.stored: trio.Event | None = None  # set when the stores that are under way are over
 
@@ -161,7 +162,8 @@ class PageCache:
         """Wait until nothing is left to be dropped or stored, at most ``seconds``.
 
         But not for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
-        the very one who is kept waiting here.
+        the very one who is kept waiting here. Nor for what has taken long enough already, for whatever reason: a pager
+        that gives many commands would wait for it in each of them.
         """
         backlog = self._backlogs.get(file)
         if backlog is None or not backlog.running:
@@ -171,12 +173,16 @@ class PageCache:
                 with trio.move_on_after(_HELD_UP_SECONDS):
                     await backlog.done.wait()
                     return
-                if isinstance(file, VmoFile) and self._is_held_up(file, backlog):
+                if self._is_held_up(file, backlog, seconds):
                     return
 
-    def _is_held_up(self, file: VmoFile, backlog: _Backlog) -> bool:
-        """Return whether a READ or WRITE that waits has pages of what is under way."""
-        return any(self.writes.has(file, pages) or any(backlog.reads.over(pages)) for pages in backlog.under_way)
+    def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
+        """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
+        if backlog.under_way and trio.current_time() - backlog.began >= seconds:
+            return True
+        return isinstance(file, VmoFile) and any(
+            self.writes.has(file, pages) or any(backlog.reads.over(pages)) for pages in backlog.under_way
+        )
 
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
         """Wait as ``wait_dropped`` does, for all files that may show pages of this VMO except ``but``."""
@@ -245,7 +251,7 @@ class PageCache:
     async def _drop_first(self, file: CachedFile, backlog: _Backlog) -> None:
         pages = next(iter(backlog.to_drop))
         backlog.to_drop.discard(pages)
-        backlog.under_way = [pages]
+        backlog.began, backlog.under_way = trio.current_time(), [pages]
         try:
             await self._drop(file, pages)
         finally:
@@ -264,7 +270,7 @@ class PageCache:
             return
         loans = [self._frames.lend(data) for _, data in pieces]
         writers_before, stored = file.writers_total, trio.Event()
-        backlog.stored, backlog.under_way = stored, parts
+        backlog.stored, backlog.began, backlog.under_way = stored, trio.current_time(), parts
         try:
             await trio.to_thread.run_sync(
                 self._kernel.store_all, file.ino, pieces, limiter=self._storers, abandon_on_cancel=True

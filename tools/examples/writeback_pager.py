@@ -6,9 +6,9 @@ the end; so do new files, new sizes, new names and removals. The pager may be ki
 a page counts as written back only after WRITEBACK_END, which is said after the file was synced; and what fsync waits
 for is asked for again.
 
-Names may change at any moment, even be exchanged, so content goes by keys. Commands go by names, so it is looked whether
-a name is still the VMO's; if not, everything stays as it is for the next time. Who replaces a file that somebody else has
-open lets him wait in vain for pages that he has not read yet: its name means the new file.
+Names may change at any moment, even be exchanged, so content goes by keys. Commands go by names, so it is looked
+whether a name is still the VMO's; if not, everything stays as it is for the next time. Who replaces a file that
+somebody else has open lets him wait in vain for pages that he has not read yet: its name means the new file.
 """
 
 from __future__ import annotations
