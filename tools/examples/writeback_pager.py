@@ -20,6 +20,7 @@ import re
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,6 +56,11 @@ class WritebackPager:
             os.ftruncate(self.state, 0)
         except FileExistsError:
             pass
+        try:
+            self.born = os.getxattr(self.state, "user.born").decode()  # keys are unique in one mount only
+        except OSError:
+            self.born = str(time.time_ns())
+            os.setxattr(self.state, "user.born", self.born.encode())
         self.view_name = f"vmo/view-{pager}"
         (mount / self.view_name).unlink(missing_ok=True)  # of one that was killed
         known = os.pread(self.state, os.fstat(self.state).st_size, 0).decode().splitlines()
@@ -107,7 +113,7 @@ class WritebackPager:
 
     def aside(self, key: int) -> Path:
         """Return where a VMO has its content while its name is on its way."""
-        return self.directory / f".{self.top.name}-{key}"
+        return self.directory / f".{self.top.name}-{self.born}-{key}"
 
     def set_aside(self, key: int) -> None:
         """Move the content of a VMO to where no other looks for its own."""
@@ -134,6 +140,12 @@ class WritebackPager:
         with contextlib.suppress(FileNotFoundError):
             if key_of(self.mount / vmo) != key:
                 raise OSError(errno.ESTALE, f"{vmo} is not VMO {key} any more")
+
+    def is_there(self, key: int, vmo: Path) -> bool:
+        """Return whether a VMO has this name; it may have it and be detached."""
+        with contextlib.suppress(OSError):
+            return key_of(self.mount / vmo) == key
+        return False
 
     def supply(self, key: int, vmo: Path, offset: int, length: int) -> None:
         """Answer a READ from the file; what is beyond its end is zeros."""
@@ -239,7 +251,7 @@ class WritebackPager:
                 self.supply(key, vmo, offset, length)
             elif command == "WRITEBACK":
                 self.write_back(key, vmo)
-            elif command == "COMPLETE" and key in self.backing:
+            elif command == "COMPLETE" and key in self.backing and not self.is_there(key, vmo):
                 self.backing.pop(key).unlink(missing_ok=True)
         except OSError as error:
             now = self.name_of(key, vmo)
