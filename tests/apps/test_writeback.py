@@ -241,6 +241,25 @@ def test_names_that_changed_while_no_pager_ran_are_followed(backed: Callable[[],
     assert (real / "new name").read_bytes() == b"RENAMED" + b"renamed" * 1999
 
 
+def test_what_was_removed_just_before_the_end_is_removed(backed: Callable[[], Backed], tmp_path: Path) -> None:
+    """It would come back otherwise: the journal of a database, say, by which the last change were taken back."""
+    real = tmp_path / "real"
+    for name in ("closed", "open", "kept"):
+        (real / name).write_bytes(name.encode() * 2000)
+    served = backed()
+    served.stop()
+    with (served.path / "open").open("rb"):
+        for name in ("closed", "open"):
+            (served.path / name).unlink()
+        served.end(signal.SIGTERM)
+        (aside,) = real.glob(".*")
+        assert sorted(path.name for path in real.iterdir()) == [aside.name, "kept"]
+        assert aside.read_bytes() == b"open" * 2000
+    served.start()
+    wait_for(lambda: not aside.exists(), "it is removed when it is closed")
+    served.finish()
+
+
 @pytest.mark.parametrize("meanwhile", ["stopped", "killed"])
 def test_names_that_are_exchanged_before_they_are_followed_keep_their_content(
     backed: Callable[[], Backed], tmp_path: Path, meanwhile: str

@@ -68,6 +68,9 @@ class WritebackPager:
         if "shown" not in known:  # else a file that is not there now was removed
             self.show(directory, self.top)
             os.write(self.state, b"shown\n")
+        self.requests = -1
+        self.lines: list[bytes] = []  # requests that are not answered yet
+        self.rest = b""
 
     def known_places(self, notes: Iterable[tuple[str, str, str]]) -> dict[int, Path]:
         """Return where VMOs have their content; a later note counts more, and a file that was set aside most."""
@@ -208,14 +211,37 @@ class WritebackPager:
             raise OSError(errno.ESTALE, f"{name} is not VMO {key} any more")
         return fd
 
+    def named(self) -> dict[int, Path]:
+        """Return the VMOs that have a name, and it."""
+        found = {}
+        for path in sorted((self.mount / self.top).rglob("*")):
+            with contextlib.suppress(OSError):  # it went
+                if path.is_file():
+                    found[key_of(path)] = path.relative_to(self.mount)
+        return found
+
     def flush(self) -> None:
         """Write back every VMO whose file is behind, and follow names."""
-        for path in sorted((self.mount / self.top).rglob("*")):
+        for key, vmo in self.named().items():
             with contextlib.suppress(OSError):  # it shrank or went: it stays dirty for the next time, or is gone
-                if path.is_file():
-                    vmo, key = path.relative_to(self.mount), key_of(path)
-                    if self.is_behind(key, vmo):
-                        self.write_back(key, vmo)
+                if self.is_behind(key, vmo):
+                    self.write_back(key, vmo)
+
+    def finish(self) -> None:
+        """Write back everything. Files that were removed are removed, or set aside if somebody has them open."""
+        self.flush()
+        end = time.monotonic() + FLUSH_SECONDS
+        while self.requests >= 0 and (gone := self.backing.keys() - self.named().keys()) and self.control.exists():
+            if time.monotonic() > end:
+                for key in gone:
+                    self.set_aside(key)
+                return
+            if select.select([self.requests], [], [], 0.1)[0] and not self.take():
+                return
+            for line in self.lines:
+                if line.startswith(b"COMPLETE "):
+                    self.answer_line(line)
+            self.lines.clear()  # who waits for the others is told to the next pager
 
     def is_behind(self, key: int, vmo: Path) -> bool:
         """Return whether the file is not what the VMO is, or may not be.
@@ -228,21 +254,29 @@ class WritebackPager:
         size = (self.mount / vmo).stat().st_size
         return file.stat().st_size != size or self.say("query_dirty_ranges", f"{name} 0 {size}") != "ZX_OK 0\n"
 
+    def take(self) -> bool:
+        """Read requests; return whether there is somebody left to ask."""
+        piece = os.read(self.requests, 65536)
+        *lines, self.rest = (self.rest + piece).split(b"\n")
+        self.lines += lines
+        return bool(piece)
+
     def serve(self) -> None:
         """Answer requests until there is nobody left to ask, or a signal comes."""
-        requests = os.open(self.control / "requests", os.O_RDONLY)
-        rest = b""
+        self.requests = os.open(self.control / "requests", os.O_RDONLY)
         while True:
-            if not select.select([requests], [], [], FLUSH_SECONDS)[0]:
+            while self.lines:
+                self.answer_line(self.lines[0])
+                del self.lines[0]
+            if not select.select([self.requests], [], [], FLUSH_SECONDS)[0]:
                 self.flush()
-                continue
-            piece = os.read(requests, 65536)
-            if not piece:
+            elif not self.take():
                 return
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                command, key, offset, length, name = line.decode().split(" ")
-                self.answer(command, int(key), Path(unescape(name)), int(offset), int(length))
+
+    def answer_line(self, line: bytes) -> None:
+        """Answer the request of one line."""
+        command, key, offset, length, name = line.decode().split(" ")
+        self.answer(command, int(key), Path(unescape(name)), int(offset), int(length))
 
     def answer(self, command: str, key: int, vmo: Path, offset: int, length: int) -> None:
         """Answer one request; what goes wrong with the file is the error of who waits."""
@@ -298,7 +332,7 @@ def main() -> None:
     except KeyboardInterrupt:
         pass
     finally:
-        pager.flush()
+        pager.finish()
 
 
 if __name__ == "__main__":
