@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr")
     mount.add_argument("-o", dest="options", action="append", default=[], metavar="OPT[,OPT...]", help="see below")
     mount.set_defaults(function=_mount)
-    umount = commands.add_parser("umount", help="unmount a vmofs and wait for its daemon to end")
+    umount = commands.add_parser("umount", help="unmount a vmofs and end its daemon; who waits there gets an error")
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
     umount.set_defaults(function=_umount)
     doctor = commands.add_parser("doctor", help="say what this machine, or a mount, lacks")

@@ -11,11 +11,18 @@ FILESYSTEM_TYPE = "fuse.vmofs"
 
 
 class MountPoint(NamedTuple):
-    """One mount. ``device`` is ``major:minor``, as in ``st_dev``."""
+    """One mount. ``device`` is ``major:minor``, as in ``st_dev``; ``options`` are those of the filesystem."""
 
     path: str
     filesystem: str
     device: str
+    options: str
+
+    @property
+    def uid(self) -> int:
+        """Who mounted a FUSE filesystem."""
+        found = re.search(r"(?:^|,)user_id=(\d+)", self.options)
+        return int(found[1]) if found else 0
 
     @property
     def minor(self) -> int:
@@ -55,7 +62,8 @@ def _parse(line: str) -> MountPoint:
     """Parse ``36 35 98:0 /root /mount/point rw,noatime master:1 - ext3 source rw`` (proc_pid_mountinfo(5))."""
     before, _, after = line.partition(" - ")
     fields = before.split(" ")
-    return MountPoint(path=_unescape(fields[4]), filesystem=after.split(" ")[0], device=fields[2])
+    filesystem, _, options = after.split(" ")
+    return MountPoint(path=_unescape(fields[4]), filesystem=filesystem, device=fields[2], options=options)
 
 
 def _unescape(text: str) -> str:

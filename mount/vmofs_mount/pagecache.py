@@ -29,6 +29,9 @@ CachedFile = VmoFile | AuxFile
 DROP_SECONDS = 1.0
 """How long a call waits for the kernel to drop pages, which cannot take long once all readers have their answer."""
 
+_HELD_UP_SECONDS = 0.02
+"""After how long it is looked whether what is under way is held up by somebody who waits for a pager."""
+
 _STORE_BYTES = 2**20  # notify_store reaches its full speed from 128 KiB on
 _BATCH_PAGES = 2048
 """What one turn of a thread stores at most: a turn costs as much as storing 0.3 MiB."""
@@ -46,13 +49,15 @@ class PageCacheStatistics:
 
 
 class _Backlog:
-    __slots__ = ("done", "reads", "running", "stored", "to_drop", "to_store")
+    __slots__ = ("began", "done", "reads", "running", "stored", "to_drop", "to_store", "under_way")
 
     def __init__(self) -> None:
         self.to_store = RangeSet()
         self.to_drop = RangeSet()
         self.reads = WaitingReads()
         self.running = False
+        self.under_way: list[PageRange] = []  # what a thread drops or stores just now
+        self.began = 0.0  # when that began
         self.done = trio.Event()
         self.stored: trio.Event | None = None  # set when the stores that are under way are over
 
@@ -154,11 +159,30 @@ class PageCache:
                 await backlog.stored.wait()
 
     async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
-        """Wait until nothing is left to be dropped or stored, at most ``seconds``."""
+        """Wait until nothing is left to be dropped or stored, at most ``seconds``.
+
+        But not for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
+        the very one who is kept waiting here. Nor for what has taken long enough already, for whatever reason: a pager
+        that gives many commands would wait for it in each of them.
+        """
         backlog = self._backlogs.get(file)
-        if backlog is not None and backlog.running:
-            with trio.move_on_after(seconds):
-                await backlog.done.wait()
+        if backlog is None or not backlog.running:
+            return
+        with trio.move_on_after(seconds):
+            while True:
+                with trio.move_on_after(_HELD_UP_SECONDS):
+                    await backlog.done.wait()
+                    return
+                if self._is_held_up(file, backlog, seconds):
+                    return
+
+    def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
+        """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
+        if backlog.under_way and trio.current_time() - backlog.began >= seconds:
+            return True
+        return isinstance(file, VmoFile) and any(
+            self.writes.has(file, pages) or any(backlog.reads.over(pages)) for pages in backlog.under_way
+        )
 
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
         """Wait as ``wait_dropped`` does, for all files that may show pages of this VMO except ``but``."""
@@ -227,7 +251,11 @@ class PageCache:
     async def _drop_first(self, file: CachedFile, backlog: _Backlog) -> None:
         pages = next(iter(backlog.to_drop))
         backlog.to_drop.discard(pages)
-        await self._drop(file, pages)
+        backlog.began, backlog.under_way = trio.current_time(), [pages]
+        try:
+            await self._drop(file, pages)
+        finally:
+            backlog.under_way = []
 
     async def _drop(self, file: CachedFile, pages: PageRange) -> None:
         self._dropped_ranges_total += 1
@@ -242,7 +270,7 @@ class PageCache:
             return
         loans = [self._frames.lend(data) for _, data in pieces]
         writers_before, stored = file.writers_total, trio.Event()
-        backlog.stored = stored
+        backlog.stored, backlog.began, backlog.under_way = stored, trio.current_time(), parts
         try:
             await trio.to_thread.run_sync(
                 self._kernel.store_all, file.ino, pieces, limiter=self._storers, abandon_on_cancel=True
@@ -250,7 +278,7 @@ class PageCache:
         finally:
             for loan in loans:
                 self._frames.give_back(loan)
-            backlog.stored = None
+            backlog.stored, backlog.under_way = None, []
             stored.set()
         self._stored_pages_total += sum(part.pages for part in parts)
         if not _takes_stores(file) or file.writers_total != writers_before:  # a writer has, or had, opened it meanwhile

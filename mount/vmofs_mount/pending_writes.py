@@ -49,6 +49,10 @@ class PendingWrites:
         if not writes:
             del self._by_file[write.file]
 
+    def has(self, file: VmoFile, pages: PageRange) -> bool:
+        """Return whether a WRITE of some of these pages is under way."""
+        return any(write.pages & pages for write in self._by_file.get(file, ()))
+
     def note_read(self, file: VmoFile, pages: PageRange) -> None:
         """Note that a READ is about to be answered."""
         for write in self._by_file.get(file, ()):

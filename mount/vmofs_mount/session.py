@@ -97,7 +97,12 @@ async def serve(
     turns.plug_in()
     try:
         negotiation = Negotiation(device)
-        operations.init = negotiation.end  # type: ignore[method-assign] # libfuse is about to answer the kernel
+
+        def begin_negotiation() -> None:
+            negotiation.begin()
+            turns.before_wait(negotiation.end)
+
+        operations.init = begin_negotiation  # type: ignore[method-assign] # libfuse is about to answer the kernel
         end = _End(device, negotiation, shared=options.allow_other)
         async with trio.open_nursery() as background:
             if start is not None:

@@ -107,6 +107,16 @@ class Turns:
         """Let every trio task that can run have its turn before the next request is taken."""
         self._turns_left = 1
 
+    def before_wait(self, call: Callable[[], None]) -> None:
+        """Call once, when a worker is about to wait for the device: what libfuse had to answer is answered then."""
+
+        async def wait_readable(fd: int) -> None:
+            self.lowlevel.wait_readable = self._wait_readable
+            call()
+            await self._wait_readable(fd)
+
+        self.lowlevel.wait_readable = wait_readable
+
     # What pyfuse3 calls
 
     def Lock(self) -> AbstractAsyncContextManager[object]:  # noqa: N802 - trio's name

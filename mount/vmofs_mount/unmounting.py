@@ -1,17 +1,25 @@
-"""Taking mounts away: live ones for ``vmofs umount``, and those that a dead daemon left behind."""
+"""Taking mounts away: live ones for ``vmofs umount``, and those that a dead daemon left behind.
+
+A mount is busy while somebody has a file open there, or his working directory: the kernel refuses to unmount it, and
+that is right. But who waits for a pager would have to be waited for too, perhaps for ever. So if anybody waits, the
+daemon is told to end (SIGTERM), which ends all waits with an error and unmounts, whoever has files open. Whether the
+mount is busy because of those who wait or of others is not looked at.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import re
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 from vmofs_mount.dirty import Dirty
-from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
+from vmofs_mount.mountinfo import FILESYSTEM_TYPE, MountPoint, mount_at
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -31,22 +39,25 @@ class _BusyError(UnmountError):
 
 
 def unmount(path: str) -> Dirty:
-    """Unmount a vmofs and wait until its daemon is gone; return what was dirty.
+    """Unmount a vmofs and wait until its daemon is gone; return what was dirty. Who waits there gets an error.
 
     Raises:
-        UnmountError: there is no vmofs mounted, it is busy, or the caller may not.
+        UnmountError: there is no vmofs mounted, it is busy and nobody waits there, or the caller may not.
     """
     mount = mount_at(path)
     if mount is None or mount.filesystem != FILESYSTEM_TYPE:
         raise UnmountError(f"no vmofs is mounted at {path}")
+    if os.geteuid() not in {0, mount.uid}:
+        raise UnmountError(f"{path} was mounted by uid {mount.uid}: only he and root may unmount it")
     if is_stale(path):
         _unmount(path, lazy=True)
         return Dirty(0, 0)
-    daemon = _daemon_of(path)
+    daemon = _daemon_of(mount)
     dirty = _dirty_in(path)
-    _unmount_patiently(path)
+    _unmount_patiently(path, daemon)
     if daemon is not None:
         _wait_for(daemon)
+    remove_stale_mounts(path)  # if the daemon was told to end, and died of it
     return dirty
 
 
@@ -72,19 +83,47 @@ def is_stale(path: str) -> bool:
     return False
 
 
-def _dirty_in(path: str) -> Dirty:
+def _stats_of(path: str) -> str:
     try:
-        return Dirty.of_stats(Path(path, "control", "stats").read_text(encoding="utf-8"))
+        return Path(path, "control", "stats").read_text(encoding="utf-8")
     except OSError:
-        return Dirty(0, 0)
+        return ""
 
 
-def _daemon_of(path: str) -> int | None:
+def _dirty_in(path: str) -> Dirty:
+    return Dirty.of_stats(_stats_of(path))
+
+
+def _somebody_waits(path: str) -> bool:
+    found = re.search(r"^vmofs_waiters (\d+)$", _stats_of(path), re.MULTILINE)
+    return found is not None and int(found[1]) > 0
+
+
+def _daemon_of(mount: MountPoint) -> int | None:
     """Return a descriptor of the daemon's process, if it can be had."""
     try:
-        return os.pidfd_open(int(os.getxattr(path, "user.vmofs.pid")))
+        pid = int(os.getxattr(mount.path, "user.vmofs.pid"))
+        process = os.pidfd_open(pid)
     except (OSError, ValueError):
         return None
+    if _serves(pid, mount):
+        return process
+    os.close(process)  # in another pid namespace the number is somebody else's
+    return None
+
+
+def _serves(pid: int, mount: MountPoint) -> bool:
+    """Return whether a process has the device of a mount open, as far as this kernel tells of which mount it is."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if descriptor.readlink() == Path("/dev/fuse"):
+                told = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text(encoding="ascii")
+                connection = re.search(r"^fuse_connection:\s*(\d+)$", told, re.MULTILINE)
+                if connection is None or int(connection[1]) == mount.minor:
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _wait_for(process: int) -> None:
@@ -97,12 +136,14 @@ def _wait_for(process: int) -> None:
         os.close(process)
 
 
-def _unmount_patiently(path: str) -> None:
+def _unmount_patiently(path: str, daemon: int | None) -> None:
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
             return _unmount(path, lazy=False)
         except _BusyError:
+            if daemon is not None and _somebody_waits(path):
+                return signal.pidfd_send_signal(daemon, signal.SIGTERM)
             if time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE_SECONDS)

@@ -56,9 +56,14 @@ class Backed:
             wait_for(shown.exists, f"{shown} is shown")
 
     def stop(self) -> None:
-        """Let the pager stand still until it is ended."""
+        """Let the pager stand still until it goes on or is ended."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let a stopped pager go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def end(self, sent: signal.Signals) -> None:
         """End the pager by a signal."""
@@ -234,6 +239,53 @@ def test_names_that_changed_while_no_pager_ran_are_followed(backed: Callable[[],
     served.finish()
     assert sorted(path.name for path in real.iterdir()) == ["kept", "new name"]
     assert (real / "new name").read_bytes() == b"RENAMED" + b"renamed" * 1999
+
+
+def test_what_was_removed_just_before_the_end_is_removed(backed: Callable[[], Backed], tmp_path: Path) -> None:
+    """It would come back otherwise: the journal of a database, say, by which the last change were taken back."""
+    real = tmp_path / "real"
+    for name in ("closed", "open", "kept"):
+        (real / name).write_bytes(name.encode() * 2000)
+    served = backed()
+    served.stop()
+    with (served.path / "open").open("rb"):
+        for name in ("closed", "open"):
+            (served.path / name).unlink()
+        served.end(signal.SIGTERM)
+        (aside,) = real.glob(".*")
+        assert sorted(path.name for path in real.iterdir()) == [aside.name, "kept"]
+        assert aside.read_bytes() == b"open" * 2000
+    served.start()
+    wait_for(lambda: not aside.exists(), "it is removed when it is closed")
+    served.finish()
+
+
+@pytest.mark.parametrize("meanwhile", ["stopped", "killed"])
+def test_names_that_are_exchanged_before_they_are_followed_keep_their_content(
+    backed: Callable[[], Backed], tmp_path: Path, meanwhile: str
+) -> None:
+    """Not read by anybody so far, the content is in the real files only, and each must get another's name."""
+    real = tmp_path / "real"
+    for name in "abcd":
+        (real / name).write_bytes(name.encode() * 20_000)
+    served = backed()
+    with (served.path / "a").open("r+b") as file:
+        file.write(b"A")
+    if meanwhile == "stopped":
+        served.stop()
+    else:
+        served.end(signal.SIGKILL)
+    for old, new in (("a", "t"), ("b", "a"), ("t", "b"), ("c", "d"), ("b", "t"), ("a", "c"), ("t", "a")):
+        (served.path / old).rename(served.path / new)
+    expected = {"a": b"A" + b"a" * 19_999, "c": b"b" * 20_000, "d": b"c" * 20_000}
+    if meanwhile == "stopped":
+        served.go_on()
+    else:
+        served.start()
+    wait_for(lambda: {path.name for path in real.iterdir()} == set(expected), "names are followed")
+    assert (served.path / "c").read_bytes() == expected["c"]
+    served.finish()
+    assert {path.name: path.read_bytes() for path in real.iterdir()} == expected
 
 
 SLOTS = 32

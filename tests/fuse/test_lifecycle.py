@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,8 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.pager_client import Background, PagerClient, ReaderProcess
+from vmofs.units import PAGE_SIZE
 from vmofs_mount import tuning
+
+ENDED = {errno.EBADFD, errno.ECONNABORTED, errno.ENOTCONN}
+"""What who waits is told when the mount ends."""
 
 
 def vmofs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -85,6 +92,75 @@ def test_a_busy_mount_says_so(mount: Mounted) -> None:
     assert done.returncode == 1
     assert "busy" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("is_dirty", [False, True], ids=["clean", "dirty"])
+def test_umount_ends_the_waits_of_readers_at_once_and_tells_what_was_dirty(mount: Mounted, *, is_dirty: bool) -> None:
+    pager = PagerClient(mount.path)
+    vmo = pager.create(size=4 * PAGE_SIZE)
+    if is_dirty:
+        pager.supply(vmo, 0, 2 * PAGE_SIZE)
+        with vmo.path.open("r+b", buffering=0) as file:
+            file.write(bytes(2 * PAGE_SIZE))
+    readers = [ReaderProcess.reading(way, vmo.path, 3 * PAGE_SIZE) for way in ("pread", "mmap")]
+    try:
+        wait_for(lambda: all(reader.is_waiting() for reader in readers), "both wait")
+        pager.close_commands()
+        began = time.monotonic()
+        done = vmofs("umount", mount.path)
+        assert done.returncode == 0
+        told = "vmofs: 2 dirty pages of 1 VMOs were not written back by their pagers and are gone\n" if is_dirty else ""
+        assert (done.stdout, done.stderr) == ("", told)
+        assert not mount.is_mounted()
+        assert not _runs(mount.pid)
+        # The kernel asks once more before it tells a reader, and may then find that the mount has gone.
+        assert readers[0].failure() in ENDED
+        assert readers[1].failure() == -signal.SIGBUS
+        assert time.monotonic() - began < END_SECONDS / 2
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def test_umount_ends_the_wait_of_an_fsync(mount: Mounted) -> None:
+    pager = PagerClient(mount.path)
+    vmo = pager.create(options="writeback")
+    pager.supply(vmo)
+    pager.close_commands()
+    with vmo.path.open("r+b", buffering=0) as file:
+        file.write(bytes(PAGE_SIZE))
+        sync = Background(lambda: os.fsync(file.fileno()))
+        wait_for(lambda: pager.pending() != [], "it waits")
+        assert "1 dirty pages of 1 VMOs" in vmofs("umount", mount.path).stderr
+        assert sync.errno() in ENDED
+    assert not mount.is_mounted()
+
+
+def test_a_pager_that_waits_for_requests_keeps_a_mount_busy(mount: Mounted) -> None:
+    pager = PagerClient(mount.path)
+    assert pager.requests.is_quiet()
+    wait_for(lambda: pager.stat("fifos_attached") == 1, "it is served")
+    done = vmofs("umount", mount.path)
+    assert done.returncode == 1
+    assert "busy" in done.stderr
+    pager.close()
+
+
+def test_who_did_not_mount_is_told_that_he_may_not_unmount(mount: Mounted) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be others")
+    code = (
+        "import os, sys; from vmofs_mount.cli import main; os.setresuid(1001, 1001, 1001); "
+        "sys.exit(main(['umount', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, mount.path], env=vmofs_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"vmofs: {mount.path} was mounted by uid 0: only he and root may unmount it\n",
+    )
+    assert mount.is_mounted()
 
 
 def test_looking_at_fifos_does_not_keep_a_mount_from_being_unmounted(place: Path) -> None:

@@ -94,6 +94,21 @@ def test_an_ordinary_user_mounts_is_told_what_is_degraded_and_is_a_pager(run_as_
     assert [line for line in told if not line.startswith("vmofs: ")] == [line for line in told if "echo: write" in line]
 
 
+def test_an_ordinary_user_unmounts_although_somebody_waits_there(run_as_user: Run) -> None:
+    done = run_as_user(
+        """
+        vmofs mount $M 2>/dev/null || exit 1
+        mkdir $M/control/p && echo 'vmo/v 4096' > $M/control/p/create_vmo
+        cat $M/vmo/v 2>/dev/null &
+        until grep -q 'vmofs_waiters 1' $M/control/stats; do :; done
+        vmofs umount $M || exit 2
+        wait $! && exit 3
+        ls $M
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+
+
 def test_doctor_tells_an_ordinary_user_what_is_degraded(run_as_user: Run) -> None:
     done = run_as_user("vmofs mount $M 2>/dev/null; vmofs doctor $M; echo code $?; vmofs umount $M")
     lines = done.stdout.splitlines()

@@ -51,25 +51,6 @@ def in_page_cache(vmo: Vmo, page: int) -> bool:
 # Size, blocks, attributes
 
 
-@pytest.mark.parametrize("waiting", ["READ", "WRITE"])
-def test_looking_at_a_file_waits_for_no_call_that_came_before_the_look_or_after_it(
-    pager: PagerClient, waiting: str
-) -> None:
-    """The kernel must not drop pages because the mtime is new: it would wait for those that are locked."""
-    vmo = pager.create(size=4 * PAGE_SIZE)
-    pager.supply(vmo, 0, PAGE_SIZE, KEY)
-    with opened(vmo.path, os.O_RDWR) as fd:
-        os.pread(fd, 1, 0)
-        os.pwrite(fd, b"x", 0)  # a new mtime, of which the kernel does not know
-        waiter = Background(lambda: os.pwrite(fd, b"y", 9000) if waiting == "WRITE" else os.pread(fd, 1, 9000))
-        pager.take_read(vmo, 2 * PAGE_SIZE)
-        for look in (Background(vmo.path.stat), Background(lambda: os.fstat(fd))):
-            look.result()
-        assert not waiter.done
-        pager.supply(vmo, 2 * PAGE_SIZE, PAGE_SIZE, KEY)
-        waiter.result()
-
-
 @pytest.mark.parametrize("size", [0, 1, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 10**12 + 7, 2**60])
 def test_the_size_of_the_file_is_that_of_the_content_to_the_byte(pager: PagerClient, size: int) -> None:
     vmo = pager.create(size=size)

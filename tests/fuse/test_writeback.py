@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from tests.writing import (
     take,
 )
 from vmofs.units import PAGE_SIZE
+from vmofs_mount.pagecache import DROP_SECONDS
 
 
 def written(pager: PagerClient, pages: int = 4, options: str = "") -> Vmo:
@@ -66,6 +68,27 @@ def test_a_page_is_reported_until_end_and_readable_all_the_time(pager: PagerClie
         assert dirty(pager, vmo) == "{0,1}{3,1}"
         assert mapping.load(0, 4 * PAGE_SIZE) == os.pread(fd, 4 * PAGE_SIZE, 0) == page_bytes(0, 4)
     assert pager.requests.is_quiet()
+
+
+def test_a_pager_does_not_wait_in_end_for_a_store_that_waits_for_it(pager: PagerClient) -> None:
+    """The kernel has the page locked; what the pager waited for would add up to its own deadline."""
+    vmo = pager.create(size=0, options="resizable trap_dirty")
+    with opened(vmo.path) as fd, mapped(fd, 8) as mapping:
+        os.ftruncate(fd, 8 * PAGE_SIZE)
+        mapping.load(0, 8 * PAGE_SIZE)
+        op(pager, "WRITEBACK_BEGIN", vmo, 0, 8, "is_zero")
+        mapping.store(0, page_bytes(0))
+        msync = Background(mapping.msync)
+        assert take(pager) == "DIRTY(0,1)"
+        began = time.monotonic()
+        for page in range(4):
+            op(pager, "WRITEBACK_END", vmo, page)
+        assert time.monotonic() - began < DROP_SECONDS
+        assert not msync.done
+        supply(pager, vmo, 0, 8)
+        op(pager, "DIRTY", vmo, 0, 8)
+        msync.result()
+        assert mapping.load(0) == os.pread(fd, PAGE_SIZE, 0) == page_bytes(0)
 
 
 @pytest.mark.parametrize("way", ["write", "mapping"])

@@ -107,6 +107,25 @@ async def test_requests_that_are_there_are_taken_in_a_row(loop: Loop, nursery: t
     assert seen == [10]
 
 
+async def test_what_an_answer_needs_is_done_once_before_the_next_request_is_waited_for(
+    loop: Loop, nursery: trio.Nursery
+) -> None:
+    """The first answer is handed on then, and the device put back."""
+    done: list[object] = []
+
+    async def handle(request: bytes) -> None:
+        if request == b"i":
+            loop.turns.before_wait(lambda: done.append("called"))
+        done.append(request)
+
+    nursery.start_soon(loop.run, handle)
+    loop.ask(b"iab")
+    await trio.testing.wait_all_tasks_blocked()
+    loop.ask(b"c")
+    await trio.testing.wait_all_tasks_blocked()
+    assert done == [b"i", "called", b"a", b"b", b"c"]
+
+
 async def test_other_tasks_have_their_turn_after_some_requests(loop: Loop, nursery: trio.Nursery) -> None:
     taken: list[bytes] = []
     seen: list[int] = []

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
 import trio
 import trio.testing
 
@@ -98,3 +99,42 @@ async def test_who_opens_a_file_to_write_can_wait_for_the_store_that_is_under_wa
         began = time.monotonic()
         await cache.cache.wait_stored(cache.file, LONG_SECONDS)
         assert time.monotonic() - began < LONG_SECONDS / 2
+
+
+@pytest.mark.parametrize("waiting", ["read", "write"])
+async def test_nobody_waits_for_pages_of_a_read_or_write_that_waits(waiting: str) -> None:
+    """He may be the pager whom it waits for."""
+
+    async def seconds_waited(page: int, seconds: float) -> float:
+        """Wait until the store of page 2 is over, while a READ or WRITE of ``page`` waits."""
+        pages = PageRange(page, page + 1)
+        number, write = cache.cache.begin_read(cache.file, pages), cache.cache.writes.begin(cache.file, pages)
+        if waiting == "read":
+            cache.cache.writes.end(write)
+        else:
+            cache.cache.end_read(cache.file, number)
+        began = time.monotonic()
+        await cache.cache.wait_dropped(cache.file, seconds)
+        if waiting == "read":
+            cache.cache.end_read(cache.file, number)
+        else:
+            cache.cache.writes.end(write)
+        return time.monotonic() - began
+
+    async with trio.open_nursery() as nursery:
+        cache = Cache(nursery.start_soon)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await seconds_waited(2, LONG_SECONDS) < LONG_SECONDS / 2
+        assert await seconds_waited(3, 20 * SHORT_SECONDS) >= 10 * SHORT_SECONDS
+        await cache.wait_done()
+
+
+async def test_what_takes_long_is_waited_for_once_by_all_together() -> None:
+    async with trio.open_nursery() as nursery:
+        cache = Cache(nursery.start_soon)
+        await trio.testing.wait_all_tasks_blocked()
+        began = time.monotonic()
+        for _ in range(100):
+            await cache.cache.wait_dropped(cache.file, 1.0)
+        assert 1.0 <= time.monotonic() - began < LONG_SECONDS / 2
+        await cache.wait_done()

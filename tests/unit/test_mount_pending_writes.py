@@ -20,6 +20,9 @@ def test_what_is_read_of_the_pages_of_a_write_is_remembered_until_it_ends() -> N
     writes.note_read(other, PageRange(0, 100))
     assert first.read == [PageRange(2, 3), PageRange(5, 6)]
     assert second.read == [PageRange(8, 9)]
+    assert writes.has(written, PageRange(0, 3))
+    assert not writes.has(written, PageRange(6, 8))
+    assert not writes.has(other, PageRange(0, 100))
     writes.end(first)
     writes.check()
     writes.note_read(written, PageRange(2, 3))
