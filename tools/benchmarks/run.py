@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tools.benchmarks.goals import Row
 from tools.benchmarks.growth import Point, measure_model
-from tools.benchmarks.machine import MissingError, wait_quiet
+from tools.benchmarks.machine import MissingError, wait_quiet, warm_memory
 from tools.benchmarks.mounted_growth import measure_mount
 from tools.benchmarks.peers import peers
 from tools.benchmarks.targets import Bench, Target
@@ -20,6 +20,8 @@ from tools.benchmarks.workloads import IN_BLOCKS, WORKLOADS, Workload
 Record = dict[str, Any]
 """A sample with its ``workload``, ``target`` and ``round``; or these with ``missing`` or ``error``, a sentence."""
 
+
+_WARM_OBJECTS = 3  # an object once in vmofs and once in the kernel's cache, and what a server has at hand
 
 OTHER = "other "
 """What the names of the targets of a second vmofs begin with."""
@@ -92,6 +94,8 @@ class Run:
             if name in self._unusable:
                 record |= self._unusable[name]
             else:
+                if workload.fills:
+                    warm_memory(_WARM_OBJECTS * self._bench.sizes.object_bytes)
                 record["busy"] = wait_quiet(self._patience_seconds)
                 measure = workload.measures[name.removeprefix(OTHER)]
                 record |= measure(self._bench, target, number + 1)

@@ -21,11 +21,15 @@ Measure = Callable[[Bench, Any, int], Sample]
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of work, and how it is done to each target. What takes long is measured in fewer rounds."""
+    """One kind of work, and how it is done to each target. What takes long is measured in fewer rounds.
+
+    ``fills``: it fills much memory that was free before; such memory is touched first.
+    """
 
     name: str
     measures: dict[str, Measure]
     most_rounds: int = 1000
+    fills: bool = False
 
 
 _MOST_BLOCKS = 2**14
@@ -103,12 +107,17 @@ WORKLOADS = (
     Workload("pread, 32 readers", _to_all(misses(threads=32), *_SERVERS)),
     Workload("pread, process per miss", _to_all(misses(slow=True), "nbdkit sh", "vmofs bash")),
     Workload("pread by fio", _to_all(fio, "null", "C null", "vmofs present")),
-    Workload("sequential, cached", _to_all(sequential(keep=True), "tmpfs", "vmofs cached")),
+    Workload("sequential, cached", _to_all(sequential(keep=True), "tmpfs", "vmofs cached"), fills=True),
     Workload(
         "sequential, not cached",
         _to_all(sequential(), "null", "C null", "nbdkit python", "vmofs present", "vmofs ahead"),
+        fills=True,
     ),
-    Workload("supply, aux", {"null": supplying.notify_store(2**20), "vmofs supplying": supplying.commands(2**20)}),
+    Workload(
+        "supply, aux",
+        {"null": supplying.notify_store(2**20), "vmofs supplying": supplying.commands(2**20)},
+        fills=True,
+    ),
     Workload("files", {"tmpfs.py": files.of_example, "vmofs fresh": files.of_vmofs}, most_rounds=3),
     Workload("memory, runs", {"vmofs fresh": memory.in_runs}, most_rounds=2),
     Workload("memory, random order", {"vmofs fresh": memory.in_random_order}, most_rounds=2),
@@ -121,6 +130,7 @@ IN_BLOCKS = (
             reading_in_blocks(size),
             _to_all(sequential(block_bytes=size), "null", "C null", "vmofs present"),
             most_rounds=3,
+            fills=True,
         )
         for size in BLOCK_SIZES
     ),
@@ -129,6 +139,7 @@ IN_BLOCKS = (
             supplying_in_blocks(size),
             {"null": supplying.notify_store(size), "vmofs supplying": supplying.writes(size)},
             most_rounds=3,
+            fills=True,
         )
         for size in BLOCK_SIZES
     ),
