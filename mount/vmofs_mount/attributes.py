@@ -7,7 +7,7 @@ import pyfuse3
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.caller import Caller
 from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
-from vmofs_mount.supply_files import SupplyDirectory, SupplyFile
+from vmofs_mount.supply_files import MirrorDirectory, SupplyFile
 
 _BLOCKS_PER_PAGE = PAGE_SIZE // 512
 
@@ -53,7 +53,7 @@ def to_listed_attributes(node: Node) -> pyfuse3.EntryAttributes:
 
 
 def _attr_seconds(node: Node) -> float:
-    if isinstance(node, SupplyDirectory):
+    if isinstance(node, MirrorDirectory):
         return 0.0  # its rights are those of another directory
     if isinstance(node, Directory):
         return DIRECTORY_SECONDS
@@ -70,7 +70,7 @@ def _entry_seconds(node: Node) -> float:
     changed, its committed pages and its size, with every open and every ``stat``. What ``supply/`` shows may be
     renamed or removed in ``vmo/`` at any time.
     """
-    return 0.0 if isinstance(node, (Fifo, VmoFile, SupplyFile, SupplyDirectory)) else LONG_SECONDS
+    return 0.0 if isinstance(node, (Fifo, VmoFile, SupplyFile, MirrorDirectory)) else LONG_SECONDS
 
 
 def to_caller(ctx: pyfuse3.RequestContext) -> Caller:

@@ -145,7 +145,7 @@ class SupplyHandle(Handle):
         names: Names,
         supplied: Callable[[VmoFile, list[PageRange]], Awaitable[None]],
     ) -> None:
-        if flags & os.O_ACCMODE != os.O_WRONLY:
+        if flags & os.O_ACCMODE == os.O_RDONLY:  # dd opens for both if it can, and would have to open twice
             raise OSError(errno.EACCES, f"{node.path} can only be written")
         super().__init__(node, flags, caller)
         self.direct_io = True
@@ -157,7 +157,7 @@ class SupplyHandle(Handle):
 
     async def read(self, offset: int, size: int) -> Data:
         """Refuse: nothing can be read here."""
-        raise OSError(errno.EBADF, f"{self._supply.path} is open for writing {offset}+{size}")
+        raise OSError(errno.EACCES, f"{self._supply.path} can only be written, not read at {offset}+{size}")
 
     async def write(self, offset: int, data: bytes) -> int:
         """Supply whole pages; the last page of the VMO may be short. Anything else is INVALID_ARGS."""

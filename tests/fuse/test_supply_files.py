@@ -44,6 +44,18 @@ def test_the_short_form_of_the_name_works_too(pager: PagerClient) -> None:
     assert vmo.path.read_bytes() == b"s" * P
 
 
+def test_a_file_that_is_open_for_reading_too_takes_pages_and_gives_none(pager: PagerClient) -> None:
+    vmo = pager.create(size=P)
+    fd = os.open(supply_path(pager, vmo), os.O_RDWR)  # as dd does when it is told where to begin
+    try:
+        assert os.pwrite(fd, b"s" * P, 0) == P
+        with pytest.raises(PermissionError):
+            os.pread(fd, P, 0)
+    finally:
+        os.close(fd)
+    assert vmo.path.read_bytes() == b"s" * P
+
+
 def test_supplied_pages_are_kept(pager: PagerClient) -> None:
     vmo = pager.create(size=P)
     write(supply_path(pager, vmo), b"1" * P, 0)

@@ -16,6 +16,9 @@ from tools.benchmarks.targets import ALMOST_ALL, Bench
 from tools.benchmarks.vmofs_targets import Empty
 from vmofs.units import PAGE_SIZE
 
+_COMMANDS = 16
+"""How many a write has."""
+
 
 def notify_store(block_bytes: int) -> Callable[[Bench, Null, int], dict[str, Any]]:
     """Let the null filesystem store, and do nothing else: the limit."""
@@ -35,7 +38,7 @@ def notify_store(block_bytes: int) -> Callable[[Bench, Null, int], dict[str, Any
 
 
 def commands(block_bytes: int) -> Callable[[Bench, Empty, int], dict[str, Any]]:
-    """Supply from an aux file that is written already, with a write for each command."""
+    """Supply from an aux file that is written already, with a write for several commands."""
 
     def measure(bench: Bench, target: Empty, seed: int) -> dict[str, Any]:
         size = bench.sizes.supply_bytes
@@ -47,8 +50,13 @@ def commands(block_bytes: int) -> Callable[[Bench, Empty, int], dict[str, Any]]:
         command = os.open(target.pager / "supply_pages", os.O_WRONLY)
 
         def supply(path: Path) -> None:
-            for offset in range(0, size, block_bytes):
-                os.write(command, f"vmo/{path.name} {offset} {block_bytes} {aux} {offset}\n".encode())
+            lines = [
+                f"vmo/{path.name} {offset} {block_bytes} {aux} {offset}\n" for offset in range(0, size, block_bytes)
+            ]
+            for first in range(0, len(lines), _COMMANDS):
+                text = "".join(lines[first : first + _COMMANDS]).encode()
+                while text:  # a write ends when others have their turn
+                    text = text[os.write(command, text) :]
 
         try:
             return _until_stored(bench, target, size, supply)
