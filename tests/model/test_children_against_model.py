@@ -44,6 +44,7 @@ from vmofs.testing.model import (
     ModelRead,
     ModelVmo,
     ModelWrite,
+    runs,
 )
 from vmofs.units import PAGE_SIZE, Key, PageRange
 
@@ -231,12 +232,13 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
         if isinstance(member.model, ModelClone):
             member.model.zero(pages)
             return
+        root = self.model_root
+        gaps = [page for page in pages if root.state(page) is PageState.GAP]
         for page in pages:
-            if self.model_root.state(page) is PageState.GAP:
-                self.model_root.pages[page] = ModelPage(PageState.ZERO)
-                self.model.resolve(self.model_root, Command.READ, [page])
-            elif self.model_root.state(page) is not PageState.MARKER:
-                self.model_root.pages[page] = ModelPage(PageState.ZERO)
+            if root.state(page) is not PageState.MARKER:
+                root.pages[page] = ModelPage(PageState.ZERO)
+        for gap in runs(gaps):
+            self.model.resolve(root, Command.READ, gap)
 
     @rule(pick=PICK, first=FIRST, count=COUNT)
     def commit(self, pick: int, first: int, count: int) -> None:
@@ -271,8 +273,8 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
         root.stream_size = size * P
         for page in range(old, size):
             root.pages[page] = ModelPage(PageState.ZERO)
-        for page in absent:
-            self.model.resolve(root, Command.READ, [page])
+        for gap in runs(absent):
+            self.model.resolve(root, Command.READ, gap)
 
     def fails_at_once(self, access: Access[Any], status: Status) -> bool:
         """Return whether the call fails without waiting."""
