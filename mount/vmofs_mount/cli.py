@@ -18,6 +18,7 @@ _OPTIONS_HELP = """\
 options: allow_other, no_allow_other (others may use the mount; default: only if root mounts),
 pager_group=NAME|GID (only its members, and root, may make pagers),
 deadline=SECONDS, warn=SECONDS, stall=SECONDS (0 = never),
+max_deadline=SECONDS (the longest that a pager may give itself; 0 = no bound, the default),
 spin=MICROSECONDS (look for the next request before sleeping: faster answers for more CPU; default 0, at most 10000),
 memory_limit=BYTES (for the pages of all; suffixes K M G; default half of the machine's memory; 0 = no limit),
 requests=N (outstanding, of all users but root; default 60000),

@@ -61,8 +61,17 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
     service: list[Service] = []
 
     async def start(session: Session) -> None:
-        warn, deadline, stall = options.warn_seconds, options.deadline_seconds, options.stall_seconds
-        service.append(Service(system, layout, session, warn=warn, deadline=deadline, stall=stall))
+        service.append(
+            Service(
+                system,
+                layout,
+                session,
+                warn=options.warn_seconds,
+                deadline=options.deadline_seconds,
+                max_deadline=options.max_deadline_seconds,
+                stall=options.stall_seconds,
+            )
+        )
 
     async def main() -> None:
         await serve(

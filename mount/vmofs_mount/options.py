@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ class MountOptions:
     Attributes:
         allow_other: other users may use the mount; the default is yes for root.
         deadline_seconds: after this time an unanswered request fails; 0 is never.
+        max_deadline_seconds: the longest deadline that a pager may give itself; 0 is no bound.
         warn_seconds: after this time an unanswered request is logged; 0 is never.
         stall_seconds: after this time a request that one worker was given goes to another one too; 0 is never, None is
             5, or a fourth of the deadline if that is less.
@@ -53,6 +55,7 @@ class MountOptions:
 
     allow_other: bool = field(default_factory=lambda: os.geteuid() == 0)
     deadline_seconds: float = 300.0
+    max_deadline_seconds: float = 0.0
     warn_seconds: float = 20.0
     stall_seconds: float | None = None
     spin_seconds: float = 0.0
@@ -84,6 +87,8 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
             options.kernel.add(option)
         elif option not in _IGNORED and not option.startswith("x-"):
             raise OptionError(f"unknown mount option '{option}'")
+    if options.max_deadline_seconds:
+        options.deadline_seconds = min(options.deadline_seconds or inf, options.max_deadline_seconds)
     return options
 
 
@@ -118,6 +123,10 @@ def _count(name: str, value: str) -> int:
 
 def _set_deadline(options: MountOptions, value: str) -> None:
     options.deadline_seconds = _seconds("deadline", value)
+
+
+def _set_max_deadline(options: MountOptions, value: str) -> None:
+    options.max_deadline_seconds = _seconds("max_deadline", value)
 
 
 def _set_warn(options: MountOptions, value: str) -> None:
@@ -167,6 +176,7 @@ def _set_user_limit(resource: Resource) -> Callable[[MountOptions, str], None]:
 _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
     "deadline": _set_deadline,
     "log": _set_log,
+    "max_deadline": _set_max_deadline,
     "memory": _set_memory,
     "memory_limit": _set_memory,
     "pager_group": _set_pager_group,

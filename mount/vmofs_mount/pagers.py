@@ -14,7 +14,7 @@ from vmofs.core.port import Port
 from vmofs.core.request import PageRequest
 from vmofs.core.source import PageSource
 from vmofs.core.vmo import PagerVmo
-from vmofs.status import InvalidArgsError
+from vmofs.status import InvalidArgsError, OutOfRangeError
 from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
@@ -53,12 +53,18 @@ class PagerDirectory:
     """One pager: what ``mkdir control/NAME`` made."""
 
     def __init__(
-        self, directory: Directory, engine: Engine, deadline: float, when_freed: Callable[[PagerVmo], None]
+        self,
+        directory: Directory,
+        engine: Engine,
+        deadline: float,
+        max_deadline: float,
+        when_freed: Callable[[PagerVmo], None],
     ) -> None:
         self.directory = directory
         self.pager = Pager(engine.system, when_freed)
         self.ports = PagerPorts(Port(engine.system))
         self.deadline = deadline
+        self._max_deadline = max_deadline
         self.scopes: dict[Fifo, trio.CancelScope] = {}
         self._engine = engine
 
@@ -97,7 +103,12 @@ class PagerDirectory:
         return f"{self.deadline:g}\n"
 
     def set_deadline(self, data: bytes) -> None:
-        """Set the deadline to a number of seconds, 0 for never."""
+        """Set the deadline to a number of seconds, 0 for never.
+
+        Raises:
+            InvalidArgsError: it is no number of seconds.
+            OutOfRangeError: the mount allows no such long deadline.
+        """
         text = data.decode("ascii", "replace").strip()
         if not text:
             return  # the shell's ``: >``
@@ -107,6 +118,8 @@ class PagerDirectory:
             seconds = -1.0
         if not 0 <= seconds < float("inf"):
             raise InvalidArgsError(f"deadline {quote(text)} is not a number of seconds")
+        if self._max_deadline and not 0 < seconds <= self._max_deadline:
+            raise OutOfRangeError(f"deadline {quote(text)} is longer than this mount allows, {self._max_deadline:g} s")
         self.deadline = seconds
 
     def port(self, name: str | None) -> Port:
@@ -133,7 +146,9 @@ class Pagers:
         place: Place,
         kernel: Kernel,
         nursery: trio.Nursery,
-        deadline: Callable[[], float],
+        *,
+        deadline: float,
+        max_deadline: float = 0.0,
     ) -> None:
         self._tree = tree
         self._kernel = kernel
@@ -142,6 +157,7 @@ class Pagers:
         self._place = place
         self._nursery = nursery
         self._deadline = deadline
+        self._max_deadline = max_deadline
         self._closed_readers = ClosedReaders()
         self._by_directory: dict[Directory, PagerDirectory] = {}
         self._by_pager: dict[Pager, PagerDirectory] = {}
@@ -160,7 +176,7 @@ class Pagers:
 
     def open(self, directory: Directory, caller: Caller) -> None:
         """Make a pager out of a new directory, with files that belong to the caller."""
-        pager = PagerDirectory(directory, self._engine, self._deadline(), self._vmo_freed)
+        pager = PagerDirectory(directory, self._engine, self._deadline, self._max_deadline, self._vmo_freed)
         self._by_directory[directory] = self._by_pager[pager.pager] = pager
         uid, gid = caller.uid, directory.gid
         requests = Fifo(0o600, uid, gid, builtin=True)

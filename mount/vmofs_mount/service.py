@@ -71,6 +71,7 @@ class Service:
         *,
         warn: float,
         deadline: float,
+        max_deadline: float,
         stall: float | None,
     ) -> None:
         self.system = system
@@ -82,7 +83,16 @@ class Service:
         kernel = Kernel(session.device)
         self.cache = PageCache(kernel, system.frames, nursery.start_soon)
         self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place, layout.tree.modified, layout.limits)
-        self.pagers = Pagers(layout.tree, layout.vmo, self.engine, place, kernel, nursery, lambda: deadline)
+        self.pagers = Pagers(
+            layout.tree,
+            layout.vmo,
+            self.engine,
+            place,
+            kernel,
+            nursery,
+            deadline=deadline,
+            max_deadline=max_deadline,
+        )
         names = self._names = Names(layout.tree, place)
         self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened)
         self._commands = Commands(

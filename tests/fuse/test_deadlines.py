@@ -47,6 +47,18 @@ def test_a_request_older_than_warn_is_noted_once_to_ten_percent(mounter: Mounter
     pager.close()
 
 
+def test_no_pager_gives_itself_longer_than_the_mount_allows(mounter: Mounter) -> None:
+    pager = PagerClient(mounter("max_deadline=2.5").path)
+    file = pager.control / "deadline"
+    for seconds in ("2.6", "0"):
+        with pytest.raises(OSError, match="Numerical result out of range"):
+            file.write_text(seconds)
+    assert file.read_text() == "2.5\n"
+    file.write_text("2")
+    assert file.read_text() == "2\n"
+    pager.close()
+
+
 def test_a_supply_that_comes_after_the_deadline_is_kept_for_the_next_reader(pager: PagerClient) -> None:
     vmo = time_out(pager)
     pager.supply(vmo, key=KEY)

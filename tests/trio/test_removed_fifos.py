@@ -26,7 +26,7 @@ def plugged_in(layout: Layout, system: System, nursery: trio.Nursery) -> Pagers:
     """Return the pagers of a layout that is not mounted."""
     engine = Engine(system, lambda _port: None, lambda _owner, _pages: None)
     place = Place("/nowhere", 0)
-    pagers = Pagers(layout.tree, layout.vmo, engine, place, Kernel(-1), nursery, lambda: 300.0)
+    pagers = Pagers(layout.tree, layout.vmo, engine, place, Kernel(-1), nursery, deadline=300.0)
     layout.seams.open_pager, layout.seams.close_pager = pagers.open, pagers.close
     layout.seams.add_fifo, layout.seams.releasers[Fifo] = pagers.add_fifo, pagers.remove_fifo
     return pagers

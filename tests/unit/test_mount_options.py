@@ -31,6 +31,14 @@ def test_options_are_read() -> None:
     assert options.kernel == {"nodev", "suid", "noexec"}
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("max_deadline=60", 60), ("deadline=0,max_deadline=60", 60), ("max_deadline=60,deadline=7", 7)],
+)
+def test_the_deadline_of_the_mount_is_at_most_the_longest(text: str, seconds: float) -> None:
+    assert parse_options([text]).deadline_seconds == seconds
+
+
 def test_what_stands_in_fstab_is_accepted() -> None:
     assert parse_options(["rw,noauto,nofail,user,_netdev,defaults,x-systemd.automount,,"]) == MountOptions()
 
