@@ -92,18 +92,16 @@ def test_a_written_vmo_is_what_an_ordinary_file_is(
         vmo = store.create(1, content, f"resizable writeback {options}")
         ballast = store.create(2, pattern.make(0, 0, BALLAST_PAGES * PAGE_SIZE), "")
         control, kept = str(store.pager.control), str(store.directory / "1")
-        synced, crowd = os.open(vmo.path, os.O_RDWR), os.open(ballast.path, os.O_RDONLY)
+        with vmo.path.open("r+b", buffering=0) as synced, ballast.path.open("rb", buffering=0) as crowd:
 
-        def read_ballast(numbers: random.Random) -> None:
-            page = numbers.randrange(BALLAST_PAGES)
-            pattern.check(os.pread(crowd, PAGE_SIZE, page * PAGE_SIZE), 0, page * PAGE_SIZE)
+            def read_ballast(numbers: random.Random) -> None:
+                page = numbers.randrange(BALLAST_PAGES)
+                pattern.check(os.pread(crowd.fileno(), PAGE_SIZE, page * PAGE_SIZE), 0, page * PAGE_SIZE)
 
-        works = (lambda _: os.fsync(synced), read_ballast, read_ballast) if crowded else ()
-        with beside(SEED, *works):
-            job = job_for(tmp_path, vmo.path, content, control, "" if crowded else kept)
-            run(job, f"VMO {options} {'crowded' if crowded else 'alone'}", mounted)
-        os.close(synced)
-        os.close(crowd)
+            works = (lambda _: os.fsync(synced), read_ballast, read_ballast) if crowded else ()
+            with beside(SEED, *works):
+                job = job_for(tmp_path, vmo.path, content, control, "" if crowded else kept)
+                run(job, f"VMO {options} {'crowded' if crowded else 'alone'}", mounted)
         store.close()
     finally:
         store.kill()
