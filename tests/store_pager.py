@@ -78,12 +78,20 @@ class StorePager:
         if key not in self.vmos:
             self.open(key, unescape(name))
         with contextlib.suppress(OSError):
-            if command == "READ":
-                self.supply(key, offset, length)
-            elif command == "DIRTY":
-                self.say("op_range", f"DIRTY {self.name(key)} {offset} {length}")
-            else:
-                self.write_back_all(key, offset, length)
+            for _ in range(TRIES):
+                try:
+                    return self.act(command, key, offset, length)
+                except FileNotFoundError:  # renamed since its name was looked up; nobody would ask again
+                    continue
+
+    def act(self, command: str, key: int, offset: int, length: int) -> None:
+        """Answer one request by the present name."""
+        if command == "READ":
+            self.supply(key, offset, length)
+        elif command == "DIRTY":
+            self.say("op_range", f"DIRTY {self.name(key)} {offset} {length}")
+        else:
+            self.write_back_all(key, offset, length)
 
     def open(self, key: int, said: str) -> None:
         """Hold a VMO open; the name in its request may be another's by now, then ``pending`` has the present one."""
