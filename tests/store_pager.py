@@ -79,10 +79,9 @@ class StorePager:
             self.open(key, unescape(name))
         with contextlib.suppress(OSError):
             for _ in range(TRIES):
-                try:
-                    return self.act(command, key, offset, length)
-                except FileNotFoundError:  # renamed since its name was looked up; nobody would ask again
-                    continue
+                with contextlib.suppress(FileNotFoundError):  # renamed since its name was looked up
+                    self.act(command, key, offset, length)
+                    return
 
     def act(self, command: str, key: int, offset: int, length: int) -> None:
         """Answer one request by the present name."""
