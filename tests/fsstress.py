@@ -132,7 +132,7 @@ class Fsstress:
 
     def _compare(self, found: object, expected: object) -> None:
         if found != expected:
-            raise FsstressError(f"operation {self._number}: {_short(found)} instead of {_short(expected)}")
+            raise FsstressError(f"operation {self._number}: {_difference(found, expected)}")
 
     @contextmanager
     def _names_change(self) -> Iterator[None]:
@@ -317,8 +317,15 @@ def _outcome(what: Callable[[], object]) -> object:
         return errno.errorcode[error.errno or 0]
 
 
-def _short(value: object) -> str:
-    return repr(value)[:1000]
+def _difference(found: object, expected: object) -> str:
+    """Say what differs; of bytes, where they begin to."""
+    if isinstance(found, bytes) and isinstance(expected, bytes):
+        pairs = enumerate(zip(found, expected, strict=False))
+        same = next((at for at, (one, other) in pairs if one != other), min(len(found), len(expected)))
+        there = slice(same, same + 64)
+        sizes = f"{len(found)} bytes, {len(expected)} expected"
+        return f"{sizes}, from {same} on {found[there]!r} instead of {expected[there]!r}"
+    return f"{repr(found)[:1000]} instead of {repr(expected)[:1000]}"
 
 
 def main() -> None:
