@@ -169,10 +169,12 @@ class StorePager:
             for offset, length, kind in chosen:
                 is_zero = "is_zero" if kind == "zero" else ""
                 self.say("op_range", f"WRITEBACK_BEGIN {name} {offset} {length} {is_zero}")
+            size = os.fstat(self.vmos[key]).st_size  # after the last BEGIN: that made what it was until then awaiting
+            os.ftruncate(target, size)
             with self.view(name) as source:
                 for offset, length, kind in chosen:
                     if kind == "zero":  # not read: what is cut off and zero again before END is clean then
-                        os.pwrite(target, bytes(min(int(length), size - int(offset))), int(offset))
+                        os.pwrite(target, bytes(max(0, min(int(length), size - int(offset)))), int(offset))
                     else:
                         self.copy(source, target, int(offset), int(length))
         finally:

@@ -143,19 +143,6 @@ def test_a_size_that_changes_during_its_writeback_stays_dirty(synced: Synced) ->
     assert not synced.sync().done
 
 
-def test_a_size_that_changes_after_the_pager_looked_at_it_stays_dirty_whatever_it_begins_then(synced: Synced) -> None:
-    synced.write(1)
-    synced.op(PagerOp.WRITEBACK_BEGIN, 0, 0)
-    assert synced.vmo.set_size(3 * P - 1).start(0)  # the pager has looked at the size, and goes on with the pages
-    synced.op(PagerOp.WRITEBACK_BEGIN, 1, 1)
-    synced.op(PagerOp.WRITEBACK_END, 0, 0)
-    synced.op(PagerOp.WRITEBACK_END, 1, 1)
-    sync = synced.sync()
-    assert synced.packets() == [(Command.WRITEBACK, 0, 0)]
-    synced.clean(0, 0)
-    assert is_done(sync)
-
-
 def test_the_writeback_of_the_size_alone_can_fail(synced: Synced) -> None:
     assert synced.vmo.set_size(2 * P).start(0)
     sync = synced.sync()

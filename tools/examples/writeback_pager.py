@@ -169,7 +169,8 @@ class WritebackPager:
         name = escape(str(vmo))
         begin, end = (f"WRITEBACK_{word} {name}" for word in ("BEGIN", "END"))
         # BEGIN comes before the data is read: a page that is written meanwhile is dirty again, and END leaves it so.
-        # It comes before the size is read, too, and a BEGIN of no pages at all is for the size alone.
+        # A BEGIN of no pages at all is for the size alone, which is looked at after the last BEGIN: what it was until
+        # then counts as written back at END.
         self.say("op_range", f"{begin} 0 0")
         status = (self.mount / vmo).stat()
         records = [line.split() for line in self.say("query_dirty_ranges", f"{name} 0 {status.st_size}").splitlines()]
@@ -180,14 +181,15 @@ class WritebackPager:
             os.close(source)
             raise
         try:
-            os.ftruncate(target, status.st_size)
+            for offset, length, kind in records[1:]:
+                self.say("op_range", f"{begin} {offset} {length} {'is_zero' if kind == 'zero' else ''}")
+            size = (self.mount / vmo).stat().st_size
+            os.ftruncate(target, size)
             os.fchmod(target, status.st_mode & 0o777)
             for offset, length, kind in records[1:]:
                 if kind == "zero":  # not read: what is cut off and zero again before END is clean then
-                    self.say("op_range", f"{begin} {offset} {length} is_zero")
-                    zero(target, int(offset), min(int(length), status.st_size - int(offset)))
+                    zero(target, int(offset), max(0, min(int(length), size - int(offset))))
                 else:
-                    self.say("op_range", f"{begin} {offset} {length}")
                     copy(source, target, int(offset), int(length))  # to the end of the VMO, which may have grown
             os.fsync(target)
         finally:

@@ -269,7 +269,7 @@ class Pager:
             target.check_inside(offset, length)
             pages = PageRange.of_bytes(offset, length)
             writeback.begin(target.runs, pages, target.pinned, is_zero=data == DIRTY_RANGE_IS_ZERO)
-            target.syncs.begin(pages)
+            target.syncs.begin()
         elif op is PagerOp.WRITEBACK_END:
             _check_data(op, data, 0)
             target.check_inside(offset, length)

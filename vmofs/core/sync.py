@@ -5,9 +5,8 @@ WRITEBACK, which no user pager declares. A VMO made with the option ``writeback`
 asks for them with WRITEBACK, and the pager answers with WRITEBACK_BEGIN, its own work, and WRITEBACK_END, or by failing
 the range.
 
-The size of the VMO is written back too, like one more page behind all others: a change makes it dirty, a BEGIN of an
-empty range makes it awaiting clean, an END of one clean. Other ranges say nothing of it: their BEGIN may come after the
-pager has looked at the size. The request for it has offset and length 0, and comes when the pages are written back.
+The size of the VMO is written back too, like one more page behind all others: a change makes it dirty, any BEGIN makes
+it awaiting clean, any END after that clean. If it alone is dirty, the request has offset and length 0.
 """
 
 from __future__ import annotations
@@ -66,17 +65,15 @@ class Syncs:
         finally:
             del self._left[serial]
 
-    def begin(self, pages: PageRange) -> None:
-        """Note a WRITEBACK_BEGIN of a range; of an empty one: the pager is about to look at the size."""
-        if not pages:
-            self._size = after(self._size, PageEvent.BEGIN)
+    def begin(self) -> None:
+        """Note a WRITEBACK_BEGIN of whatever range: the pager is about to look at the size."""
+        self._size = after(self._size, PageEvent.BEGIN)
 
     def end(self, vmo: PagerVmo, pages: PageRange) -> None:
         """Note a WRITEBACK_END of a range."""
-        if not pages:
-            self._size = after(self._size, PageEvent.END)
-            if self._size is PageState.CLEAN:
-                self._settle(vmo, SIZE_PAGE)
+        self._size = after(self._size, PageEvent.END)
+        if self._size is PageState.CLEAN:
+            self._settle(vmo, SIZE_PAGE)
         self.written_back(vmo, pages)
 
     def written_back(self, vmo: PagerVmo, pages: PageRange) -> None:
