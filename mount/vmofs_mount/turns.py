@@ -28,7 +28,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-IDLE_TASKS = 4
+IDLE_TASKS = 32
 """How many workers of pyfuse3 may wait for their turn; more end when they have answered. Each has a buffer of 1 MiB, of
 which it has touched what its largest request filled."""
 

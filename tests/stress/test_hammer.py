@@ -30,7 +30,7 @@ from vmofs.units import PAGE_SIZE
 SECONDS = float(os.environ.get("VMOFS_HAMMER_SECONDS", "10"))
 SEED = int(os.environ.get("VMOFS_HAMMER_SEED", str(random.randrange(2**32))))
 PAGES = 256
-MAY_GROW_KIB = 12 * 1024
+MAY_GROW_KIB = 24 * 1024
 """What is kept and bounded: free frames that stay in memory (4 MiB), what the largest requests touched of the buffers
 that they are received in, and the high-water mark of small objects. What is held is compared to the number."""
 
