@@ -94,8 +94,7 @@ class StorePager:
 
     def open(self, key: int, said: str) -> None:
         """Hold a VMO open; the name in its request may be another's by now, then ``pending`` has the present one."""
-        pending = (line.split() for line in (self.control / "pending").read_text().splitlines())
-        for name in (said, *(unescape(fields[4]) for fields in pending if int(fields[1]) == key)):
+        for name in (said, *map(unescape, self.names_in_pending(key))):
             self.unlinked[key] = name  # unless it can be opened
             with contextlib.suppress(FileNotFoundError):
                 fd = os.open(self.mount / name, os.O_PATH)
@@ -104,10 +103,20 @@ class StorePager:
                     return
                 os.close(fd)
 
+    def names_in_pending(self, key: int) -> list[str]:
+        """Return by what names the requests of a VMO call it now."""
+        pending = (line.split() for line in (self.control / "pending").read_text().splitlines())
+        return [fields[4] for fields in pending if int(fields[1]) == key]
+
     def name(self, key: int) -> str:
-        """Return the present name of a VMO, as commands want it; the last one if it was unlinked."""
+        """Return the present name of a VMO, as commands want it; the last one if it was unlinked.
+
+        The kernel's name of what was unlinked follows the directories above when they are renamed; ours does not.
+        """
         if key not in self.vmos:
             return escape(self.unlinked[key])
+        if not os.fstat(self.vmos[key]).st_nlink and (names := self.names_in_pending(key)):
+            return names[0]
         path = str(Path(f"/proc/self/fd/{self.vmos[key]}").readlink()).removesuffix(" (deleted)")
         return escape(str(Path(path).relative_to(self.mount)))
 
@@ -165,7 +174,6 @@ class StorePager:
         chosen = [record for record in records if self.random.random() < share]
         target = os.open(self.store / str(key), os.O_RDWR | os.O_CREAT)
         try:
-            os.ftruncate(target, size)
             for offset, length, kind in chosen:
                 is_zero = "is_zero" if kind == "zero" else ""
                 self.say("op_range", f"WRITEBACK_BEGIN {name} {offset} {length} {is_zero}")
