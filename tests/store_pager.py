@@ -22,6 +22,7 @@ from vmofs.wire.names import escape, unescape
 
 IDLE_SECONDS = 0.05
 TRIES = 200
+NO_SUCH_NAME = (FileNotFoundError, NotADirectoryError)
 PAGE = 4096
 
 
@@ -79,7 +80,7 @@ class StorePager:
             self.open(key, unescape(name))
         with contextlib.suppress(OSError):
             for _ in range(TRIES):
-                with contextlib.suppress(FileNotFoundError):  # renamed since its name was looked up
+                with contextlib.suppress(*NO_SUCH_NAME):  # renamed meanwhile, or in supply/ its directory is gone
                     self.act(command, key, offset, length)
                     return
 
@@ -96,7 +97,7 @@ class StorePager:
         """Hold a VMO open; the name in its request may be another's by now, then ``pending`` has the present one."""
         for name in (said, *map(unescape, self.names_in_pending(key))):
             self.unlinked[key] = name  # unless it can be opened
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(*NO_SUCH_NAME):
                 fd = os.open(self.mount / name, os.O_PATH)
                 if int(os.getxattr(f"/proc/self/fd/{fd}", "user.vmofs.key")) == key:
                     self.vmos[key] = fd
