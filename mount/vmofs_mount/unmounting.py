@@ -114,7 +114,11 @@ def _daemon_of(mount: MountPoint) -> int | None:
 
 def _serves(pid: int, mount: MountPoint) -> bool:
     """Return whether a process has the device of a mount open, as far as this kernel tells of which mount it is."""
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # it has ended, or is another user's
+        return False
+    for descriptor in descriptors:
         try:
             if descriptor.readlink() == Path("/dev/fuse"):
                 told = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text(encoding="ascii")

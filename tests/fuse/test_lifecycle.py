@@ -17,7 +17,8 @@ import pytest
 from tests.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
 from tests.pager_client import Background, PagerClient, ReaderProcess
 from vmofs.units import PAGE_SIZE
-from vmofs_mount import tuning
+from vmofs_mount import tuning, unmounting
+from vmofs_mount.dirty import Dirty
 
 ENDED = {errno.EBADFD, errno.ECONNABORTED, errno.ENOTCONN}
 """What who waits is told when the mount ends."""
@@ -134,6 +135,19 @@ def test_umount_ends_the_wait_of_an_fsync(mount: Mounted) -> None:
         assert "1 dirty pages of 1 VMOs" in vmofs("umount", mount.path).stderr
         assert sync.errno() in ENDED
     assert not mount.is_mounted()
+
+
+def test_umount_of_a_mount_whose_daemon_ends_meanwhile(mount: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen(["true"])
+    process = os.pidfd_open(ended.pid)
+    ended.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getxattr", lambda *_: str(ended.pid).encode())
+        patched.setattr(os, "pidfd_open", lambda _: process)
+        assert unmounting.unmount(str(mount.path)) == Dirty(0, 0)
+    assert mount.process.wait(10) == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.close(process)
 
 
 def test_a_pager_that_waits_for_requests_keeps_a_mount_busy(mount: Mounted) -> None:
