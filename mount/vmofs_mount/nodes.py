@@ -93,6 +93,9 @@ class Node:
         """Pages of memory behind the file: an eighth of ``st_blocks``."""
         return 0
 
+    def forgotten(self) -> None:
+        """Learn that neither the kernel nor anybody else refers to it."""
+
     def drop_privileges(self) -> None:
         """Clear set-user-ID, and set-group-ID where it is not mere locking: the file was changed by another."""
         self.mode &= ~stat.S_ISUID

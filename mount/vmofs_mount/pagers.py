@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -46,7 +46,7 @@ PAGER_COMMANDS = (
 )
 DEFAULT_PORT = "requests"
 
-_FORGETTERS = trio.CapacityLimiter(8)  # somebody may have the directory locked
+_FORGETTERS = trio.CapacityLimiter(1)  # somebody may have the directory locked, for a moment
 
 
 class PagerDirectory:
@@ -164,6 +164,7 @@ class Pagers:
         self._by_port: dict[Port, PagerPorts] = {}
         self._lanes: dict[Fifo, FifoLane] = {}
         self._keys = itertools.count(1)
+        self._to_forget: list[tuple[int, bytes]] = []  # directories and names; not empty while a task works on it
         nursery.start_soon(self._closed_readers.run)
 
     def __iter__(self) -> Iterator[PagerDirectory]:
@@ -195,8 +196,12 @@ class Pagers:
             self._tree.add(directory, name, file)
 
     def _vmo_freed(self, vmo: PagerVmo) -> None:
-        if isinstance(vmo.owner, VmoFile):
-            self._tree.let_go(vmo.owner)
+        file = vmo.owner
+        if isinstance(file, VmoFile):
+            pager = self._by_pager.get(file.pager)
+            if pager is not None:
+                self._forget_soon(_supply_of(pager.directory).names(file))
+            self._tree.let_go(file)
 
     def add_fifo(self, directory: Directory, fifo: Fifo) -> None:
         """Make another port out of a FIFO that was made in a pager's directory."""
@@ -246,15 +251,31 @@ class Pagers:
         The kernel does not know that names went with their directory. Those that are open now it would keep when they
         are closed, and the pager with them, until it is short of memory.
         """
+        supply = _supply_of(directory)
         self.close(directory)
-        self._nursery.start_soon(self._forget_names, directory.ino, list(directory.children))
+        supply.close()
+        self._forget_soon([(directory.ino, name) for name in directory.children] + list(supply.names()))
 
-    async def _forget_names(self, directory_ino: int, names: list[bytes]) -> None:
+    def directory_removed(self, directory: Directory) -> None:
+        """Let the kernel forget what stood for a directory in ``supply/``."""
+        for pager in self:
+            self._forget_soon(_supply_of(pager.directory).names(directory))
+
+    def _forget_soon(self, names: Iterable[tuple[int, bytes]]) -> None:
+        """Let the kernel forget names, each in the directory of a number."""
+        is_running = bool(self._to_forget)
+        self._to_forget += names
+        if self._to_forget and not is_running:
+            self._nursery.start_soon(self._forget_names)
+
+    async def _forget_names(self) -> None:
         def forget_all() -> None:
-            for name in names:
+            for directory_ino, name in names:
                 self._kernel.forget_name(directory_ino, name)
 
-        await trio.to_thread.run_sync(forget_all, abandon_on_cancel=True, limiter=_FORGETTERS)
+        while names := list(self._to_forget):
+            await trio.to_thread.run_sync(forget_all, abandon_on_cancel=True, limiter=_FORGETTERS)
+            del self._to_forget[: len(names)]
 
     def close(self, directory: Directory) -> None:
         """Close a pager: its waiters get BAD_STATE, what is present stays readable."""
@@ -336,6 +357,13 @@ def vmo_name(source: PageSource) -> str:
     file = source.owner
     assert isinstance(file, VmoFile)
     return file.path
+
+
+def _supply_of(directory: Directory) -> SupplyRealm:
+    """Return what shows ``supply/`` in a pager's directory."""
+    realm = cast("Directory", directory.children[b"supply"]).realm
+    assert isinstance(realm, SupplyRealm)
+    return realm
 
 
 async def _run_in(scope: trio.CancelScope, lane: FifoLane) -> None:

@@ -27,7 +27,7 @@ from vmofs_mount.eventlog import EventLog
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
-from vmofs_mount.nodes import AuxFile, CommandFile, Fifo, TextFile, VmoFile
+from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, TextFile, VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import CLOSE_SECONDS
@@ -126,6 +126,7 @@ class Service:
         seams.opened_to_write = lambda file: self.cache.wait_stored(file, STORE_SECONDS)
         seams.releasers[VmoFile] = self._release_vmo
         seams.releasers[Fifo] = self.pagers.remove_fifo
+        seams.releasers[Directory] = self.pagers.directory_removed
         seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
         seams.computed_xattrs[VmoFile] = _vmo_xattrs

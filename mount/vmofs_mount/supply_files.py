@@ -10,9 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 from vmofs.core.pager import Pager
 from vmofs.status import InvalidArgsError
@@ -36,14 +35,19 @@ _VMO = b"vmo"
 class SupplyFile(Node):
     """Where pages of one VMO are written to."""
 
-    __slots__ = ("file", "pager")
+    __slots__ = ("file", "pager", "realm")
 
     NAMELESS = True
 
-    def __init__(self, permissions: int, uid: int, gid: int, file: VmoFile, pager: Pager) -> None:
+    def __init__(self, permissions: int, uid: int, gid: int, file: VmoFile, pager: Pager, realm: SupplyRealm) -> None:
         super().__init__(permissions, uid, gid)
         self.file = file
         self.pager = pager
+        self.realm = realm
+
+    def forgotten(self) -> None:
+        """Learn that neither the kernel nor anybody else refers to it."""
+        self.realm.forgotten(self, self.file)
 
     @property
     def size_bytes(self) -> int:
@@ -86,9 +90,15 @@ class MirrorDirectory(SupplyDirectory):
     gid = _Mirrored("gid")  # type: ignore[assignment]
     xattrs = _Mirrored("xattrs")  # type: ignore[assignment]
 
-    def __init__(self, realm: Realm, mirrored: Directory) -> None:
+    realm: SupplyRealm
+
+    def __init__(self, realm: SupplyRealm, mirrored: Directory) -> None:
         self.mirrored = mirrored
         super().__init__(mirrored.mode, mirrored.uid, mirrored.gid, realm, mirrored)
+
+    def forgotten(self) -> None:
+        """Learn that neither the kernel nor anybody else refers to it."""
+        self.realm.forgotten(self, self.mirrored)
 
 
 class SupplyRealm(Realm):
@@ -101,11 +111,28 @@ class SupplyRealm(Realm):
         super().__init__(tree)
         self._vmo = vmo
         self._pager = pager
-        self._made: WeakValueDictionary[tuple[int, int], Node] = WeakValueDictionary()
+        self._made: dict[int, dict[tuple[int, bytes], Node]] = {}  # target -> directory and name -> what stands for it
+        self._closed = False
+
+    def close(self) -> None:
+        """Show nothing more: the pager is gone."""
+        self._closed = True
+
+    def names(self, target: Node | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield what the kernel knows as a name of ``target``, or of anything: directory and name.
+
+        It does not know that the names go with what they stand for, and keeps those that were open then until it is
+        short of memory, and so all that the nodes refer to.
+        """
+        made = self._made.values() if target is None else [self._made.get(target.ino, {})]
+        for names in made:
+            yield from names
 
     def lookup(self, parent: Directory, name: bytes) -> Node | None:
         """Return the node that stands for a VMO of this pager, or for a directory."""
         assert isinstance(parent, SupplyDirectory)
+        if self._closed:
+            return None
         is_top = parent.nlink > 0  # the others have no name of their own
         target: Node | None = self._vmo if is_top and name == _VMO else parent.mirrored.children.get(name)
         if not isinstance(target, Directory) and getattr(target, "pager", None) is not self._pager:
@@ -114,11 +141,15 @@ class SupplyRealm(Realm):
             return None
         if is_top and target is not self._vmo and isinstance(target, Directory) and not self._vmo.mode & stat.S_IXOTH:
             return None  # on the way by ``supply/vmo`` the kernel checks who may search ``vmo/``
-        key = (parent.ino, target.ino)
-        node = self._made.get(key)
-        if node is None or node.lookup_count == 0:
-            node = self._made[key] = self._make(parent, name, target)
-        return node
+        return self._made.get(target.ino, {}).get((parent.ino, name)) or self._make(parent, name, target)
+
+    def forgotten(self, node: Node, target: Node) -> None:
+        """Learn that nothing refers any more to the node that stood for a target."""
+        assert node.parent is not None
+        names = self._made[target.ino]
+        del names[node.parent.ino, node.name]
+        if not names:
+            del self._made[target.ino]
 
     def _make(self, parent: SupplyDirectory, name: bytes, target: VmoFile | Directory) -> Node:
         node: Node
@@ -126,11 +157,12 @@ class SupplyRealm(Realm):
             top = parent
             while isinstance(top.parent, SupplyDirectory):
                 top = top.parent
-            node = SupplyFile(top.mode & 0o222, top.uid, top.gid, target, self._pager)
+            node = SupplyFile(top.mode & 0o222, top.uid, top.gid, target, self._pager, self)
         else:
             node = MirrorDirectory(self, target)
         self.tree.add_nameless(node)
         node.parent, node.name = parent, name
+        self._made.setdefault(target.ino, {})[parent.ino, name] = node
         return node
 
 

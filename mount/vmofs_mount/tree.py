@@ -331,8 +331,9 @@ class Tree:
             self._drop_if_unreferenced(node)
 
     def _drop_if_unreferenced(self, node: Node) -> None:
-        if node.nlink == node.lookup_count == node.open_count == 0 and node not in self.orphans:
-            self._nodes.pop(node.ino, None)
+        is_needed = node.nlink or node.lookup_count or node.open_count or node in self.orphans
+        if not is_needed and self._nodes.pop(node.ino, None) is not None:
+            node.forgotten()
 
 
 def _check_rename(node: Node, target: Directory, replaced: Node | None, flags: int) -> None:

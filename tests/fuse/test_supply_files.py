@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pager_client import Background, PagerClient, Vmo
+from tests.mounted import Mounted, wait_for
+from tests.pager_client import Background, PagerClient, Vmo, metric
 from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE
@@ -36,6 +37,49 @@ def test_a_page_written_there_answers_its_reader(pager: PagerClient) -> None:
     assert reader.result() == b"s" * P
     os.close(fd)
     assert vmo.path.stat().st_blocks == P // 512
+
+
+def nodes(pager: PagerClient) -> int:
+    return metric((pager.mount / "control" / "stats").read_text(), "vmofs_nodes")
+
+
+@pytest.mark.parametrize("renamed", [False, True], ids=["kept", "renamed"])
+def test_what_is_removed_leaves_no_node_behind_in_supply(pager: PagerClient, *, renamed: bool) -> None:
+    shared = supply_path(pager, pager.create(size=P)).parent
+    assert shared.is_dir()  # what leads there stays
+    before = nodes(pager)
+    for number in range(10):
+        directory = pager.mount / "vmo" / pager.name / "directory"
+        directory.mkdir()
+        vmo = pager.create(f"directory/v{number}", size=P)
+        write(shared / "directory" / vmo.path.name, b"s" * P, 0)
+        fd = os.open(supply_path(pager, vmo), os.O_WRONLY)
+        path = vmo.path.rename(directory / "other") if renamed else vmo.path
+        assert path.read_bytes() == b"s" * P
+        path.unlink()
+        assert nodes(pager) > before
+        os.close(fd)
+        directory.rmdir()
+    wait_for(lambda: nodes(pager) == before, "the kernel forgets the names")
+
+
+@pytest.mark.parametrize("way", ["supply/vmo", "supply"])
+def test_a_pager_that_is_closed_while_its_supply_file_is_open_leaves_no_node_behind(mount: Mounted, way: str) -> None:
+    pager = PagerClient(mount.path, "leaves_nothing")
+    before = nodes(pager)
+    control = mount.path / "control" / "closed"
+    control.mkdir()
+    (control / "create_vmo").write_text(f"vmo/leaves_nothing/v {P}\n")
+    supply = control / way / "leaves_nothing"
+    directory, fd = os.open(supply, os.O_PATH), os.open(supply / "v", os.O_WRONLY)
+    control.rmdir()
+    with pytest.raises(FileNotFoundError):
+        os.open("v", os.O_WRONLY, dir_fd=directory)
+    os.close(fd)
+    os.close(directory)
+    (mount.path / "vmo" / "leaves_nothing" / "v").unlink()
+    wait_for(lambda: nodes(pager) == before, "the kernel forgets the names")
+    pager.close()
 
 
 def test_the_short_form_of_the_name_works_too(pager: PagerClient) -> None:
