@@ -19,6 +19,8 @@ _MAX_THREADS = 4096
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of <linux/proc_ns.h>
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
+_FLAGS = 6  # of the fields of /proc/PID/stat behind the name
+_PF_EXITING = 0x4  # of <linux/sched.h>
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,14 @@ def reads_file(process: int, ino: int) -> bool:
 
 
 def is_dying(process: int) -> bool:
-    """Return whether a process got a signal that ends it, but some thread of it has not ended yet."""
-    for thread in _threads(process):
-        for line in _lines(f"{thread}/status"):
-            if line.startswith("SigPnd:") and int(line.split()[1], 16) & _KILLED:
-                return True
-    return False
+    """Return whether a process was killed, or ends by itself, but the kernel does not let go of some thread yet.
+
+    Asynchronous reads (libaio) hold it up when it has taken the signal already. One that has ended is not dying: others
+    may have inherited what it had open.
+    """
+    threads = list(_threads(process))
+    alive = [thread for thread in threads if _state(thread) not in "ZX"]
+    return any(map(_was_killed, alive)) or (bool(alive) and all(map(_is_exiting, threads)))
 
 
 def has_mapped(process: int, ino: int, device_minor: int, pages: PageRange) -> bool:
@@ -112,8 +116,23 @@ def _threads(process: int) -> Iterator[Path]:
             yield thread
 
 
+def _was_killed(thread: Path) -> bool:
+    pending = (line.split() for line in _lines(thread / "status") if line.startswith(("SigPnd:", "ShdPnd:")))
+    return any(int(signals, 16) & _KILLED for _, signals in pending)
+
+
+def _is_exiting(thread: Path) -> bool:
+    fields = _fields(thread)
+    return len(fields) > _FLAGS and bool(int(fields[_FLAGS]) & _PF_EXITING)
+
+
+def _fields(thread: Path) -> list[str]:
+    """Return the fields of ``/proc/PID/stat`` behind the name."""
+    return "".join(_lines(thread / "stat")).rpartition(")")[2].split()
+
+
 def _state(thread: Path) -> str:
-    fields = "".join(_lines(thread / "stat")).rpartition(")")[2].split()
+    fields = _fields(thread)
     return fields[0] if fields else ""
 
 

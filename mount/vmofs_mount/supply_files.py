@@ -129,10 +129,15 @@ class SupplyRealm(Realm):
             yield from names
 
     def lookup(self, parent: Directory, name: bytes) -> Node | None:
-        """Return the node that stands for a VMO of this pager, or for a directory."""
+        """Return the node that stands for a VMO of this pager, or for a directory.
+
+        Raises:
+            OSError: ESTALE, the pager is closed, or what ``parent`` stands for was removed. Not ENOENT, which the
+                kernel would remember, and ``parent`` with it, until it is short of memory.
+        """
         assert isinstance(parent, SupplyDirectory)
-        if self._closed:
-            return None
+        if self._closed or not parent.mirrored.nlink:
+            raise OSError(errno.ESTALE, f"{parent.path} is gone")
         is_top = parent.nlink > 0  # the others have no name of their own
         target: Node | None = self._vmo if is_top and name == _VMO else parent.mirrored.children.get(name)
         if not isinstance(target, Directory) and getattr(target, "pager", None) is not self._pager:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import select
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import Mounted, wait_for
-from tests.pager_client import Background, PagerClient, Readers, Vmo
+from tests.pager_client import Background, PagerClient, Readers, Vmo, process_state
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.wire.packets import PacketCommand
@@ -208,3 +210,63 @@ def test_a_read_of_many_pages_is_one_request(pager: PagerClient) -> None:
 def wait_until_cached(vmo: Vmo, mount: Path) -> None:
     """Wait until nothing is left to be stored in the page cache."""
     wait_for(lambda: "vmofs_pagecache_files_busy 0" in (mount / "control" / "stats").read_text(), vmo.name)
+
+
+_ASYNCHRONOUS = r"""
+import ctypes, mmap, os, sys
+IO_SETUP, IO_SUBMIT, PREAD = 206, 209, 0
+class Iocb(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_uint64), ("key", ctypes.c_uint32), ("flags", ctypes.c_uint32),
+                ("opcode", ctypes.c_uint16), ("priority", ctypes.c_int16), ("fd", ctypes.c_uint32),
+                ("buffer", ctypes.c_uint64), ("length", ctypes.c_uint64), ("offset", ctypes.c_int64),
+                ("rest", ctypes.c_uint64 * 2)]
+libc = ctypes.CDLL(None, use_errno=True)
+context, buffer = ctypes.c_ulong(), mmap.mmap(-1, 4096)
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+assert libc.syscall(IO_SETUP, 8, ctypes.byref(context)) == 0
+address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+block = Iocb(opcode=PREAD, fd=fd, buffer=address, length=4096, offset=int(sys.argv[2]))
+blocks = (ctypes.POINTER(Iocb) * 1)(ctypes.pointer(block))
+assert libc.syscall(IO_SUBMIT, context, 1, blocks) == 1
+print("errno 0", flush=True)
+sys.stdin.read() if sys.argv[3] == "killed" else os._exit(0)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the calls are those of x86_64")
+@pytest.mark.parametrize("way", ["killed", "ends"])
+def test_a_process_with_asynchronous_reads_under_way_ends_at_once(pager: PagerClient, start: Readers, way: str) -> None:
+    vmo = pager.create(size=4 * PAGE_SIZE)
+    reader = start.run(_ASYNCHRONOUS, vmo.path, PAGE_SIZE, way)
+    pager.take_read(vmo, PAGE_SIZE)
+    assert reader.next() == 0
+    if way == "killed":
+        assert reader.kill() < 1
+    else:
+        assert reader.process.wait(1) == 0
+
+
+_HEIR = r"""
+import mmap, os, sys
+fd, buffer = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)
+opener = os.getpid()
+if os.fork():
+    os._exit(0)
+try:
+    os.preadv(fd, [buffer], 0)
+except OSError as error:
+    print("errno", error.errno, flush=True)
+else:
+    print("data", buffer[:].hex(), flush=True)
+"""
+
+
+def test_who_inherited_a_file_reads_on_when_its_opener_has_ended(pager: PagerClient, start: Readers) -> None:
+    vmo = pager.create(size=PAGE_SIZE)
+    heir = start.run(_HEIR, vmo.path)  # whose opener is a zombie as long as nobody waits for it
+    pager.take_read(vmo, 0)
+    wait_for(lambda: process_state(heir.process.pid) == "Z", "the opener has ended")
+    assert heir.process.stdout is not None
+    assert not select.select([heir.process.stdout], [], [], 0.5)[0]  # it is looked ten times a second
+    pager.supply_bytes(vmo, b"h" * PAGE_SIZE)
+    assert heir.next() == b"h" * PAGE_SIZE
