@@ -164,6 +164,21 @@ def examine_path(place: Place, path: str, mode: int, identity: Identity) -> Exam
 
 
 @contextmanager
+def opened_inode(place: Place, ino: int) -> Iterator[int]:
+    """Open an inode as a path, whether it has a name or not. In a worker thread, if ``can_open_inodes``.
+
+    Raises:
+        OSError: the kernel does not know it, or another mount lies over this one.
+    """
+    with _opened_root(place, os.O_RDONLY) as root:
+        fd = _open_inode(root, ino)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def _opened_root(place: Place, flags: int) -> Iterator[int]:
     """Open the root of the mount, for a moment: it keeps the mount busy."""
     root = os.open(place.mountpoint, flags | os.O_DIRECTORY | os.O_CLOEXEC)

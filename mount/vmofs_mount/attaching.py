@@ -13,13 +13,16 @@ import struct
 import termios
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
+from vmofs_mount.access import opened_inode
 from vmofs_mount.inotify import CloseWatch
 
 if TYPE_CHECKING:
+    from vmofs_mount.mountinfo import Place
     from vmofs_mount.ports import Fifo
 
 attaching_threads: set[int] = set()
@@ -127,6 +130,12 @@ class Attempt:
         with self._lock:
             self._abandoned = True
             return self._opened
+
+
+def end_opens(place: Place, ino: int) -> None:
+    """Open both ends of a FIFO that has no name any more, and close them: who waits in ``open`` for one goes on."""
+    with suppress(OSError), opened_inode(place, ino) as fd:
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def unread_bytes(fd: int) -> int:

@@ -19,7 +19,8 @@ from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
-from vmofs_mount.attaching import ClosedReaders
+from vmofs_mount.access import can_open_inodes
+from vmofs_mount.attaching import ClosedReaders, end_opens
 from vmofs_mount.deadlocks import PagerFiles
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.kernel import Kernel
@@ -236,6 +237,8 @@ class Pagers:
 
     def remove_fifo(self, fifo: Fifo) -> None:
         """End a FIFO that lost its name: its readers see the end of the stream. Its VMOs' requests wait."""
+        if fifo.lookup_count and can_open_inodes():
+            self._nursery.start_soon(self._end_late_opens, fifo)
         lane = self._lanes.pop(fifo, None)
         for pager in self._by_directory.values():
             if fifo in pager.scopes:
@@ -244,6 +247,18 @@ class Pagers:
                 for port in lane.ports if lane is not None else ():
                     if port is not pager.ports.default:
                         self._by_port.pop(port, None)  # nothing delivers it any more
+
+    async def _end_late_opens(self, fifo: Fifo) -> None:
+        """Let those go on who looked up the name of a FIFO in time, but open it now: nobody else would open it.
+
+        While the kernel knows the FIFO somebody may be about to. He waits as long again as he was late, at most.
+        """
+        limiter, delay = trio.CapacityLimiter(1), SETTLE_SECONDS  # of its own: the pipe may be locked
+        await trio.sleep(delay)
+        while fifo.lookup_count:
+            await trio.to_thread.run_sync(end_opens, self._place, fifo.ino, limiter=limiter, abandon_on_cancel=True)
+            await trio.sleep(delay)
+            delay *= 2
 
     def remove(self, directory: Directory) -> None:
         """Close a pager whose directory is about to go.

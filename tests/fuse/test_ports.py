@@ -336,6 +336,25 @@ def test_a_pager_that_is_closed_while_its_fifo_is_open_leaves_no_node_behind(mou
     wait_for(lambda: nodes() == before, "the kernel forgets the names")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may open what has no name")
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY], ids=["to read", "to write"])
+@pytest.mark.parametrize("name", ["requests", "worker"])
+def test_who_opens_a_fifo_that_has_just_gone_does_not_wait_for_ever(mount: Mounted, name: str, flags: int) -> None:
+    control = mount.path / "control" / "p"
+    control.mkdir()
+    os.mkfifo(control / "worker")
+    found = os.open(control / name, os.O_PATH)  # as one who was stopped between looking it up and opening it
+    if name == "worker":
+        (control / name).unlink()
+    control.rmdir()
+    opening = Background(lambda: os.open(f"/proc/self/fd/{found}", flags))
+    fd = opening.result()
+    if flags == os.O_RDONLY:
+        assert os.read(fd, 1) == b""
+    os.close(fd)
+    os.close(found)
+
+
 def test_an_unlinked_vmo_sends_complete_when_its_last_reader_is_gone(pager: PagerClient) -> None:
     vmo = pager.create(size=2 * PAGE_SIZE)
     fd = os.open(vmo.path, os.O_RDONLY)
