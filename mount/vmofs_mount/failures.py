@@ -15,7 +15,7 @@ A READ that came before the page went is called stale. One that comes while the 
 does not end before the READ: then it waits for the lock that the READ holds.
 
 After a time-out the pager is known to be stuck, and everybody who waited behind the page's lock would wait for another
-deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
+deadline: such a failure holds as long as retries may take to arrive, however often it is met.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import trio
 
@@ -31,27 +32,40 @@ from vmofs.units import PageRange
 from vmofs_mount.processes import Blocked, blocked_threads, has_mapped, reads_file
 
 RETRY_SECONDS = 0.25
-"""How long a retry may take to arrive; a loaded machine needs some of it."""
+"""How long a retry may take to arrive, at least."""
+
+_RETRIES_PER_LOOK = 4
+"""A loaded machine takes longer: so many times as long as looking for who will try again took."""
+
+_MAX_RETRY_SECONDS = 2.0
 
 _RETRIES_OF_FAULT = 2
 _READS_OF_FAULT = 3
 _RETRIES_OF_READ = 1
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
 _FALL_ASLEEP_SECONDS = 0.002
 _DROP_SECONDS = 0.02  # a drop that no lock holds up takes 0.1 ms
 
 
-class Failure:
-    """One failed READ: pages, error, and how many more READs of each process are retries of it."""
+class RetriesLeft(NamedTuple):
+    """How many retries each process will make, and within how many seconds."""
 
-    __slots__ = ("dropped", "dropping", "error", "left", "over", "pages", "settled", "shares_drop_of")
+    of: dict[int, int]
+    seconds: float = RETRY_SECONDS
+
+
+class Failure:
+    """One failed READ: pages, error, and how many more READs of each process are retries of it, for so many seconds."""
+
+    __slots__ = ("dropped", "dropping", "error", "left", "over", "pages", "seconds", "settled", "shares_drop_of")
 
     def __init__(
-        self, pages: PageRange, error: VmoError, left: dict[int, int], shares_drop_of: Failure | None = None
+        self, pages: PageRange, error: VmoError, retries: RetriesLeft, shares_drop_of: Failure | None = None
     ) -> None:
         self.pages = pages
         self.error = error
-        self.left = left
+        self.left = retries.of
+        self.seconds = retries.seconds
         self.shares_drop_of = shares_drop_of
         self.over = trio.Event()
         self.settled = trio.Event()
@@ -82,20 +96,20 @@ class Failures:
         self._in_cache: dict[int, Failure] = {}  # page -> the failure that left it in the page cache
         self._drop = drop
 
-    def remember(self, left: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
+    def remember(self, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
         """Note that a READ of ``pages`` failed, and how many retries each process will make.
 
         A drop that is under way for ``stale_by`` waits for this READ. Another one could meet the page of the next.
         """
         self.forget(pages)
-        failure = Failure(pages, error, left, stale_by if stale_by is not None and stale_by.dropping else None)
+        failure = Failure(pages, error, retries, stale_by if stale_by is not None and stale_by.dropping else None)
         self._recent.add(failure)
         self._in_cache.update(dict.fromkeys(range(*pages), failure))
         return failure
 
     async def expire(self, failure: Failure) -> None:
         """Forget a failure when all readers have had their retries, or time is up."""
-        with trio.move_on_after(RETRY_SECONDS):
+        with trio.move_on_after(failure.seconds):
             await failure.over.wait()
         if failure not in self._recent:
             return
@@ -190,13 +204,14 @@ class Retries:
 
     async def count(
         self, process: int, flags: int, others: Iterable[int], ino: int, pages: PageRange, *, stale: bool
-    ) -> dict[int, int]:
+    ) -> RetriesLeft:
         """Return how many retries each process will make of a failed READ, before that is answered.
 
         ``others`` are the processes that have the file open too.
         """
         if flags & os.O_DIRECT:
-            return {}
+            return RetriesLeft({})
+        began = trio.current_time()
         others = set(others)  # as they are now: who opens the file while we look has nothing to try again
         with trio.move_on_after(_LOOK_SECONDS):
             seen = await self._look({process, *others})
@@ -205,8 +220,9 @@ class Retries:
                 seen = await self._look({process, *others})
             left = {other: self._behind_lock(other, seen) for other in others if other != process}
             left[process] = await self._of_reader(process, seen, ino, pages, stale=stale)
-            return left
-        return {process: _RETRIES_OF_READ}  # the machine is very slow
+            took = trio.current_time() - began
+            return RetriesLeft(left, min(max(RETRY_SECONDS, _RETRIES_PER_LOOK * took), _MAX_RETRY_SECONDS))
+        return RetriesLeft({process: _RETRIES_OF_READ}, _MAX_RETRY_SECONDS)  # the machine is very slow
 
     async def _look(self, processes: set[int]) -> Mapping[int, Blocked]:
         """Look at processes; those who ask while somebody looks share the next look."""

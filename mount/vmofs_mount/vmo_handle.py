@@ -20,7 +20,7 @@ from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
 from vmofs_mount.deadlocks import Reader
 from vmofs_mount.engine import Engine
-from vmofs_mount.failures import Failure, Failures, Retries, find_stale
+from vmofs_mount.failures import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.handles import Handle
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.locked_directories import LockedDirectories
@@ -79,18 +79,18 @@ class OpenVmos:
         file = handle.file
         stale_by = await find_stale(suspects)
         others = self._open.get(file, Counter())
-        left = await self._retries.count(
+        retries = await self._retries.count(
             handle.process, handle.flags, others, file.ino, pages, stale=stale_by is not None
         )
-        self._remember(file, left, pages, error, stale_by)
+        self._remember(file, retries, pages, error, stale_by)
 
     def _remember(
-        self, file: VmoFile, left: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None = None
+        self, file: VmoFile, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None = None
     ) -> None:
         failures = self._failures.get(file)
         if failures is None:
             failures = self._failures[file] = Failures(lambda pages: self.cache.drop_failed(file, pages))
-        self._spawn(self._expire, file, failures, failures.remember(left, pages, error, stale_by))
+        self._spawn(self._expire, file, failures, failures.remember(retries, pages, error, stale_by))
 
     async def _expire(self, file: VmoFile, failures: Failures, failure: Failure) -> None:
         await failures.expire(failure)
@@ -164,7 +164,7 @@ class OpenVmos:
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
-        self._remember(file, {}, pages, IoError("the reader was killed"))
+        self._remember(file, RetriesLeft({}), pages, IoError("the reader was killed"))
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""

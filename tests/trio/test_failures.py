@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from vmofs.status import IoError, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.failures import Failures
+from vmofs_mount import failures as module
+from vmofs_mount.failures import RETRY_SECONDS, Failures, Retries, RetriesLeft
+from vmofs_mount.processes import Blocked
 
 MANY = 5_000
 PROCESS = 7
@@ -30,7 +33,7 @@ class Dropping:
 def remember(failures: Failures, pages: PageRange, retries: int = 1) -> VmoError:
     """Note that a read failed."""
     error = IoError(f"{pages} cannot be had")
-    failures.remember({PROCESS: retries}, pages, error, None)
+    failures.remember(RetriesLeft({PROCESS: retries}), pages, error, None)
     return error
 
 
@@ -69,9 +72,26 @@ async def test_a_failure_that_is_over_is_dropped_and_one_that_failed_again_is_no
     failures = Failures(cache.drop)
     async with trio.open_nursery() as nursery:
         for retries in (1, 0):
-            failure = failures.remember({PROCESS: retries}, PageRange(2, 4), IoError("no"), None)
+            failure = failures.remember(RetriesLeft({PROCESS: retries}), PageRange(2, 4), IoError("no"), None)
             nursery.start_soon(failures.expire, failure)
             await wait_all_tasks_blocked()
     assert cache.dropped == [PageRange(2, 4)]
     assert not failures
     assert autojump_clock.current_time() < 1
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.1])
+async def test_where_looking_takes_long_retries_are_awaited_for_longer(
+    monkeypatch: pytest.MonkeyPatch, slow: float
+) -> None:
+    def look(processes: set[int]) -> dict[int, Blocked]:
+        time.sleep(slow)
+        return {process: Blocked(reads=1) for process in processes}
+
+    monkeypatch.setattr(module, "_look_at", look)
+    retries = Retries(0)
+    retries.began(PROCESS)
+    left = await retries.count(PROCESS, 0, (), 1, PageRange(0, 1), stale=False)
+    assert left.of == {PROCESS: 1}
+    assert left.seconds >= 4 * slow
+    assert slow or left.seconds == RETRY_SECONDS
