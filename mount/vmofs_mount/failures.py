@@ -15,7 +15,7 @@ A READ that came before the page went is called stale. One that comes while the 
 does not end before the READ: then it waits for the lock that the READ holds.
 
 After a time-out the pager is known to be stuck, and everybody who waited behind the page's lock would wait for another
-deadline: such a failure holds as long as retries may take to arrive, however often it is met.
+deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RETRY_SECONDS = 0.25
 """How long a retry may take to arrive, at least."""
 
 _RETRIES_PER_LOOK = 4
-"""A loaded machine takes longer: so many times as long as looking for who will try again took."""
+"""A loaded machine takes longer: so many times as long as a look at who will try again took, the last time."""
 
 _MAX_RETRY_SECONDS = 2.0
 
@@ -65,7 +65,7 @@ class Failure:
         self.pages = pages
         self.error = error
         self.left = retries.of
-        self.seconds = retries.seconds
+        self.seconds = RETRY_SECONDS if error.status is Status.TIMED_OUT else retries.seconds
         self.shares_drop_of = shares_drop_of
         self.over = trio.Event()
         self.settled = trio.Event()
@@ -189,6 +189,7 @@ class Retries:
         self._reads: Counter[int] = Counter()
         self._lock = trio.Lock()
         self._looks = 0
+        self._look_took = 0.0
         self._seen: dict[int, Blocked] = {}
         self._map_readers = trio.CapacityLimiter(8)  # of their own: maps of processes in page faults may hold them up
 
@@ -211,7 +212,6 @@ class Retries:
         """
         if flags & os.O_DIRECT:
             return RetriesLeft({})
-        began = trio.current_time()
         others = set(others)  # as they are now: who opens the file while we look has nothing to try again
         with trio.move_on_after(_LOOK_SECONDS):
             seen = await self._look({process, *others})
@@ -220,9 +220,11 @@ class Retries:
                 seen = await self._look({process, *others})
             left = {other: self._behind_lock(other, seen) for other in others if other != process}
             left[process] = await self._of_reader(process, seen, ino, pages, stale=stale)
-            took = trio.current_time() - began
-            return RetriesLeft(left, min(max(RETRY_SECONDS, _RETRIES_PER_LOOK * took), _MAX_RETRY_SECONDS))
-        return RetriesLeft({process: _RETRIES_OF_READ}, _MAX_RETRY_SECONDS)  # the machine is very slow
+            return RetriesLeft(left, self._patience())
+        return RetriesLeft({process: _RETRIES_OF_READ}, self._patience())  # the machine is very slow
+
+    def _patience(self) -> float:
+        return min(max(RETRY_SECONDS, _RETRIES_PER_LOOK * self._look_took), _MAX_RETRY_SECONDS)
 
     async def _look(self, processes: set[int]) -> Mapping[int, Blocked]:
         """Look at processes; those who ask while somebody looks share the next look."""
@@ -230,7 +232,9 @@ class Retries:
         async with self._lock:
             if self._looks == asked or not processes <= self._seen.keys():
                 self._looks += 1
+                began = trio.current_time()
                 self._seen = await trio.to_thread.run_sync(_look_at, processes, abandon_on_cancel=True)
+                self._look_took = trio.current_time() - began
             return self._seen
 
     def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:

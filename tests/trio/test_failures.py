@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from vmofs.status import IoError, VmoError
+from vmofs.status import IoError, TimedOutError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount import failures as module
 from vmofs_mount.failures import RETRY_SECONDS, Failures, Retries, RetriesLeft
@@ -95,3 +95,10 @@ async def test_where_looking_takes_long_retries_are_awaited_for_longer(
     assert left.of == {PROCESS: 1}
     assert left.seconds >= 4 * slow
     assert slow or left.seconds == RETRY_SECONDS
+
+
+async def test_who_waited_in_vain_is_not_told_so_for_longer_than_needed(autojump_clock: MockClock) -> None:
+    failures = Failures(Dropping().drop)
+    failure = failures.remember(RetriesLeft({PROCESS: 1}, 2.0), PageRange(0, 1), TimedOutError("late"), None)
+    await failures.expire(failure)
+    assert autojump_clock.current_time() == pytest.approx(RETRY_SECONDS)
