@@ -239,6 +239,8 @@ class Fsx:
 
     def _write_both(self, fd: int, offset: int, length: int) -> None:
         data = self._bytes(offset, length)
+        if offset + length > self._size:
+            self._mapping.msync()  # or Linux may lose a part of it, see lost_append.py
         written = os.pwrite(fd, data, offset)
         if written != length:
             raise FsxError(f"{written} bytes of {length} written")
@@ -282,6 +284,8 @@ class Fsx:
         target = self._random.randrange(self._limit)
         length = min(length, self._limit - target, abs(target - source))
         self._note(f" {length} to {target}")
+        if target + length > self._size:
+            self._mapping.msync()  # as before any write that grows the file
         done = 0
         while done < length:
             count = os.copy_file_range(self._fd, self._fd, length - done, source + done, target + done)

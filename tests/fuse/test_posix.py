@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lost_append import Lost, count_lost
 from tests.mounted import Mounted
 from vmofs.wire.names import MAX_PATH_BYTES
 
@@ -565,3 +566,9 @@ def test_access_control_lists_are_checked_and_inherited(mount: Mounted, monkeypa
     (aux / "dir" / "new").touch(mode=0o640)
     seen = subprocess.run(["getfacl", "-cn", "dir/below", "dir/new"], check=True, capture_output=True, text=True)
     assert seen.stdout.count("user:1001:rwx") == 3
+
+
+def test_an_append_behind_msync_loses_nothing_while_the_kernel_writes_back(mount: Mounted) -> None:
+    lost = count_lost(str(mount.path / "aux" / "file"), 1.0, msync=True)
+    assert lost.appends > 10
+    assert lost == Lost(lost.appends, 0, 0)
