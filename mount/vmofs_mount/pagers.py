@@ -48,6 +48,7 @@ PAGER_COMMANDS = (
 DEFAULT_PORT = "requests"
 
 _FORGETTERS = trio.CapacityLimiter(1)  # somebody may have the directory locked, for a moment
+_LATE_OPENS = trio.CapacityLimiter(8)  # FIFOs that are gone count for nobody, and each may be locked
 
 
 class PagerDirectory:
@@ -253,10 +254,10 @@ class Pagers:
 
         While the kernel knows the FIFO somebody may be about to. He waits as long again as he was late, at most.
         """
-        limiter, delay = trio.CapacityLimiter(1), SETTLE_SECONDS  # of its own: the pipe may be locked
+        delay = SETTLE_SECONDS
         await trio.sleep(delay)
         while fifo.lookup_count:
-            await trio.to_thread.run_sync(end_opens, self._place, fifo.ino, limiter=limiter, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(end_opens, self._place, fifo.ino, limiter=_LATE_OPENS, abandon_on_cancel=True)
             await trio.sleep(delay)
             delay *= 2
 

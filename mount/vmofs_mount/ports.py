@@ -130,7 +130,7 @@ class Fifo:
     async def wait_settled(self) -> None:
         """Wait until whoever looked the name up has got through his open.
 
-        For before the FIFO goes: then nobody would open it for writing any more, and he would wait in open for ever.
+        For before the FIFO goes: who opens it after that waits for ``Pagers`` to open it by its number, if it may.
         """
         await self._settled.wait()
 
