@@ -233,8 +233,10 @@ class Retries:
             if self._looks == asked or not processes <= self._seen.keys():
                 self._looks += 1
                 began = trio.current_time()
-                self._seen = await trio.to_thread.run_sync(_look_at, processes, abandon_on_cancel=True)
-                self._look_took = trio.current_time() - began
+                try:
+                    self._seen = await trio.to_thread.run_sync(_look_at, processes, abandon_on_cancel=True)
+                finally:  # also if it took too long
+                    self._look_took = trio.current_time() - began
             return self._seen
 
     def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:

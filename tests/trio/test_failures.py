@@ -97,6 +97,14 @@ async def test_where_looking_takes_long_retries_are_awaited_for_longer(
     assert slow or left.seconds == RETRY_SECONDS
 
 
+async def test_where_looking_takes_too_long_retries_are_awaited_for_longer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_look_at", lambda _processes: time.sleep(0.2))
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.08)
+    left = await Retries(0).count(PROCESS, 0, (), 1, PageRange(0, 1), stale=False)
+    assert left.of == {PROCESS: 1}
+    assert left.seconds > RETRY_SECONDS
+
+
 async def test_who_waited_in_vain_is_not_told_so_for_longer_than_needed(autojump_clock: MockClock) -> None:
     failures = Failures(Dropping().drop)
     failure = failures.remember(RetriesLeft({PROCESS: 1}, 2.0), PageRange(0, 1), TimedOutError("late"), None)
