@@ -24,6 +24,7 @@ from vmofs_mount.deadlocks import Deadlocks, PagerFiles, SelfDeadlockError
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
+from vmofs_mount.idleness import Idleness
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
@@ -117,6 +118,7 @@ class Service:
         nursery.start_soon(ageing.run)
         deadlocks = Deadlocks(system, place.minor, self._pager_files, self._end_deadlock)
         nursery.start_soon(deadlocks.run)
+        nursery.start_soon(Idleness(system.frames, session.turns).run)
 
     def _plug_in(self) -> None:
         seams = self._layout.seams

@@ -30,7 +30,7 @@ import trio
 
 IDLE_TASKS = 32
 """How many workers of pyfuse3 may wait for their turn; more end when they have answered. Each has a buffer of 1 MiB, of
-which it has touched what its largest request filled."""
+which it has touched what its largest request filled. See ``Turns.retire_idle``."""
 
 _TURNS = 16
 """Requests that are taken in a row, at most, before every trio task that can run has run."""
@@ -116,6 +116,13 @@ class Turns:
             await self._wait_readable(fd)
 
         self.lowlevel.wait_readable = wait_readable
+
+    def retire_idle(self) -> None:
+        """End the workers that wait for their turn, which frees their buffers; one stays to take the next request."""
+        retired = self._idle if self._holder is not None else self._idle[:-1]
+        self._idle = self._idle[len(retired) :]
+        for worker in retired:
+            self._put(worker, _run(functools.partial(worker.coroutine.throw, trio.ClosedResourceError())))
 
     # What pyfuse3 calls
 

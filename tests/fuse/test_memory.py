@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import NIGHTLY
 from tests.mounted import Mounted, wait_for
-from tests.pager_client import PagerClient, Vmo, metric
+from tests.pager_client import Background, PagerClient, Vmo, metric
 from vmofs.units import PAGE_SIZE
 
 GIB = 2**30
@@ -128,6 +130,25 @@ def test_pages_that_come_and_go_leave_nothing_behind(mount: Mounted) -> None:
         sizes.append(memory_bytes(mount, "VmRSS"))
     assert max(sizes[1:]) - sizes[1] < 8 * MIB, sizes
     pager.close()
+
+
+def _write(vmo: Vmo, data: bytes) -> None:
+    with vmo.path.open("r+b", buffering=0) as file:
+        file.write(data)
+
+
+def test_an_idle_daemon_gives_back_what_it_kept_to_be_fast(mount: Mounted) -> None:
+    """Free frames, and the buffers of requests, of which there are as many as ever waited at the same time."""
+    before = memory_bytes(mount, "VmRSS")
+    pager = PagerClient(mount.path)
+    pager.stage(b"f" * 16 * MIB).path.unlink()
+    vmos = [pager.create(f"v{number}", MIB, "trap_dirty") for number in range(8)]
+    writers = [Background(partial(_write, vmo, b"w" * MIB)) for vmo in vmos]
+    wait_for(lambda: pager.stat("requests_outstanding") == len(vmos), "all writers wait for the pager")
+    assert memory_bytes(mount, "VmRSS") > before + (4 + 8) * MIB
+    pager.close()
+    assert {writer.errno() for writer in writers} == {errno.EBADFD}
+    wait_for(lambda: memory_bytes(mount, "VmRSS") < before + 2 * MIB, "the memory is given back")
 
 
 def test_an_aux_that_is_open_while_its_pages_move_is_forgotten_when_it_is_closed(mount: Mounted) -> None:

@@ -203,6 +203,54 @@ async def test_tasks_are_made_only_until_one_waits_for_its_turn(loop: Loop, nurs
     assert loop.tasks == 2
 
 
+async def test_idle_workers_end_when_told_to_and_requests_are_still_taken(
+    loop: Loop, nursery: trio.Nursery
+) -> None:
+    taken: list[bytes] = []
+    may_end = trio.Event()
+
+    async def handle(request: bytes) -> None:
+        if request == b"w":
+            await may_end.wait()
+        taken.append(request)
+
+    nursery.start_soon(loop.run, handle)
+    for _ in range(2):
+        loop.ask(b"wwwwa")
+        await trio.testing.wait_all_tasks_blocked()
+        loop.turns.retire_idle()  # there is none, all wait
+        may_end.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert loop.readers == 5
+        loop.turns.retire_idle()
+        assert loop.readers == 1
+        loop.ask(b"b")
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(taken) == [b"a", b"b", b"w", b"w", b"w", b"w"]
+        assert loop.readers == 2
+        taken.clear()
+        may_end = trio.Event()
+
+
+async def test_the_idle_worker_that_takes_the_next_request_does_not_end(loop: Loop, nursery: trio.Nursery) -> None:
+    taken: list[bytes] = []
+
+    async def handle(request: bytes) -> None:
+        taken.append(request)
+        if request == b"w":
+            loop.turns.retire_idle()  # just now nobody has the lock
+            await trio.sleep_forever()
+
+    nursery.start_soon(loop.run, handle)
+    loop.ask(b"a")
+    await trio.testing.wait_all_tasks_blocked()
+    loop.ask(b"w")
+    await trio.testing.wait_all_tasks_blocked()
+    loop.ask(b"b")
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken == [b"a", b"w", b"b"]
+
+
 async def test_when_one_task_sees_the_end_all_do(loop: Loop, nursery: trio.Nursery) -> None:
     async def handle(request: bytes) -> None:
         if request == b"w":

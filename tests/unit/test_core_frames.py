@@ -191,6 +191,22 @@ def test_at_most_four_mebibytes_of_free_frames_stay_in_memory(frames: Frames) ->
     frames.check(runs)
 
 
+def test_free_frames_give_their_memory_back_when_told_to(frames: Frames) -> None:
+    (run,) = frames.allocate(40, filled=True)
+    frames.write(run, 0, b"x" * run.pages * PAGE_SIZE)
+    frames.free(FrameRun(2, 38))
+    (next_one,) = frames.allocate(1)  # the rest of that range goes next
+    frames.cool()
+    assert frames.statistics().warm == 0
+    frames.check([FrameRun(0, 2), next_one])
+    assert bytes(frames.view(FrameRun(0, 2))) == b"x" * 2 * PAGE_SIZE
+    runs = frames.allocate(39)
+    assert not any(any(frames.view(run)) for run in runs)
+    frames.check([FrameRun(0, 42)])
+    frames.cool()
+    frames.check([FrameRun(0, 42)])
+
+
 def test_runs_that_are_freed_together_are_given_back_together(frames: Frames) -> None:
     (run,) = frames.allocate(9)
     frames.free(FrameRun(6, 3), FrameRun(0, 2), FrameRun(2, 3))
@@ -230,15 +246,15 @@ def test_frames_are_brought_in_if_the_kernel_can(monkeypatch: pytest.MonkeyPatch
         assert not any(frames.view(run))
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.booleans(), st.integers(0, 9)), max_size=40))
-def test_nobody_sees_what_another_one_wrote(changes: list[tuple[int, bool, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 40), st.booleans(), st.integers(0, 9), st.booleans()), max_size=40))
+def test_nobody_sees_what_another_one_wrote(changes: list[tuple[int, bool, int, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames_module, "_RESERVE_BYTES", 128 * PAGE_SIZE)
         patch.setattr(frames_module, "_SMALLEST_RESERVE_BYTES", PAGE_SIZE)
         patch.setattr(frames_module, "_WARM_PAGES", 24)
         frames = Frames(100)
     owned: list[FrameRun] = []
-    for pages, filled, freed in changes:
+    for pages, filled, freed, cools in changes:
         for run in frames.allocate(min(pages, 100 - frames.used), filled=filled):
             assert not any(frames.view(run))
             frames.write(run, 0, b"x" * run.pages * PAGE_SIZE)
@@ -246,5 +262,7 @@ def test_nobody_sees_what_another_one_wrote(changes: list[tuple[int, bool, int]]
         gone = owned[::freed] if freed else []
         frames.free(*gone)
         owned = [run for run in owned if run not in gone]
+        if cools:
+            frames.cool()
         frames.check(owned)
     frames.close()

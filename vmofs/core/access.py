@@ -55,13 +55,17 @@ class Access(Generic[T_co]):
         return self.step(now)
 
     def result(self) -> T_co:
-        """Return what the finished call returns.
+        """Return what the finished call returns. Once only.
 
         Raises:
             VmoError: the call failed.
         """
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or it would keep alive, in a cycle, every frame that it comes through, with what was written
         return self._value[0]
 
     def cancel(self) -> None:

@@ -183,6 +183,15 @@ class Frames:
             self._memory.madvise(mmap.MADV_DONTNEED, cold.offset, cold.length)
             self._cold.add(cold)
 
+    def cool(self) -> None:
+        """Give the memory of all free frames back to the kernel: for a time when nobody wants any."""
+        self._warm.add(PageRange(self._next, self._next_end))
+        self._next = self._next_end = 0
+        for free in self._warm:
+            self._memory.madvise(mmap.MADV_DONTNEED, free.offset, free.length)
+            self._cold.add(free)
+        self._warm = RangeSet()
+
     def view(self, run: FrameRun) -> memoryview:
         """Return the bytes of the frames, writable, without a copy. Valid until they are freed; see ``lend``."""
         return self._view[run.frame * PAGE_SIZE : (run.frame + run.pages) * PAGE_SIZE]
