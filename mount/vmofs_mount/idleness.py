@@ -12,7 +12,8 @@ from vmofs_mount.turns import Turns
 
 _LOOK_SECONDS = 2.0
 _LITTLE_SECONDS = 0.04
-"""Of processor time. Who took less since the last look is idle; who took less since it gave back has nothing to give."""
+"""Of processor time. If it took less since the last look, the daemon is idle; if less since it gave back, it has
+nothing to give."""
 
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _pad: None)  # glibc's; others have nothing like it
 
@@ -20,7 +21,7 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _pad: None)  # g
 class Idleness:
     """Looks now and then whether the daemon is idle, and gives free memory back then.
 
-    These are free frames, the buffers of workers that have nothing to do, and what the allocator keeps of what was freed.
+    That is free frames, the buffers of workers that have nothing to do, and what the allocator keeps of what was freed.
     """
 
     def __init__(self, frames: Frames, turns: Turns) -> None:

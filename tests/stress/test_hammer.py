@@ -239,8 +239,8 @@ def test_nobody_notices_users_who_do_everything_at_random(capsys: pytest.Capture
             time.sleep(IDLE_SECONDS)
             with capsys.disabled():
                 print(  # noqa: T201 - what the night is for
-                    f"\nhammer: seed {SEED}, {counts.total()} calls, {pager.pages_read} pages read beside them, slowest "
-                    f"{pager.slowest:.3f} s, memory {before} -> {most} -> {resident_kib(mounted)} KiB"
+                    f"\nhammer: seed {SEED}, {counts.total()} calls, {pager.pages_read} pages read beside them, "
+                    f"slowest {pager.slowest:.3f} s, memory {before} -> {most} -> {resident_kib(mounted)} KiB"
                 )
                 print(dict(counts))  # noqa: T201
         finally:

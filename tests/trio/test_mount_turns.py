@@ -203,9 +203,7 @@ async def test_tasks_are_made_only_until_one_waits_for_its_turn(loop: Loop, nurs
     assert loop.tasks == 2
 
 
-async def test_idle_workers_end_when_told_to_and_requests_are_still_taken(
-    loop: Loop, nursery: trio.Nursery
-) -> None:
+async def test_idle_workers_end_when_told_to_and_requests_are_still_taken(loop: Loop, nursery: trio.Nursery) -> None:
     taken: list[bytes] = []
     may_end = trio.Event()
 

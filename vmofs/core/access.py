@@ -65,7 +65,9 @@ class Access(Generic[T_co]):
             try:
                 raise error
             finally:
-                del error  # or it would keep alive, in a cycle, every frame that it comes through, with what was written
+                del (
+                    error
+                )  # or it would keep alive, in a cycle, every frame that it comes through, with what was written
         return self._value[0]
 
     def cancel(self) -> None:

@@ -2,8 +2,8 @@
 
 Pages move between objects as frame numbers, so supplying copies nothing. A frame that is allocated reads as zeros until
 it is written to. One that is free is *cold*: it occupies no memory (MADV_DONTNEED gives it back to the kernel at once);
-or it is *warm*: zeroed, or never used, but in memory. There are never more than some 4 MiB of warm ones. So the
-daemon's resident memory is that of the frames in use and 4 MiB.
+or it is *warm*: zeroed, or never used, but in memory. There are never more than some 4 MiB of warm ones, and none after
+``cool``. So the daemon's resident memory is that of the frames in use and 4 MiB.
 
 The first touch of a frame is most of what supplying a page costs, because the kernel must find and clear memory.
 Measured of 4 KiB (see tools/bench): 2.1 us if pages are touched one by one, 1.4 if 256 are brought in together
