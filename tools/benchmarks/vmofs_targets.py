@@ -41,7 +41,11 @@ class VmofsMount:
         self.path = bench.new_directory()
         self._process = bench.start(vmofs.mount_command(self.path, "-f"))
         self._names = count()
-        wait_until((self.path / "control" / "version").exists, self._process)
+        try:
+            wait_until((self.path / "control" / "version").exists, self._process)
+        except BaseException:  # ended by a signal, too
+            self.stop()
+            raise
 
     @property
     def pid(self) -> int:
