@@ -87,6 +87,7 @@ class Fifo:
         self._let_go.set()
         self._fd: int | None = None
         self._wanted = trio.Event()
+        self._was_looked_up = False
         self._settled = trio.Event()  # unset while somebody who looked the name up may be in open
         self._settled.set()
         self._blocked = trio.Event()
@@ -124,6 +125,7 @@ class Fifo:
             self._hand_over()
         if self._fd is None and self._settled.is_set():
             self._settled = trio.Event()
+        self._was_looked_up = True
         self._wanted.set()
         return None if self._let_go.is_set() else self._let_go
 
@@ -135,8 +137,12 @@ class Fifo:
         await self._settled.wait()
 
     def probe(self) -> None:
-        """Look whether somebody reads: a request waits."""
-        self._wanted.set()
+        """Look whether somebody reads: a request waits.
+
+        Not if nobody ever looked the name up: as long as we look, the mount is busy for who unmounts it.
+        """
+        if self._was_looked_up:
+            self._wanted.set()
 
     def send(self, port: Port) -> bool:
         """Write the oldest packet of a port into the pipe; return False if the pipe is full or its reader gone."""
@@ -215,7 +221,7 @@ class Fifo:
         """Attach when somebody reads, deliver, hand over when he is gone; until cancelled."""
         try:
             while True:
-                timeout = _POLL_SECONDS if any(self.ports) else float("inf")
+                timeout = _POLL_SECONDS if self._was_looked_up and any(self.ports) else float("inf")
                 with trio.move_on_after(timeout):
                     await self._wanted.wait()
                 self._wanted = trio.Event()

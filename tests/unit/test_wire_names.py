@@ -132,6 +132,8 @@ def test_printable_text_stays_as_it_is_and_can_be_written(text: str) -> None:
 def test_a_quoted_text_is_shortened_beyond_forty_characters() -> None:
     assert quote("x" * 40) == f"'{'x' * 40}'"
     assert quote("x" * 41) == f"'{'x' * 40}...'"
+    assert quote("\x01" * 40) == "'" + r"\001" * 40 + "'"
+    assert quote("\U000e0001" * 11) == "'" + r"\363\240\200\201" * 10 + "...'"
 
 
 @given(st.text(st.sampled_from("ab.-~/\\ #\t\n\x7f\0é"), max_size=8))

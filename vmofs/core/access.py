@@ -7,6 +7,7 @@ again: nothing is assumed to have stayed as it was. A failure is thrown into the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -55,19 +56,15 @@ class Access(Generic[T_co]):
         return self.step(now)
 
     def result(self) -> T_co:
-        """Return what the finished call returns. Once only.
+        """Return what the finished call returns.
 
         Raises:
             VmoError: the call failed.
         """
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del (
-                    error
-                )  # or it would keep alive, in a cycle, every frame that it comes through, with what was written
+        if self._error is not None:
+            # Not itself: an error refers to the frames that it comes through, those have the access, and with it they
+            # would stay, and what was to be written, until the garbage is collected.
+            raise copy.copy(self._error)
         return self._value[0]
 
     def cancel(self) -> None:
@@ -97,7 +94,7 @@ class Access(Generic[T_co]):
             self._value.append(stop.value)
             self._finish()
         except VmoError as error:
-            self._error = error
+            self._error = error.with_traceback(None)
             self._finish()
         else:
             self._wait(need, now)

@@ -25,6 +25,7 @@ PLAIN_PATH = re.compile(r"(?!\.)[!-.0-\[\]-~]{1,255}(?:/(?!\.)[!-.0-\[\]-~]{1,25
 """Escaped paths that are good as they are: printable ASCII, nothing escaped, no component that begins with a dot."""
 
 _QUOTED_CHARACTERS = 40
+_SHOWN_CHARACTERS = 4 * _QUOTED_CHARACTERS
 
 _ESCAPES = {" ": r"\040", "\t": r"\011", "\n": r"\012", "\\": r"\134"}
 _UNESCAPES = {text: character for character, text in _ESCAPES.items()}
@@ -96,8 +97,10 @@ def printable(text: str) -> str:
 
 def quote(text: str) -> str:
     """Return the text for an error sentence: in quotes, printable, and shortened when long."""
-    shown = text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}..."
-    return f"'{printable(shown)}'"
+    part = text[:_QUOTED_CHARACTERS]
+    while len(shown := printable(part)) > _SHOWN_CHARACTERS:
+        part = part[:-1]
+    return f"'{shown}'" if part == text else f"'{shown}...'"
 
 
 def _fault(component: str) -> str | None:
