@@ -92,11 +92,6 @@ class Engine:
         _wake(access)
         self.settle()
 
-    def yield_soon(self) -> None:
-        """Let what was started for a request that is about to be answered begin before the next request is taken."""
-        if self._turns is not None:
-            self._turns.yield_soon()
-
     async def answer_first(self) -> None:
         """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""
         if self._turns is not None:

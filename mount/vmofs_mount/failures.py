@@ -1,7 +1,8 @@
 """A short memory of failed reads, for the kernel's own retries.
 
 The kernel asks again before it tells a reader that a page failed. Measured (Linux 6.18, read-ahead of one page): a
-pread sends 2 READs, the second for its first page only; a page fault sends 3; O_DIRECT sends 1. Each further thread
+pread sends 2 READs, the second for its first page only; a page fault sends 3, or 2 if nothing is read ahead for it, as
+after MADV_RANDOM and after 100 misses of mappings of one open file; O_DIRECT sends 1. Each further thread
 that waited for the page's lock in the kernel sends 1 of its own, 3 for a page fault (the fault is tried under the lock
 of the mapping, under that of the address space, and a last time). A retry must get the error of the access that it
 belongs to and raise no request; the next real access must raise one: a failure is never the state of a page.
@@ -11,8 +12,11 @@ how many will come can be counted: while the failure is not yet answered, those 
 
 The failed page stays in the page cache, not up to date, and further accesses of it would go through a synchronous READ
 that cannot be killed, and that a pread does not retry. So once the retries are over it is dropped from the page cache.
-A READ that came before the page went is called stale. One that comes while the drop is under way is stale if the drop
-does not end before the READ: then it waits for the lock that the READ holds.
+The drop begins before the last retry is answered, and waits for the lock that this holds: so who comes again at once
+seldom meets the page. A READ that came before the page went all the same is called stale. One that comes while the drop
+is under way is stale if the drop does not end before the READ: then it waits for the lock that the READ holds. It may
+get it between that READ and its retries, or between two of them; then there is one READ more, as the page is brought
+into the cache again (seen by the kernel's trace events: 1 of some 2,000 page faults that come at once after another).
 
 After a time-out the pager is known to be stuck, and everybody who waited behind the page's lock would wait for another
 deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
@@ -23,13 +27,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import trio
 
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.processes import Blocked, blocked_threads, has_mapped, reads_file
+from vmofs_mount.processes import Blocked, blocked_threads, descendants, has_mapped, reads_file
+
+T = TypeVar("T")
 
 RETRY_SECONDS = 0.25
 """How long a retry may take to arrive, at least."""
@@ -40,11 +46,14 @@ _RETRIES_PER_LOOK = 4
 _MAX_RETRY_SECONDS = 2.0
 
 _RETRIES_OF_FAULT = 2
+_RETRIES_OF_FAULT_ALONE = 1  # without read-ahead: its first READ is one that it waits for itself
 _READS_OF_FAULT = 3
 _RETRIES_OF_READ = 1
 _LOOK_SECONDS = 1.0
 _FALL_ASLEEP_SECONDS = 0.002
 _DROP_SECONDS = 0.02  # a drop that no lock holds up takes 0.1 ms
+_BEGIN_SECONDS = 0.02  # a thread for it is there in 0.1 ms
+_LATE_SECONDS = 0.005  # after which at most we know of a drop that has ended before
 
 
 class RetriesLeft(NamedTuple):
@@ -57,7 +66,19 @@ class RetriesLeft(NamedTuple):
 class Failure:
     """One failed READ: pages, error, and how many more READs of each process are retries of it, for so many seconds."""
 
-    __slots__ = ("dropped", "dropping", "error", "left", "over", "pages", "seconds", "settled", "shares_drop_of")
+    __slots__ = (
+        "drop_begun",
+        "dropped",
+        "dropping",
+        "error",
+        "extra",
+        "left",
+        "over",
+        "pages",
+        "seconds",
+        "settled",
+        "shares_drop_of",
+    )
 
     def __init__(
         self, pages: PageRange, error: VmoError, retries: RetriesLeft, shares_drop_of: Failure | None = None
@@ -65,18 +86,38 @@ class Failure:
         self.pages = pages
         self.error = error
         self.left = retries.of
+        self.extra = 0
         self.seconds = RETRY_SECONDS if error.status is Status.TIMED_OUT else retries.seconds
         self.shares_drop_of = shares_drop_of
         self.over = trio.Event()
+        self.drop_begun = trio.Event()
         self.settled = trio.Event()
         self.dropping = False
         self.dropped = False
         self.end_if_met()
 
-    def end_if_met(self) -> None:
-        """Note that it is over if no retry is left."""
-        if not any(self.left.values()):
-            self.over.set()
+    def end_if_met(self) -> bool:
+        """Return whether no retry is left, and note that it is over then."""
+        if self.extra or any(self.left.values()):
+            return False
+        self.over.set()
+        return True
+
+    def page_went(self) -> None:
+        """Note that an older drop got the page between two READs: who tries again brings it back, by one READ more."""
+        self.shares_drop_of = None
+        self.extra = 1
+
+    async def before_answer(self) -> None:
+        """Before a retry is answered: if it is the last one, wait until the drop has begun."""
+        if self.extra or any(self.left.values()):
+            return
+        if self.shares_drop_of is not None:
+            with trio.move_on_after(_LATE_SECONDS):
+                await self.shares_drop_of.settled.wait()
+        if self.end_if_met():
+            with trio.move_on_after(_BEGIN_SECONDS):
+                await self.drop_begun.wait()
 
 
 class Failures:
@@ -85,13 +126,14 @@ class Failures:
     No two of them have a page in common, and none has more than one READ can ask for (256): so they are found by their
     pages, for a pager that is closed fails all who wait at once, and they may be 50,000.
 
-    ``drop(pages)`` drops pages from the page cache and returns True, or leaves them because a READ waits for them; it
-    is called when the retries of a failure are over.
+    ``drop(pages, begun)`` drops pages from the page cache and returns True, or leaves them because a READ waits for
+    them. It is called when the retries of a failure are over, and calls ``begun`` when it is about to wait for the
+    pages.
     """
 
     __slots__ = ("_drop", "_in_cache", "_recent")
 
-    def __init__(self, drop: Callable[[PageRange], Awaitable[bool]]) -> None:
+    def __init__(self, drop: Callable[[PageRange, Callable[[], None]], Awaitable[bool]]) -> None:
         self._recent: set[Failure] = set()
         self._in_cache: dict[int, Failure] = {}  # page -> the failure that left it in the page cache
         self._drop = drop
@@ -117,13 +159,18 @@ class Failures:
         failure.dropping = True
         try:
             if failure.shares_drop_of is None:
-                failure.dropped = await self._drop(failure.pages)
+                failure.dropped = await self._drop(failure.pages, failure.drop_begun.set)
             else:
+                failure.drop_begun.set()
                 await failure.shares_drop_of.settled.wait()
                 failure.dropped = failure.shares_drop_of.dropped
         finally:
             failure.dropping = False
+            failure.drop_begun.set()
             if failure.dropped:
+                for other in self._over(failure.pages):
+                    if other.shares_drop_of is failure and other in self._recent:
+                        other.page_went()
                 self._leave_cache(failure)
             failure.settled.set()
 
@@ -136,17 +183,22 @@ class Failures:
         failure = self._in_cache.get(pages.start)
         return [] if failure is None else [failure]
 
-    def recall(self, process: int, pages: PageRange) -> VmoError | None:
-        """Return the error if a READ of ``pages`` for a process is a retry of a failed one; it then has one less."""
+    def recall(self, process: int, pages: PageRange) -> Failure | None:
+        """Return the failure that a READ of ``pages`` for a process is a retry of, if any; it then has one less.
+
+        Its ``before_answer`` is to be called, and then the READ to be answered.
+        """
         for failure in self._over(pages):
             if failure not in self._recent:
                 continue
             if failure.error.status is Status.TIMED_OUT:
-                return failure.error
+                return failure
             if failure.left.get(process, 0) > 0:
                 failure.left[process] -= 1
-                failure.end_if_met()
-                return failure.error
+                return failure
+            if failure.extra and process in failure.left:
+                failure.extra = 0
+                return failure
         return None
 
     def forget(self, pages: PageRange) -> None:
@@ -156,6 +208,7 @@ class Failures:
             if failure in self._recent:
                 self._recent.discard(failure)
                 failure.over.set()
+                failure.drop_begun.set()
 
     def _over(self, pages: PageRange) -> list[Failure]:
         """Return the failures that have a page in common with ``pages``, which may be all of a large VMO."""
@@ -255,19 +308,30 @@ class Retries:
             own = _RETRIES_OF_FAULT if fault else 0
         elif blocked.faults or blocked.reads:
             own = _RETRIES_OF_READ if blocked.reads else _RETRIES_OF_FAULT
+        elif blocked.asking:
+            own = _RETRIES_OF_FAULT_ALONE
+        elif await self._may_have_inherited(process, ino, pages):
+            own = await self._in_thread(lambda: _retries_of_child(process))
         else:
-            fault = await self._may_have_inherited(process, ino, pages)
-            own = _RETRIES_OF_FAULT if fault else _RETRIES_OF_READ
+            own = _RETRIES_OF_READ
         return own + self._behind_lock(process, seen, stale=stale)
 
     async def _may_have_inherited(self, process: int, ino: int, pages: PageRange) -> bool:
         """Return whether the reader may be a child with an inherited mapping: the process itself does not read."""
-        return await trio.to_thread.run_sync(
-            lambda: not reads_file(process, ino) and has_mapped(process, ino, self._device_minor, pages),
-            limiter=self._map_readers,
-            abandon_on_cancel=True,
+        return await self._in_thread(
+            lambda: not reads_file(process, ino) and has_mapped(process, ino, self._device_minor, pages)
         )
+
+    async def _in_thread(self, look: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(look, limiter=self._map_readers, abandon_on_cancel=True)
 
 
 def _look_at(processes: set[int]) -> dict[int, Blocked]:
     return {process: blocked_threads(process) for process in processes}
+
+
+def _retries_of_child(process: int) -> int:
+    """Return the retries of a page fault of some child of a process."""
+    blocked = [blocked_threads(child) for child in descendants(process)]
+    alone = any(child.asking for child in blocked) and not any(child.faults for child in blocked)
+    return _RETRIES_OF_FAULT_ALONE if alone else _RETRIES_OF_FAULT

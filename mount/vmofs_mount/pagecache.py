@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -143,12 +144,15 @@ class PageCache:
             for pages in write.read:
                 await self._drop(write.file, pages)
 
-    async def drop_failed(self, file: VmoFile, pages: PageRange) -> bool:
-        """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits."""
+    async def drop_failed(self, file: VmoFile, pages: PageRange, begun: Callable[[], None]) -> bool:
+        """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits.
+
+        ``begun`` is called when a thread is about to wait for the locks of the pages.
+        """
         backlog = self._backlogs.get(file)
         if backlog is not None and any(backlog.reads.over(pages)):
             return False
-        await self._drop(file, pages)
+        await self._drop(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
         return True
 
     async def wait_stored(self, file: VmoFile, seconds: float) -> None:
@@ -257,11 +261,13 @@ class PageCache:
         finally:
             backlog.under_way = []
 
-    async def _drop(self, file: CachedFile, pages: PageRange) -> None:
+    async def _drop(self, file: CachedFile, pages: PageRange, begun: Callable[[], None] = lambda: None) -> None:
+        def drop() -> None:
+            begun()
+            self._kernel.drop(file.ino, pages.offset, pages.length)
+
         self._dropped_ranges_total += 1
-        await trio.to_thread.run_sync(
-            self._kernel.drop, file.ino, pages.offset, pages.length, limiter=self._droppers, abandon_on_cancel=True
-        )
+        await trio.to_thread.run_sync(drop, limiter=self._droppers, abandon_on_cancel=True)
 
     async def _store_some(self, file: VmoFile, backlog: _Backlog) -> None:
         """Store some of what is to be stored, as it is now."""

@@ -76,6 +76,16 @@ def blocked_threads(process: int) -> Blocked:
     return Blocked(reads, faults, asking)
 
 
+def descendants(process: int) -> Iterator[int]:
+    """Yield the children of a process, and theirs."""
+    found = [process]
+    while found and len(found) < _MAX_THREADS:
+        for thread in _threads(found.pop()):
+            children = [int(word) for line in _lines(thread / "children") for word in line.split()]
+            yield from children
+            found += children
+
+
 def reads_file(process: int, ino: int) -> bool:
     """Return whether a thread sleeps in a system call with a descriptor of this inode as first or second argument."""
     for thread in _threads(process):

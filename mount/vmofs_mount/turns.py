@@ -103,10 +103,6 @@ class Turns:
         if self._ready and self.running is not None:
             await _stop(_Trap.AFTER_OTHERS)
 
-    def yield_soon(self) -> None:
-        """Let every trio task that can run have its turn before the next request is taken."""
-        self._turns_left = 1
-
     def before_wait(self, call: Callable[[], None]) -> None:
         """Call once, when a worker is about to wait for the device: what libfuse had to answer is answered then."""
 

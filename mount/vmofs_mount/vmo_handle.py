@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -89,7 +91,7 @@ class OpenVmos:
     ) -> None:
         failures = self._failures.get(file)
         if failures is None:
-            failures = self._failures[file] = Failures(lambda pages: self.cache.drop_failed(file, pages))
+            failures = self._failures[file] = Failures(partial(self.cache.drop_failed, file))
         self._spawn(self._expire, file, failures, failures.remember(retries, pages, error, stale_by))
 
     async def _expire(self, file: VmoFile, failures: Failures, failure: Failure) -> None:
@@ -102,8 +104,8 @@ class OpenVmos:
         failures = self._failures.get(file)
         return [] if failures is None else failures.in_cache(pages)
 
-    def recall(self, file: VmoFile, process: int, pages: PageRange) -> VmoError | None:
-        """Return the error of the read that this one is a retry of, if it is one."""
+    def recall(self, file: VmoFile, process: int, pages: PageRange) -> Failure | None:
+        """Return the failure of the read that this one is a retry of, if it is one."""
         failures = self._failures.get(file)
         return None if failures is None else failures.recall(process, pages)
 
@@ -207,10 +209,10 @@ class VmoHandle(Handle):
     async def _wait(self, offset: int, length: int) -> Bytes:
         file, opened = self.file, self._opened
         pages = PageRange.of_bytes(offset, length)
-        error = opened.recall(file, self.process, pages)
-        if error is not None:
-            opened.engine.yield_soon()  # the page is to be dropped before its reader comes again
-            raise error
+        failed = opened.recall(file, self.process, pages)
+        if failed is not None:
+            await failed.before_answer()
+            raise copy.copy(failed.error)
         suspects = opened.in_cache(file, pages)
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
         number = opened.began(self, pages)

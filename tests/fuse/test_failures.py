@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import signal
 from collections.abc import Iterator
@@ -101,21 +102,26 @@ def test_a_reader_that_tries_again_at_once_raises_one_request_each_time(
 
 
 _FAULTS = r"""
-import mmap, os, sys
+import mmap, os, sys, time
 fd = os.open(sys.argv[1], os.O_RDONLY)
 mapping = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+mapping.madvise(int(sys.argv[3]))
 for _ in range(int(sys.argv[2])):
+    time.sleep(float(sys.argv[4]))
     pid = os.fork()
     if pid == 0:
         mapping[0]
         os._exit(0)
     print("errno", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+HOW_READ_AHEAD = pytest.mark.parametrize("advice", [mmap.MADV_NORMAL, mmap.MADV_RANDOM])
+"""After the first hundred faults, or with the second, the kernel does not read ahead and asks once less."""
 
 
-def test_faults_one_after_the_other_raise_one_request_each(pager: PagerClient, start: Readers) -> None:
+@HOW_READ_AHEAD
+def test_faults_one_after_the_other_raise_one_request_each(pager: PagerClient, start: Readers, advice: int) -> None:
     vmo = pager.create()
-    reader = start.run(_FAULTS, vmo.path, REPEATED + 1)
+    reader = start.run(_FAULTS, vmo.path, REPEATED + 1, advice, 0.01)
     for turn in range(REPEATED):
         pager.take_read(vmo, 0)
         pager.fail(vmo, 0, PAGE_SIZE)
@@ -125,6 +131,24 @@ def test_faults_one_after_the_other_raise_one_request_each(pager: PagerClient, s
     pager.supply(vmo)
     assert reader.next() == 0
     assert pager.read_requests == REPEATED + 1
+
+
+@HOW_READ_AHEAD
+def test_faults_that_come_at_once_after_another_raise_hardly_more_requests(
+    pager: PagerClient, start: Readers, advice: int
+) -> None:
+    """For who comes while the page is being dropped for the one before the kernel may ask once more."""
+    vmo = pager.create()
+    reader = start.run(_FAULTS, vmo.path, REPEATED, advice, 0)
+    requests = 0
+    while reader.process.poll() is None:
+        if pager.requests.fill(0.01):
+            assert pager.requests.next().offset == 0
+            pager.fail(vmo, 0, PAGE_SIZE)
+            requests += 1
+    assert reader.process.stdout is not None
+    assert reader.process.stdout.read() == f"errno {-signal.SIGBUS}\n".encode() * REPEATED
+    assert 0.98 * REPEATED <= requests <= 1.02 * REPEATED
 
 
 @pytest.mark.parametrize("kind", ["pread", "mmap", "direct"])

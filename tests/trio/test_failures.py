@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -24,8 +25,9 @@ class Dropping:
     def __init__(self) -> None:
         self.dropped: list[PageRange] = []
 
-    async def drop(self, pages: PageRange) -> bool:
+    async def drop(self, pages: PageRange, begun: Callable[[], None]) -> bool:
         """Drop."""
+        begun()
         self.dropped.append(pages)
         return True
 
@@ -37,11 +39,17 @@ def remember(failures: Failures, pages: PageRange, retries: int = 1) -> VmoError
     return error
 
 
+def recall(failures: Failures, pages: PageRange) -> VmoError | None:
+    """Return the error that a READ gets, if it is taken for a retry."""
+    failure = failures.recall(PROCESS, pages)
+    return None if failure is None else failure.error
+
+
 def test_thousands_of_failures_at_once_cost_no_more_than_their_number() -> None:
     failures = Failures(Dropping().drop)
     began = time.process_time()
     errors = [remember(failures, PageRange(page, page + 1)) for page in range(MANY)]
-    recalled = [failures.recall(PROCESS, PageRange(page, page + 1)) for page in range(MANY)]
+    recalled = [recall(failures, PageRange(page, page + 1)) for page in range(MANY)]
     for page in range(MANY):
         failures.forget(PageRange(page, page + 1))
     assert time.process_time() - began < 2  # looking through all for each takes twenty
@@ -55,7 +63,7 @@ def test_a_retry_of_a_part_is_recognised_once_and_what_lies_beside_it_is_not() -
     assert failures.recall(PROCESS, PageRange(0, 2)) is None
     assert failures.recall(PROCESS, PageRange(6, 9)) is None
     assert failures.recall(PROCESS + 1, PageRange(2, 6)) is None
-    assert failures.recall(PROCESS, PageRange(4, 5)) is error
+    assert recall(failures, PageRange(4, 5)) is error
     assert failures.recall(PROCESS, PageRange(4, 5)) is None
 
 
@@ -110,3 +118,105 @@ async def test_who_waited_in_vain_is_not_told_so_for_longer_than_needed(autojump
     failure = failures.remember(RetriesLeft({PROCESS: 1}, 2.0), PageRange(0, 1), TimedOutError("late"), None)
     await failures.expire(failure)
     assert autojump_clock.current_time() == pytest.approx(RETRY_SECONDS)
+
+
+async def test_the_last_retry_is_answered_when_the_drop_has_begun(autojump_clock: MockClock) -> None:
+    """Not when it has ended: it waits for the page that the retry has locked."""
+    events: list[str] = []
+    answered = trio.Event()
+
+    async def drop(_pages: PageRange, begun: Callable[[], None]) -> bool:
+        await trio.sleep(0.01)
+        events.append("begun")
+        begun()
+        await answered.wait()
+        events.append("dropped")
+        return True
+
+    failures = Failures(drop)
+    failure = failures.remember(RetriesLeft({PROCESS: 2}), PageRange(0, 1), IoError("no"), None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(failures.expire, failure)
+        for _ in range(2):
+            assert failures.recall(PROCESS, PageRange(0, 1)) is failure
+            await failure.before_answer()
+            events.append("answered")
+        answered.set()
+    assert events == ["answered", "begun", "answered", "dropped"]
+    assert autojump_clock.current_time() == pytest.approx(0.01)
+
+
+async def test_a_drop_that_does_not_begin_does_not_keep_the_answer_back(autojump_clock: MockClock) -> None:
+    async def drop(_pages: PageRange, _begun: Callable[[], None]) -> bool:
+        await trio.sleep(60)
+        return True
+
+    failures = Failures(drop)
+    failure = failures.remember(RetriesLeft({PROCESS: 1}), PageRange(0, 1), IoError("no"), None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(failures.expire, failure)
+        assert failures.recall(PROCESS, PageRange(0, 1)) is failure
+        await failure.before_answer()
+        assert autojump_clock.current_time() < 0.1
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_older_drop_that_gets_the_page_between_two_retries_makes_one_more(autojump_clock: MockClock) -> None:
+    """It waits for the READ that came meanwhile; when that is answered it may be faster than who tries again."""
+    drops: list[trio.Event] = []
+
+    async def drop(_pages: PageRange, begun: Callable[[], None]) -> bool:
+        begun()
+        drops.append(trio.Event())
+        await drops[-1].wait()
+        return True
+
+    failures = Failures(drop)
+    pages = PageRange(0, 1)
+    async with trio.open_nursery() as nursery:
+        older = failures.remember(RetriesLeft({PROCESS: 0}), pages, IoError("older"), None)
+        nursery.start_soon(failures.expire, older)
+        await wait_all_tasks_blocked()
+        newer = failures.remember(RetriesLeft({PROCESS: 2}), pages, IoError("newer"), older)
+        nursery.start_soon(failures.expire, newer)
+        assert failures.recall(PROCESS, pages) is newer
+        await newer.before_answer()
+        assert failures.recall(PROCESS, pages) is newer  # the last one, as far as is known
+        nursery.start_soon(newer.before_answer)
+        await wait_all_tasks_blocked()
+        drops[0].set()
+        await wait_all_tasks_blocked()
+        assert len(drops) == 1
+        assert failures.recall(PROCESS, pages) is newer
+        await newer.before_answer()
+        assert failures.recall(PROCESS, pages) is None
+        await wait_all_tasks_blocked()
+        assert len(drops) == 2  # the page has come back
+        drops[1].set()
+    assert not failures
+    assert autojump_clock.current_time() < RETRY_SECONDS
+
+
+async def test_a_drop_that_comes_after_the_last_retry_makes_none(autojump_clock: MockClock) -> None:
+    ended = trio.Event()
+
+    async def drop(_pages: PageRange, begun: Callable[[], None]) -> bool:
+        begun()
+        await ended.wait()
+        return True
+
+    failures = Failures(drop)
+    pages = PageRange(0, 1)
+    async with trio.open_nursery() as nursery:
+        older = failures.remember(RetriesLeft({PROCESS: 0}), pages, IoError("older"), None)
+        nursery.start_soon(failures.expire, older)
+        await wait_all_tasks_blocked()
+        newer = failures.remember(RetriesLeft({PROCESS: 1}), pages, IoError("newer"), older)
+        nursery.start_soon(failures.expire, newer)
+        assert failures.recall(PROCESS, pages) is newer
+        await newer.before_answer()
+        await wait_all_tasks_blocked()
+        ended.set()
+    assert failures.recall(PROCESS, pages) is None
+    assert not failures
+    assert autojump_clock.current_time() < RETRY_SECONDS

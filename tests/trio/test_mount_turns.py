@@ -147,28 +147,6 @@ async def test_other_tasks_have_their_turn_after_some_requests(loop: Loop, nurse
     assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * _TURNS
 
 
-async def test_a_handler_can_give_other_tasks_their_turn(loop: Loop, nursery: trio.Nursery) -> None:
-    order: list[bytes] = []
-    begun = trio.Event()
-
-    async def handle(request: bytes) -> None:
-        order.append(request)
-        if request == b"b":
-            begun.set()
-            loop.turns.yield_soon()
-
-    async def other() -> None:
-        await begun.wait()
-        order.append(b"other")
-
-    nursery.start_soon(other)
-    nursery.start_soon(loop.run, handle)
-    await trio.testing.wait_all_tasks_blocked()
-    loop.ask(b"abcdefgh")
-    await trio.testing.wait_all_tasks_blocked()
-    assert order.index(b"other") < len(order) - 1
-
-
 async def test_while_a_handler_waits_another_task_takes_requests(loop: Loop, nursery: trio.Nursery) -> None:
     taken: list[bytes] = []
     may_end = trio.Event()
