@@ -27,7 +27,6 @@ MEMORY_SECONDS = 2.0
 SETTLE_SECONDS = 5.0
 """How long the page cache may show what was refused, or what another view of the memory has changed."""
 
-TRIES = 1000
 STEP_SECONDS = 90.0
 """How long a step may go on to be refused for cause."""
 
@@ -84,17 +83,17 @@ class World:
         Raises:
             WrongError: one has none, or it does not succeed in the end.
         """
-        began = time.monotonic()
-        for _ in range(TRIES):
-            since = time.monotonic()
+        began, tries = time.monotonic(), 0
+        while True:
+            since, tries = time.monotonic(), tries + 1
             try:
                 return call()
             except OSError as error:
                 if not self.has_cause(error, key, pager, since):
                     raise WrongError(f"{error_name(error)} without a cause ({error})") from error
-            if time.monotonic() - began > STEP_SECONDS:
-                break
-        raise WrongError(f"it never succeeds: tried for {time.monotonic() - began:.0f} s")
+                seconds = time.monotonic() - began
+                if seconds > STEP_SECONDS:
+                    raise WrongError(f"{error_name(error)}, {tries} times in {seconds:.0f} s ({error})") from error
 
 
 def command_in(fd: int, line: str) -> Result:
