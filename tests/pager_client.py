@@ -279,6 +279,15 @@ class Background(Generic[T]):
         return caught.value.errno or 0
 
 
+def threads_asleep_in(fd: int) -> int:
+    """Return how many threads of this process sleep in a system call on ``fd``, for a page or for its answer."""
+    count = 0
+    for path in Path("/proc/self/task").glob("*/syscall"):
+        with suppress(OSError):  # a thread that has just ended
+            count += path.read_text().split()[1:2] == [f"{fd:#x}"]
+    return count
+
+
 def process_state(pid: int) -> str:
     """Return the state of a process: R, S, D, Z."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

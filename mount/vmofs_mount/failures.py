@@ -25,6 +25,7 @@ deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
@@ -51,6 +52,7 @@ _READS_OF_FAULT = 3
 _RETRIES_OF_READ = 1
 _LOOK_SECONDS = 1.0
 _FALL_ASLEEP_SECONDS = 0.002
+_LOOKS_AT_CHILDREN = 5
 _DROP_SECONDS = 0.02  # a drop that no lock holds up takes 0.1 ms
 _BEGIN_SECONDS = 0.02  # a thread for it is there in 0.1 ms
 _LATE_SECONDS = 0.005  # after which at most we know of a drop that has ended before
@@ -332,6 +334,11 @@ def _look_at(processes: set[int]) -> dict[int, Blocked]:
 
 def _retries_of_child(process: int) -> int:
     """Return the retries of a page fault of some child of a process."""
-    blocked = [blocked_threads(child) for child in descendants(process)]
-    alone = any(child.asking for child in blocked) and not any(child.faults for child in blocked)
-    return _RETRIES_OF_FAULT_ALONE if alone else _RETRIES_OF_FAULT
+    for _ in range(_LOOKS_AT_CHILDREN):
+        blocked = [blocked_threads(child) for child in descendants(process)]
+        if any(child.faults for child in blocked):
+            return _RETRIES_OF_FAULT
+        if any(child.asking for child in blocked):
+            return _RETRIES_OF_FAULT_ALONE
+        time.sleep(_FALL_ASLEEP_SECONDS)
+    return _RETRIES_OF_FAULT

@@ -91,11 +91,12 @@ class PageCache:
         self._backlog(file).reads.add(self._read_number, pages)
         return self._read_number
 
-    def end_read(self, file: VmoFile, number: int) -> None:
-        """Note that the READ is about to be answered."""
+    def end_read(self, file: VmoFile, number: int) -> bool:
+        """Note that the READ is about to be answered; return whether what it has may be older than a WRITE that was."""
         backlog = self._backlogs[file]
-        backlog.reads.remove(number)
+        outdated = backlog.reads.remove(number)
         self._forget_if_idle(file, backlog)
+        return outdated
 
     def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Store newly supplied pages if the file is open, except those that a waiting READ brings.
@@ -134,12 +135,13 @@ class PageCache:
     async def written(self, write: PendingWrite, seconds: float) -> None:
         """Drop what was read while a WRITE was under way, before that is answered; wait at most ``seconds``.
 
-        Pages that a READ waits for are locked until it is answered, and dropped then: nobody sees them before.
+        Pages that a READ waits for are locked until it is answered. It may have copied them before they were written
+        to; then it copies them again. They are dropped all the same.
         """
         backlog = self._backlogs.get(write.file)
-        waiting = [] if backlog is None else list(backlog.reads.over(write.pages))
+        waiting = [] if backlog is None else backlog.reads.written(write.pages)
         if waiting:
-            self.drop(write.file, [pages for read in waiting if (pages := read & write.pages)])
+            self.drop(write.file, waiting)
         with trio.move_on_after(seconds):
             for pages in write.read:
                 await self._drop(write.file, pages)

@@ -123,11 +123,10 @@ class OpenVmos:
             return None
         return self.cache.begin_read(handle.file, pages)
 
-    def ended(self, handle: VmoHandle, number: int | None) -> None:
-        """Note that the READ is about to be answered."""
+    def ended(self, handle: VmoHandle, number: int | None) -> bool:
+        """Note that the READ is about to be answered; return whether what it has may be older than a WRITE that was."""
         self._retries.ended(handle.process)
-        if number is not None:
-            self.cache.end_read(handle.file, number)
+        return number is not None and self.cache.end_read(handle.file, number)
 
     async def run_unless_killed(self, access: Access[T], process: int, locked: VmoFile | None = None) -> T:
         """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
@@ -194,6 +193,8 @@ class VmoHandle(Handle):
             try:
                 if data is None:
                     data = await self._wait(offset, length)
+                if data is None:
+                    continue
             except OutOfRangeError:
                 if offset + length <= vmo.stream_size:
                     raise
@@ -206,7 +207,8 @@ class VmoHandle(Handle):
                 return data
         return b""
 
-    async def _wait(self, offset: int, length: int) -> Bytes:
+    async def _wait(self, offset: int, length: int) -> Bytes | None:
+        """Ask the pager, and wait; None if what came may be older than what was written meanwhile."""
         file, opened = self.file, self._opened
         pages = PageRange.of_bytes(offset, length)
         failed = opened.recall(file, self.process, pages)
@@ -219,7 +221,7 @@ class VmoHandle(Handle):
         try:
             # O_DIRECT waits for its answer whatever happens to the process.
             killable = not (suspects or self.flags & os.O_DIRECT)
-            return await self._read_unless_killed(offset, length, killable=killable)
+            data = await self._read_unless_killed(offset, length, killable=killable)
         except OutOfRangeError:
             raise
         except VmoError as failure:
@@ -227,7 +229,8 @@ class VmoHandle(Handle):
             raise
         finally:
             opened.limits.give(Resource.REQUESTS, self.caller.uid)
-            opened.ended(self, number)
+            outdated = opened.ended(self, number)
+        return None if outdated else data
 
     async def _read_unless_killed(self, offset: int, length: int, *, killable: bool) -> Bytes:
         """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Readers, Vmo
+from tests.pager_client import Background, PagerClient, Readers, Vmo, threads_asleep_in
 from tests.writing import (
     KEY,
     OTHER,
@@ -34,6 +34,7 @@ from tests.writing import (
 )
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
+from vmofs.wire.packets import PacketCommand
 
 CODES = {
     "ZX_ERR_IO": errno.EIO,
@@ -592,3 +593,25 @@ def test_two_files_wait_apart_from_each_other(pager: PagerClient, tmp_path: Path
         waiting.result()
         (tmp_path / "copy").write_bytes(os.pread(one, PAGE_SIZE, 0))
     assert (tmp_path / "copy").read_bytes() == page_bytes(0)
+
+
+def test_a_read_that_waits_does_not_bring_back_what_was_written_meanwhile(pager: PagerClient) -> None:
+    """It has copied the first page, waits for the second, and has both locked in the page cache."""
+    old, new, other = (letter * PAGE_SIZE for letter in (b"o", b"n", b"x"))
+    vmo = pager.create(size=2 * PAGE_SIZE, options="trap_dirty")
+    pager.supply_bytes(vmo, old)
+    with vmo.path.open("r+b", buffering=0) as file:
+        fd = file.fileno()
+        writer = Background(lambda: os.pwrite(fd, new, 0))
+        assert pager.requests.next().command is PacketCommand.DIRTY
+        pager.command("evict", f"{vmo.name} 0 {PAGE_SIZE}")  # what is being written goes from the page cache
+        reader = Background(lambda: os.pread(fd, 2 * PAGE_SIZE, 0))
+        pager.take_read(vmo, 0, 2 * PAGE_SIZE)
+        pager.supply_bytes(vmo, old)
+        pager.command("op_range", f"DIRTY {vmo.name} 0 {PAGE_SIZE}")
+        assert writer.result() == PAGE_SIZE
+        late = [Background(lambda: os.pread(fd, PAGE_SIZE, 0)) for _ in range(10)]
+        wait_for(lambda: threads_asleep_in(fd) == 11, "all threads wait")
+        pager.supply_bytes(vmo, other, PAGE_SIZE)
+        assert all(each.result() == new for each in late)
+        assert reader.result() == new + other

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Readers
+from tests.pager_client import Background, PagerClient, Readers, threads_asleep_in
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 
@@ -114,32 +113,19 @@ for _ in range(int(sys.argv[2])):
         os._exit(0)
     print("errno", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
-HOW_READ_AHEAD = pytest.mark.parametrize("advice", [mmap.MADV_NORMAL, mmap.MADV_RANDOM])
-"""After the first hundred faults, or with the second, the kernel does not read ahead and asks once less."""
 
 
-@HOW_READ_AHEAD
-def test_faults_one_after_the_other_raise_one_request_each(pager: PagerClient, start: Readers, advice: int) -> None:
-    vmo = pager.create()
-    reader = start.run(_FAULTS, vmo.path, REPEATED + 1, advice, 0.01)
-    for turn in range(REPEATED):
-        pager.take_read(vmo, 0)
-        pager.fail(vmo, 0, PAGE_SIZE)
-        assert reader.next() == -signal.SIGBUS
-        assert pager.read_requests in {turn + 1, turn + 2}
-    pager.take_read(vmo, 0)
-    pager.supply(vmo)
-    assert reader.next() == 0
-    assert pager.read_requests == REPEATED + 1
-
-
-@HOW_READ_AHEAD
-def test_faults_that_come_at_once_after_another_raise_hardly_more_requests(
-    pager: PagerClient, start: Readers, advice: int
+@pytest.mark.parametrize("advice", [mmap.MADV_NORMAL, mmap.MADV_RANDOM])
+@pytest.mark.parametrize("pause", [0, 0.01])
+def test_faults_one_after_the_other_raise_one_request_each(
+    pager: PagerClient, start: Readers, pause: float, advice: int
 ) -> None:
-    """For who comes while the page is being dropped for the one before the kernel may ask once more."""
+    """But for few: the kernel asks once more for who comes while the page is being dropped for the one before.
+
+    After the first hundred faults, or as it is told, it does not read ahead and asks once less each time.
+    """
     vmo = pager.create()
-    reader = start.run(_FAULTS, vmo.path, REPEATED, advice, 0)
+    reader = start.run(_FAULTS, vmo.path, REPEATED, advice, pause)
     requests = 0
     while reader.process.poll() is None:
         if pager.requests.fill(0.01):
@@ -183,15 +169,6 @@ def test_one_failure_reaches_all_threads_that_wait_for_the_page_in_one_open_file
             pager.fail(vmo, 0, PAGE_SIZE)
             assert [reader.errno() for reader in readers] == [errno.EIO] * 10
             assert pager.read_requests == turn + 1
-
-
-def threads_asleep_in(fd: int) -> int:
-    """Return how many threads of this process sleep in a system call on ``fd``, for a page or for its answer."""
-    count = 0
-    for path in Path("/proc/self/task").glob("*/syscall"):
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            count += path.read_text().split()[1:2] == [f"{fd:#x}"]
-    return count
 
 
 def test_a_failure_is_not_told_to_those_who_come_later(pager: PagerClient, start: Readers) -> None:
