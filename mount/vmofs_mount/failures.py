@@ -16,7 +16,8 @@ The drop begins before the last retry is answered, and waits for the lock that t
 seldom meets the page. A READ that came before the page went all the same is called stale. One that comes while the drop
 is under way is stale if the drop does not end before the READ: then it waits for the lock that the READ holds. It may
 get it between that READ and its retries, or between two of them; then there is one READ more, as the page is brought
-into the cache again (seen by the kernel's trace events: 1 of some 2,000 page faults that come at once after another).
+into the cache again (seen by the kernel's trace events). Some are not seen: a page fault that meets the page while it
+is just being dropped reads it without read-ahead, and tries three times.
 
 After a time-out the pager is known to be stuck, and everybody who waited behind the page's lock would wait for another
 deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
@@ -88,7 +89,7 @@ class Failure:
         self.pages = pages
         self.error = error
         self.left = retries.of
-        self.extra = 0
+        self.extra = False  # one more, of whichever process
         self.seconds = RETRY_SECONDS if error.status is Status.TIMED_OUT else retries.seconds
         self.shares_drop_of = shares_drop_of
         self.over = trio.Event()
@@ -96,28 +97,26 @@ class Failure:
         self.settled = trio.Event()
         self.dropping = False
         self.dropped = False
-        self.end_if_met()
+        if self._is_met:
+            self.over.set()
 
-    def end_if_met(self) -> bool:
-        """Return whether no retry is left, and note that it is over then."""
-        if self.extra or any(self.left.values()):
-            return False
-        self.over.set()
-        return True
+    @property
+    def _is_met(self) -> bool:
+        """Whether no retry is left."""
+        return not (self.extra or any(self.left.values()))
 
     def page_went(self) -> None:
         """Note that an older drop got the page between two READs: who tries again brings it back, by one READ more."""
         self.shares_drop_of = None
-        self.extra = 1
+        self.extra = True
 
     async def before_answer(self) -> None:
-        """Before a retry is answered: if it is the last one, wait until the drop has begun."""
-        if self.extra or any(self.left.values()):
-            return
-        if self.shares_drop_of is not None:
+        """Before a retry is answered: if it is the last one, it is over; wait until the drop has begun."""
+        if self._is_met and self.shares_drop_of is not None:
             with trio.move_on_after(_LATE_SECONDS):
                 await self.shares_drop_of.settled.wait()
-        if self.end_if_met():
+        if self._is_met:
+            self.over.set()
             with trio.move_on_after(_BEGIN_SECONDS):
                 await self.drop_begun.wait()
 
@@ -199,7 +198,7 @@ class Failures:
                 failure.left[process] -= 1
                 return failure
             if failure.extra and process in failure.left:
-                failure.extra = 0
+                failure.extra = False
                 return failure
         return None
 
@@ -336,7 +335,7 @@ def _retries_of_child(process: int) -> int:
     """Return the retries of a page fault of some child of a process."""
     for _ in range(_LOOKS_AT_CHILDREN):
         blocked = [blocked_threads(child) for child in descendants(process)]
-        if any(child.faults for child in blocked):
+        if not blocked or any(child.faults for child in blocked):
             return _RETRIES_OF_FAULT
         if any(child.asking for child in blocked):
             return _RETRIES_OF_FAULT_ALONE

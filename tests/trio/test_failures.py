@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from vmofs.status import IoError, TimedOutError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount import failures as module
-from vmofs_mount.failures import RETRY_SECONDS, Failures, Retries, RetriesLeft
+from vmofs_mount.failures import RETRY_SECONDS, Failure, Failures, Retries, RetriesLeft
 from vmofs_mount.processes import Blocked
 
 MANY = 5_000
@@ -161,62 +161,66 @@ async def test_a_drop_that_does_not_begin_does_not_keep_the_answer_back(autojump
         nursery.cancel_scope.cancel()
 
 
-async def test_an_older_drop_that_gets_the_page_between_two_retries_makes_one_more(autojump_clock: MockClock) -> None:
-    """It waits for the READ that came meanwhile; when that is answered it may be faster than who tries again."""
-    drops: list[trio.Event] = []
+PAGE = PageRange(0, 1)
 
-    async def drop(_pages: PageRange, begun: Callable[[], None]) -> bool:
+
+class HeldUp:
+    """A page cache in which every drop waits for a lock, as while a READ of the page waits."""
+
+    def __init__(self) -> None:
+        self.locks: list[trio.Event] = []
+
+    async def drop(self, _pages: PageRange, begun: Callable[[], None]) -> bool:
+        """Drop."""
         begun()
-        drops.append(trio.Event())
-        await drops[-1].wait()
+        self.locks.append(trio.Event())
+        await self.locks[-1].wait()
         return True
 
-    failures = Failures(drop)
-    pages = PageRange(0, 1)
-    async with trio.open_nursery() as nursery:
-        older = failures.remember(RetriesLeft({PROCESS: 0}), pages, IoError("older"), None)
+    async def fail_twice(self, failures: Failures, nursery: trio.Nursery, retries: int) -> Failure:
+        """Let a READ of a page fail that is being dropped for an older failure; return the newer one."""
+        older = failures.remember(RetriesLeft({PROCESS: 0}), PAGE, IoError("older"), None)
         nursery.start_soon(failures.expire, older)
         await wait_all_tasks_blocked()
-        newer = failures.remember(RetriesLeft({PROCESS: 2}), pages, IoError("newer"), older)
+        newer = failures.remember(RetriesLeft({PROCESS: retries}), PAGE, IoError("newer"), older)
         nursery.start_soon(failures.expire, newer)
-        assert failures.recall(PROCESS, pages) is newer
+        return newer
+
+
+async def test_an_older_drop_that_gets_the_page_between_two_retries_makes_one_more(autojump_clock: MockClock) -> None:
+    """It waits for the READ that came meanwhile; when that is answered it may be faster than who tries again."""
+    cache = HeldUp()
+    failures = Failures(cache.drop)
+    async with trio.open_nursery() as nursery:
+        newer = await cache.fail_twice(failures, nursery, 2)
+        assert failures.recall(PROCESS, PAGE) is newer
         await newer.before_answer()
-        assert failures.recall(PROCESS, pages) is newer  # the last one, as far as is known
+        assert failures.recall(PROCESS, PAGE) is newer  # the last one, as far as is known
         nursery.start_soon(newer.before_answer)
         await wait_all_tasks_blocked()
-        drops[0].set()
+        cache.locks[0].set()
         await wait_all_tasks_blocked()
-        assert len(drops) == 1
-        assert failures.recall(PROCESS, pages) is newer
+        assert len(cache.locks) == 1
+        assert failures.recall(PROCESS, PAGE) is newer
         await newer.before_answer()
-        assert failures.recall(PROCESS, pages) is None
+        assert failures.recall(PROCESS, PAGE) is None
         await wait_all_tasks_blocked()
-        assert len(drops) == 2  # the page has come back
-        drops[1].set()
+        assert len(cache.locks) == 2  # the page has come back
+        cache.locks[1].set()
     assert not failures
     assert autojump_clock.current_time() < RETRY_SECONDS
 
 
 async def test_a_drop_that_comes_after_the_last_retry_makes_none(autojump_clock: MockClock) -> None:
-    ended = trio.Event()
-
-    async def drop(_pages: PageRange, begun: Callable[[], None]) -> bool:
-        begun()
-        await ended.wait()
-        return True
-
-    failures = Failures(drop)
-    pages = PageRange(0, 1)
+    cache = HeldUp()
+    failures = Failures(cache.drop)
     async with trio.open_nursery() as nursery:
-        older = failures.remember(RetriesLeft({PROCESS: 0}), pages, IoError("older"), None)
-        nursery.start_soon(failures.expire, older)
-        await wait_all_tasks_blocked()
-        newer = failures.remember(RetriesLeft({PROCESS: 1}), pages, IoError("newer"), older)
-        nursery.start_soon(failures.expire, newer)
-        assert failures.recall(PROCESS, pages) is newer
+        newer = await cache.fail_twice(failures, nursery, 1)
+        assert failures.recall(PROCESS, PAGE) is newer
         await newer.before_answer()
         await wait_all_tasks_blocked()
-        ended.set()
-    assert failures.recall(PROCESS, pages) is None
+        cache.locks[0].set()
+    assert len(cache.locks) == 1
+    assert failures.recall(PROCESS, PAGE) is None
     assert not failures
     assert autojump_clock.current_time() < RETRY_SECONDS

@@ -74,6 +74,20 @@ async def nothing(_request: bytes) -> None:
     pass
 
 
+class Waiting:
+    """A handler whose requests ``w`` wait until they may end, in trio."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.may_end = trio.Event()
+
+    async def handle(self, request: bytes) -> None:
+        """Take a request."""
+        if request == b"w":
+            await self.may_end.wait()
+        self.taken.append(request)
+
+
 def plugged(turns: Turns) -> bool:
     return pyfuse3.trio is turns  # type: ignore[attr-defined]
 
@@ -148,22 +162,16 @@ async def test_other_tasks_have_their_turn_after_some_requests(loop: Loop, nurse
 
 
 async def test_while_a_handler_waits_another_task_takes_requests(loop: Loop, nursery: trio.Nursery) -> None:
-    taken: list[bytes] = []
-    may_end = trio.Event()
-
-    async def handle(request: bytes) -> None:
-        if request == b"w":
-            await may_end.wait()
-        taken.append(request)
-
-    nursery.start_soon(loop.run, handle)
+    waiting = Waiting()
+    taken = waiting.taken
+    nursery.start_soon(loop.run, waiting.handle)
     loop.ask(b"wwwab")
     await trio.testing.wait_all_tasks_blocked()
     assert taken == [b"a", b"b"]
     loop.ask(b"c")
     await trio.testing.wait_all_tasks_blocked()
     assert taken == [b"a", b"b", b"c"]
-    may_end.set()
+    waiting.may_end.set()
     await trio.testing.wait_all_tasks_blocked()
     assert taken == [b"a", b"b", b"c", b"w", b"w", b"w"]
     loop.ask(b"d")
@@ -182,20 +190,14 @@ async def test_tasks_are_made_only_until_one_waits_for_its_turn(loop: Loop, nurs
 
 
 async def test_idle_workers_end_when_told_to_and_requests_are_still_taken(loop: Loop, nursery: trio.Nursery) -> None:
-    taken: list[bytes] = []
-    may_end = trio.Event()
-
-    async def handle(request: bytes) -> None:
-        if request == b"w":
-            await may_end.wait()
-        taken.append(request)
-
-    nursery.start_soon(loop.run, handle)
+    waiting = Waiting()
+    taken = waiting.taken
+    nursery.start_soon(loop.run, waiting.handle)
     for _ in range(2):
         loop.ask(b"wwwwa")
         await trio.testing.wait_all_tasks_blocked()
         loop.turns.retire_idle()  # there is none, all wait
-        may_end.set()
+        waiting.may_end.set()
         await trio.testing.wait_all_tasks_blocked()
         assert loop.readers == 5
         loop.turns.retire_idle()
@@ -205,7 +207,7 @@ async def test_idle_workers_end_when_told_to_and_requests_are_still_taken(loop: 
         assert sorted(taken) == [b"a", b"b", b"w", b"w", b"w", b"w"]
         assert loop.readers == 2
         taken.clear()
-        may_end = trio.Event()
+        waiting.may_end = trio.Event()
 
 
 async def test_the_idle_worker_that_takes_the_next_request_does_not_end(loop: Loop, nursery: trio.Nursery) -> None:
