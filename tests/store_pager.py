@@ -151,11 +151,19 @@ class StorePager:
         self.say("supply_pages", f"{self.name(key)} {offset} {length} {self.stage_name} 0")
 
     def write_back_all(self, key: int, offset: int, length: int) -> None:
-        """Write everything back, for fsync: again if the size changed under our hands."""
+        """Write everything back, for fsync: again if the size changed under our hands.
+
+        Raises:
+            FileNotFoundError: its name changed, or the pager is closed.
+        """
         for _ in range(TRIES):
-            with contextlib.suppress(OSError):
+            try:
                 self.write_back(key, 1.0)
-                return
+            except NO_SUCH_NAME:
+                raise
+            except OSError:
+                continue
+            return
         self.say("op_range", f"FAIL {self.name(key)} {offset} {length} ZX_ERR_IO")
 
     def flush_some(self) -> None:
