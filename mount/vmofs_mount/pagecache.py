@@ -18,6 +18,7 @@ from vmofs.core.children import Vmo
 from vmofs.core.content import Bytes
 from vmofs.core.frames import Frames
 from vmofs.core.ranges import RangeSet
+from vmofs.core.states import PageState
 from vmofs.core.view import AuxView
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.kernel import Kernel
@@ -130,7 +131,18 @@ class PageCache:
         backlog = self._backlog(file)
         for pages in stale:
             backlog.to_drop.add(pages)
+            if isinstance(file, VmoFile):
+                self._mark_outdated(file, backlog.reads, pages)
         self._start(file, backlog)
+
+    def _mark_outdated(self, file: VmoFile, reads: WaitingReads, stale: PageRange) -> None:
+        """Let READs copy again what changed while they wait, or their answer would bring back what was there before.
+
+        Not what went: a READ of more than there is room for would be for ever about to ask for what it had.
+        """
+        for part in [read & stale for read in reads.over(stale)]:
+            if any(file.vmo.state_at(page) is not PageState.GAP for page in range(part.start, part.end)):
+                reads.written(part)
 
     async def written(self, write: PendingWrite, seconds: float) -> None:
         """Drop what was read while a WRITE was under way, before that is answered; wait at most ``seconds``.

@@ -615,3 +615,29 @@ def test_a_read_that_waits_does_not_bring_back_what_was_written_meanwhile(pager:
         pager.supply_bytes(vmo, other, PAGE_SIZE)
         assert all(each.result() == new for each in late)
         assert reader.result() == new + other
+
+
+@pytest.mark.parametrize("change", ["reference", "slice", "zero"])
+def test_a_read_that_waits_does_not_bring_back_what_changed_by_another_name(pager: PagerClient, change: str) -> None:
+    """It has copied the first page, waits for the second, and has both locked in the page cache."""
+    old, new, other = (letter * PAGE_SIZE for letter in (b"o", b"n", b"x"))
+    vmo = pager.create(size=2 * PAGE_SIZE)
+    pager.supply_bytes(vmo, old)
+    with vmo.path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        reader = Background(lambda: os.pread(fd, 2 * PAGE_SIZE, 0))
+        pager.take_read(vmo, PAGE_SIZE, PAGE_SIZE)
+        if change == "zero":
+            new = bytes(PAGE_SIZE)
+            pager.command("../vmo_op_range", f"zero {vmo.name} 0 {PAGE_SIZE}")
+        else:
+            child = pager.vmo("child")
+            length = 0 if change == "reference" else 2 * PAGE_SIZE
+            pager.command("../vmo_create_child", f"{change} {vmo.name} {child.name} 0 {length}")
+            with child.path.open("r+b", buffering=0) as written:
+                written.write(new)
+        late = [Background(lambda: os.pread(fd, PAGE_SIZE, 0)) for _ in range(10)]
+        wait_for(lambda: threads_asleep_in(fd) == 11, "all threads wait")
+        pager.supply_bytes(vmo, other, PAGE_SIZE)
+        assert all(each.result() == new for each in late)
+        assert reader.result() == new + other
