@@ -595,6 +595,28 @@ def test_two_files_wait_apart_from_each_other(pager: PagerClient, tmp_path: Path
     assert (tmp_path / "copy").read_bytes() == page_bytes(0)
 
 
+def test_splice_moves_nothing_of_a_page_whose_write_fails_while_it_is_in_the_pipe(
+    pager: PagerClient, tmp_path: Path
+) -> None:
+    """As the kernel does with a page that is truncated then; sendfile is splice through a pipe of its own."""
+    vmo = pager.create(size=PAGE_SIZE, options="trap_dirty")
+    supply(pager, vmo, 0)
+    with opened(vmo.path) as fd, opened(vmo.path, os.O_RDONLY) as source, (tmp_path / "copy").open("wb") as copy:
+        assert os.pread(source, PAGE_SIZE, 0) == page_bytes(0, key=KEY)
+        writer = start_write(fd, 0)
+        assert take(pager) == "DIRTY(0,1)"
+        end, begin = os.pipe()
+        try:
+            assert os.splice(source, begin, PAGE_SIZE) == PAGE_SIZE
+            op(pager, "FAIL", vmo, data="ZX_ERR_IO")
+            assert fails_with(writer.result) == errno.EIO
+            evict(pager, vmo)  # waits until what was refused is dropped from the page cache
+            assert os.splice(end, copy.fileno(), PAGE_SIZE) == 0
+        finally:
+            os.close(end)
+            os.close(begin)
+
+
 def test_a_read_that_waits_does_not_bring_back_what_was_written_meanwhile(pager: PagerClient) -> None:
     """It has copied the first page, waits for the second, and has both locked in the page cache."""
     old, new, other = (letter * PAGE_SIZE for letter in (b"o", b"n", b"x"))
