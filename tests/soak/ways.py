@@ -24,7 +24,7 @@ _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _LIBC.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _MS_SYNC = 4
-SENDFILE_TRIES = 10
+_SENDFILE_TRIES = 10
 
 
 @contextmanager
@@ -118,12 +118,12 @@ def _private_mapping(fd: int, offset: int, length: int) -> bytes:
 
 def _sendfile(fd: int, offset: int, length: int) -> bytes:
     """Copy inside the kernel. Nothing, once, is no end: a page was dropped on its way, since a write of it failed."""
-    copy, tries = os.memfd_create("soak"), SENDFILE_TRIES
+    copy, tries = os.memfd_create("soak"), _SENDFILE_TRIES
     try:
         while length and tries:
             count = os.sendfile(copy, fd, offset, length)
             offset, length = offset + count, length - count
-            tries = SENDFILE_TRIES if count else tries - 1
+            tries = _SENDFILE_TRIES if count else tries - 1
         return os.pread(copy, os.fstat(copy).st_size, 0)
     finally:
         os.close(copy)
