@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import NIGHTLY
 from tests.mounted import Mounted, Mounter, wait_for
-from tests.pager_client import PagerClient, metric
+from tests.pager_client import Background, PagerClient, metric
 from tests.pager_process import PagerProcess
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
@@ -31,6 +31,26 @@ def resident_bytes(pid: int) -> int:
 
 def stat(mount: Mounted, name: str) -> int:
     return metric((mount.path / "control" / "stats").read_text(), f"vmofs_{name}")
+
+
+def test_a_read_of_more_than_the_limit_ends_although_what_it_has_copied_is_evicted(mounter: Mounter) -> None:
+    pages = 32  # one READ
+    mount = mounter(f"deadline=20,memory_limit={pages // 2 * PAGE_SIZE}")
+    pager = PagerClient(mount.path)
+    vmo = pager.create(size=pages * PAGE_SIZE)
+    with vmo.path.open("rb", buffering=0) as file:
+        reader = Background(lambda: os.pread(file.fileno(), pages * PAGE_SIZE, 0))
+        requests = 0
+        while not reader.done:
+            if pager.requests.fill(0.1):
+                request = pager.requests.next()
+                requests += 1
+                assert requests < pages, "it is for ever about to ask for what it had"
+                for offset in range(request.offset, request.offset + request.length, PAGE_SIZE):
+                    pager.supply_bytes(vmo, pattern.make(0, offset, PAGE_SIZE), offset)
+        assert reader.result() == pattern.make(0, 0, pages * PAGE_SIZE)
+    assert stat(mount, "evicted_pages_total") >= pages // 2
+    pager.close()
 
 
 def test_a_working_set_of_four_times_the_limit_is_read_right_within_the_limit(mounter: Mounter) -> None:
