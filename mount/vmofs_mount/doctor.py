@@ -73,8 +73,8 @@ def examine_machine() -> Iterator[Finding]:
         return
     yield Finding(
         Verdict.DEGRADED,
-        "not root: read-ahead and max_background of a mount cannot be set; requests name more than was touched, "
-        "and at most 12 reads can be outstanding",
+        "not root: read-ahead of a mount cannot be set, so that requests name more than was touched; max_background "
+        "only where /sys/fs/fuse/connections is mounted, otherwise at most 12 reads can be outstanding",
     )
     yield _sharing()
 

@@ -7,6 +7,7 @@ outstanding.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ MAX_BACKGROUND = 65535
 """Reads of waiting readers that may be outstanding; the kernel's default is 12."""
 
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
+_PARAMETERS = Path("/sys/module/fuse/parameters")
 
 # The new mount calls have these numbers on every architecture (Linux 5.2).
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
@@ -35,11 +37,32 @@ def tune(minor: int) -> list[str]:
         degraded.append(f"read-ahead cannot be set to one page, so requests name more than was touched: {error}")
     try:
         with _connections() as directory:
-            for name in ("max_background", "congestion_threshold"):
-                _write(directory, f"{minor}/{name}", str(MAX_BACKGROUND))
+            allowed = [
+                _raise(directory, f"{minor}/max_background", "max_user_bgreq"),
+                _raise(directory, f"{minor}/congestion_threshold", "max_user_congthresh"),
+            ]
     except OSError as error:
         degraded.append(f"max_background cannot be raised, at most 12 requests can be outstanding: {error}")
+    else:
+        if min(allowed) < MAX_BACKGROUND:
+            degraded.append(
+                f"max_background can be raised to {min(allowed)} only, not {MAX_BACKGROUND}: so many requests can be "
+                f"outstanding, more if root writes to {_PARAMETERS}/max_user_bgreq and max_user_congthresh"
+            )
     return degraded
+
+
+def _raise(directory: int, path: str, parameter: str) -> int:
+    """Set a limit of a connection as high as this user may, which a parameter of the module says; return it."""
+    try:
+        _write(directory, path, str(MAX_BACKGROUND))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        allowed = int((_PARAMETERS / parameter).read_text(encoding="ascii"))
+        _write(directory, path, str(allowed))
+        return allowed
+    return MAX_BACKGROUND
 
 
 def open_abort(minor: int) -> int:

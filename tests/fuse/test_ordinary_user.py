@@ -9,17 +9,24 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from tests.mounted import Mounted, vmofs_command, vmofs_environment
-from vmofs_mount import doctor, processes
+from vmofs_mount import doctor, processes, tuning
 
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
+_ALLOWED = Path("/sys/module/fuse/parameters/max_user_bgreq")
 USER = pwd.getpwnam("nobody").pw_uid  # fusermount3 wants an account
 
-Run = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+class Run(Protocol):
+    """Run a shell script as an ordinary user. ``connections``: whether /sys has the directory of FUSE connections."""
+
+    def __call__(self, script: str, *, connections: bool = False) -> subprocess.CompletedProcess[str]: ...
 
 
 @pytest.fixture
@@ -39,11 +46,12 @@ def run_as_user() -> Iterator[Run]:
         (directory / "mnt").chmod(0o700)
         vmofs = shlex.join(vmofs_command())
 
-        def run(script: str) -> subprocess.CompletedProcess[str]:
+        def run(script: str, *, connections: bool = False) -> subprocess.CompletedProcess[str]:
             (directory / "script").write_text(f'vmofs() {{ {vmofs} "$@"; }}\nM={directory}/mnt\n{script}')
             namespace = (
                 f"mount -t tmpfs -o dev none {directory}/dev && mknod -m 666 {directory}/dev/fuse c 10 229 && "
                 f"chmod 666 {directory}/dev/fuse && mount --bind {directory}/dev/fuse /dev/fuse && {_show_python()} && "
+                f"{_show_connections() if connections else _hide_connections()} && "
                 f"exec setpriv --reuid {USER} --regid {USER} --clear-groups bash {directory}/script"
             )
             return subprocess.run(
@@ -59,6 +67,14 @@ def run_as_user() -> Iterator[Run]:
         if probe.returncode != 0:
             pytest.skip(f"an ordinary user cannot run vmofs here: {probe.stderr.strip()[-200:]}")
         yield run
+
+
+def _hide_connections() -> str:
+    return f"while mountpoint -q {_CONNECTIONS}; do umount {_CONNECTIONS}; done"
+
+
+def _show_connections() -> str:
+    return f"{_hide_connections()} && mount -t fusectl none {_CONNECTIONS}"
 
 
 def _show_python() -> str:
@@ -118,6 +134,23 @@ def test_doctor_tells_an_ordinary_user_what_is_degraded(run_as_user: Run) -> Non
     assert any(line.startswith(f"degraded: served by uid {USER}") for line in lines)
     assert any(line.startswith("degraded: read_ahead_kb is ") for line in lines)
     assert any(line.startswith("degraded: max_background cannot be read") for line in lines)
+
+
+def test_an_ordinary_user_raises_max_background_as_far_as_he_may_where_he_sees_the_connections(
+    run_as_user: Run,
+) -> None:
+    """Most machines show them: systemd mounts fusectl. What he may is a parameter of the kernel's module."""
+    done = run_as_user("vmofs mount $M; echo code $?; vmofs doctor $M; vmofs umount $M", connections=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "code 0", done
+    allowed = min(int(_ALLOWED.read_text()), tuning.MAX_BACKGROUND)
+    [told] = [line for line in done.stderr.splitlines() if "max_background" in line] or [""]
+    [found] = [line for line in lines if "max_background is" in line]
+    if allowed == tuning.MAX_BACKGROUND:
+        assert (told, found) == ("", f"ok: max_background is {allowed}")
+    else:
+        assert f"max_background can be raised to {allowed} only" in told
+        assert found.startswith(f"degraded: max_background is {allowed}, not {tuning.MAX_BACKGROUND}")
 
 
 def doctor_without(capability: str) -> list[str]:
