@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vmofs import __version__
 from vmofs_mount.doctor import Verdict, examine_machine, examine_mount
-from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
+from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at, resolved
 from vmofs_mount.options import OptionError, parse_options
 from vmofs_mount.unmounting import UnmountError, remove_stale_mounts, unmount
 
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _mount(parsed: argparse.Namespace) -> None:
     options = parse_options(parsed.options)
-    mountpoint = os.path.realpath(parsed.mountpoint)
+    mountpoint = resolved(parsed.mountpoint)
     _check_mountpoint(mountpoint)
     from vmofs_mount import daemon  # noqa: PLC0415 - trio and pyfuse3 take 0.2 s
     from vmofs_mount.session import MountError  # noqa: PLC0415
@@ -92,7 +91,7 @@ def _check_mountpoint(mountpoint: str) -> None:
 
 
 def _umount(parsed: argparse.Namespace) -> None:
-    dirty = unmount(os.path.realpath(parsed.mountpoint))
+    dirty = unmount(resolved(parsed.mountpoint))
     if dirty.sentence:
         sys.stderr.write(f"vmofs: {dirty.sentence}\n")
 
@@ -100,7 +99,7 @@ def _umount(parsed: argparse.Namespace) -> None:
 def _doctor(parsed: argparse.Namespace) -> None:
     findings = list(examine_machine())
     if parsed.mountpoint is not None:
-        findings += examine_mount(os.path.realpath(parsed.mountpoint))
+        findings += examine_mount(resolved(parsed.mountpoint))
     for finding in findings:
         sys.stdout.write(f"{finding.verdict + ':':<10}{finding.sentence}\n")
     bad = sum(finding.verdict is Verdict.BAD for finding in findings)

@@ -58,6 +58,16 @@ def mount_at(path: str) -> MountPoint | None:
     return found
 
 
+def resolved(path: str) -> str:
+    """Return a path without symbolic links. What is mounted there is not asked, which may not answer."""
+    before, name = os.path.split(path.rstrip("/"))
+    if name not in {"", ".", ".."}:
+        mountpoint = os.path.join(os.path.realpath(before), name)  # noqa: PTH118 - as mountinfo has it
+        if mount_at(mountpoint) is not None:
+            return mountpoint
+    return os.path.realpath(path)
+
+
 def _parse(line: str) -> MountPoint:
     """Parse ``36 35 98:0 /root /mount/point rw,noatime master:1 - ext3 source rw`` (proc_pid_mountinfo(5))."""
     before, _, after = line.partition(" - ")

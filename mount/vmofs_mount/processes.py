@@ -37,11 +37,23 @@ class Blocked:
 
 def can_see_everybody() -> bool:
     """Return whether all processes can be looked at: as root, and not in a process namespace of its own."""
+    return os.geteuid() == 0 and is_initial_namespace()
+
+
+def is_initial_namespace() -> bool:
+    """Return whether all processes of the machine are seen."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path of a file
     except OSError:
         return False
-    return os.geteuid() == 0 and namespace == _INITIAL_PID_NAMESPACE
+    return namespace == _INITIAL_PID_NAMESPACE
+
+
+def processes_alive() -> Iterator[int]:
+    """Yield the processes that there are, but for those that were killed or end."""
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal() and not is_dying(int(path.name)):
+            yield int(path.name)
 
 
 def can_see_calls() -> bool:

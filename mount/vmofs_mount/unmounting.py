@@ -11,15 +11,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import queue
 import re
 import select
 import signal
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, MountPoint, mount_at
+from vmofs_mount.processes import is_initial_namespace, processes_alive
+from vmofs_mount.tuning import open_abort
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -28,6 +33,8 @@ _BUSY_SECONDS = 0.5
 """How long a busy mount is tried again: its own daemon looks whether somebody reads a FIFO, for a moment each time."""
 
 _PAUSE_SECONDS = 0.02
+_LOOK_SECONDS = 0.5
+"""How long a mount may take to answer before it is looked whether there is anybody who serves it."""
 
 
 class UnmountError(Exception):
@@ -74,13 +81,47 @@ def remove_stale_mounts(path: str) -> None:
 def is_stale(path: str) -> bool:
     """Return whether what is mounted here is a FUSE filesystem whose daemon is gone.
 
-    ``stat`` would not tell for as long as the kernel remembers the attributes; ``statvfs`` always asks.
+    ``stat`` would not tell for as long as the kernel remembers the attributes; ``statvfs`` always asks. If the daemon
+    was killed together with its guardian nobody may ever answer: then the connection is broken here.
+
+    Raises:
+        UnmountError: it does not answer, and there may be somebody who will.
     """
+    codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+    threading.Thread(target=lambda: codes.put(_errno_of_statvfs(path)), daemon=True).start()
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        with suppress(queue.Empty):
+            return codes.get(timeout=_LOOK_SECONDS) in {errno.ENOTCONN, errno.ECONNABORTED}
+        mount = mount_at(path)
+        if mount is not None and is_initial_namespace() and not any(_serves(pid, mount) for pid in processes_alive()):
+            _break_connection(mount)
+        if time.monotonic() > deadline:
+            raise UnmountError(_does_not_answer(path, mount))
+
+
+def _errno_of_statvfs(path: str) -> int:
     try:
         os.statvfs(path)
     except OSError as error:
-        return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
-    return False
+        return error.errno or 0
+    return 0
+
+
+def _break_connection(mount: MountPoint) -> None:
+    with suppress(OSError):  # only root may, where the files for that are not mounted
+        abort = open_abort(mount.minor)
+        try:
+            os.write(abort, b"1")
+        finally:
+            os.close(abort)
+
+
+def _does_not_answer(path: str, mount: MountPoint | None) -> str:
+    said = f"{path} does not answer within {_WAIT_SECONDS:.0f} s: its daemon is stopped, or dead, or very slow"
+    if mount is None:
+        return said
+    return f"{said}; root can break the connection: echo 1 >/sys/fs/fuse/connections/{mount.minor}/abort"
 
 
 def _stats_of(path: str) -> str:

@@ -17,10 +17,12 @@ import pytest
 
 from tests.conftest import NIGHTLY
 from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.pager_client import Background, PagerClient, Readers
+from tests.pager_client import Background, PagerClient, ReaderProcess, Readers
 from tests.pager_process import PagerProcesses, process_state, seconds_of
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
+from vmofs_mount import unmounting
+from vmofs_mount.processes import descendants
 
 KEY = 11 * pattern.KEY_STEP
 ROUNDS = 100 if NIGHTLY else 5
@@ -123,18 +125,67 @@ def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
 def test_a_killed_daemon_ends_the_waits_although_a_thread_of_it_waits_for_a_page(place: Path, start: Readers) -> None:
     daemon = mount_again(place)
     pager = PagerClient(place)
-    vmo = pager.create(size=2 * PAGE_SIZE)
-    pager.supply(vmo, PAGE_SIZE)
-    reader = start("pread", vmo.path, 0, 2 * PAGE_SIZE)
-    wait_for(lambda: pager.stat("requests_outstanding") == 1, "both pages are locked")
-    evicting = Background(lambda: pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}"))
-    wait_for(lambda: has_thread_in(daemon, "D"), "a thread of the daemon waits for a page")
+    reader, evicting = let_a_thread_wait_for_a_page(daemon, pager, start)
     os.kill(daemon, signal.SIGKILL)
     assert reader.failure() in GONE
     wait_for(lambda: process_state(daemon) in {"", "Z"}, "the daemon is gone")
     with suppress(OSError):
         evicting.result()
     pager.close_commands()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user may lack the means to break a connection")
+@pytest.mark.parametrize("command", ["mount", "umount"])
+def test_what_is_left_of_a_daemon_that_was_killed_with_its_guardian_is_cleaned_up(
+    place: Path, start: Readers, command: str
+) -> None:
+    """As a control group is killed, or by ``pkill -9 vmofs``. Nobody answers: the kernel waits for a dead thread."""
+    daemon = mount_again(place)
+    pager = PagerClient(place)
+    reader, evicting = let_a_thread_wait_for_a_page(daemon, pager, start)
+    [guardian] = descendants(daemon)
+    os.kill(guardian, signal.SIGKILL)
+    os.kill(daemon, signal.SIGKILL)
+    time.sleep(1)
+    assert reader.is_waiting()
+    began = time.monotonic()
+    subprocess.run(vmofs_command(command, place), env=vmofs_environment(), check=True, timeout=20)
+    assert time.monotonic() - began < 5
+    assert reader.failure() in GONE
+    wait_for(lambda: process_state(daemon) in {"", "Z"}, "the daemon is gone")
+    with suppress(OSError):
+        evicting.result()
+    pager.close_commands()
+    if command == "mount":
+        os.kill(int(os.getxattr(place, "user.vmofs.pid")), signal.SIGTERM)
+    wait_for(lambda: str(place) not in Path("/proc/mounts").read_text(), "the mount is gone")
+
+
+@pytest.mark.parametrize("command", ["mount", "umount"])
+def test_a_stopped_daemon_is_told_from_a_dead_one(
+    mount: Mounted, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(unmounting, "_WAIT_SECONDS", 1.0)
+    mount.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(unmounting.UnmountError, match=r"does not answer within 1 s: .*/abort"):
+            (unmounting.unmount if command == "umount" else unmounting.remove_stale_mounts)(str(mount.path))
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    PagerClient(mount.path).close()
+
+
+def let_a_thread_wait_for_a_page(
+    daemon: int, pager: PagerClient, start: Readers
+) -> tuple[ReaderProcess, Background[str]]:
+    """Let a thread of the daemon wait for a page that a READ has locked; return who reads and who evicts the page."""
+    vmo = pager.create(size=2 * PAGE_SIZE)
+    pager.supply(vmo, PAGE_SIZE)
+    reader = start("pread", vmo.path, 0, 2 * PAGE_SIZE)
+    wait_for(lambda: pager.stat("requests_outstanding") == 1, "both pages are locked")
+    evicting = Background(lambda: pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}"))
+    wait_for(lambda: has_thread_in(daemon, "D"), "a thread of the daemon waits for a page")
+    return reader, evicting
 
 
 def has_thread_in(process: int, state: str) -> bool:
