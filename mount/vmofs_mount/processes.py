@@ -37,16 +37,11 @@ class Blocked:
 
 def can_see_everybody() -> bool:
     """Return whether all processes can be looked at: as root, and not in a process namespace of its own."""
-    return os.geteuid() == 0 and is_initial_namespace()
-
-
-def is_initial_namespace() -> bool:
-    """Return whether all processes of the machine are seen."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path of a file
     except OSError:
         return False
-    return namespace == _INITIAL_PID_NAMESPACE
+    return os.geteuid() == 0 and namespace == _INITIAL_PID_NAMESPACE
 
 
 def processes_alive() -> Iterator[int]:
@@ -118,6 +113,11 @@ def is_dying(process: int) -> bool:
     threads = list(_threads(process))
     alive = [thread for thread in threads if _state(thread) not in "ZX"]
     return any(map(_was_killed, alive)) or (bool(alive) and all(map(_is_exiting, threads)))
+
+
+def is_vmofs(process: int) -> bool:
+    """Return whether the command line of a process speaks of vmofs."""
+    return any("vmofs" in line for line in _lines(f"/proc/{process}/cmdline"))
 
 
 def has_mapped(process: int, ino: int, device_minor: int, pages: PageRange) -> bool:

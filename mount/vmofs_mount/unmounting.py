@@ -23,7 +23,7 @@ from pathlib import Path
 
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, MountPoint, mount_at
-from vmofs_mount.processes import is_initial_namespace, processes_alive
+from vmofs_mount.processes import can_see_everybody, is_vmofs, processes_alive
 from vmofs_mount.tuning import open_abort
 
 _MNT_DETACH = 2
@@ -94,7 +94,7 @@ def is_stale(path: str) -> bool:
         with suppress(queue.Empty):
             return codes.get(timeout=_LOOK_SECONDS) in {errno.ENOTCONN, errno.ECONNABORTED}
         mount = mount_at(path)
-        if mount is not None and is_initial_namespace() and not any(_serves(pid, mount) for pid in processes_alive()):
+        if mount is not None and can_see_everybody() and not any(_may_serve(pid, mount) for pid in processes_alive()):
             _break_connection(mount)
         if time.monotonic() > deadline:
             raise UnmountError(_does_not_answer(path, mount))
@@ -108,8 +108,18 @@ def _errno_of_statvfs(path: str) -> int:
     return 0
 
 
+def _may_serve(pid: int, mount: MountPoint) -> bool:
+    """Return whether a process has the device of a mount open; or is a vmofs, and does not let this one look."""
+    try:
+        return _has_device(pid, mount)
+    except PermissionError:
+        return is_vmofs(pid)
+    except OSError:  # it has ended
+        return False
+
+
 def _break_connection(mount: MountPoint) -> None:
-    with suppress(OSError):  # only root may, where the files for that are not mounted
+    with suppress(OSError):  # it is gone; or it cannot be done here, which is said soon
         abort = open_abort(mount.minor)
         try:
             os.write(abort, b"1")
@@ -154,20 +164,21 @@ def _daemon_of(mount: MountPoint) -> int | None:
 
 
 def _serves(pid: int, mount: MountPoint) -> bool:
-    """Return whether a process has the device of a mount open, as far as this kernel tells of which mount it is."""
+    """Return whether a process is seen to have the device of a mount open."""
     try:
-        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+        return _has_device(pid, mount)
     except OSError:  # it has ended, or is another user's
         return False
-    for descriptor in descriptors:
-        try:
-            if descriptor.readlink() == Path("/dev/fuse"):
-                told = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text(encoding="ascii")
-                connection = re.search(r"^fuse_connection:\s*(\d+)$", told, re.MULTILINE)
-                if connection is None or int(connection[1]) == mount.minor:
-                    return True
-        except OSError:
-            continue
+
+
+def _has_device(pid: int, mount: MountPoint) -> bool:
+    """Return whether a process has the device of a mount open, as far as this kernel tells of which mount it is."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # closed, or ended, meanwhile
+            told = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text(encoding="ascii", errors="replace")
+            connection = re.search(r"^fuse_connection:\s*(\d+)$", told, re.MULTILINE)
+            if int(connection[1]) == mount.minor if connection else descriptor.readlink().name == "fuse":
+                return True
     return False
 
 
