@@ -94,7 +94,7 @@ def is_stale(path: str) -> bool:
         with suppress(queue.Empty):
             return codes.get(timeout=_LOOK_SECONDS) in {errno.ENOTCONN, errno.ECONNABORTED}
         mount = mount_at(path)
-        if mount is not None and can_see_everybody() and not any(_may_serve(pid, mount) for pid in processes_alive()):
+        if mount is not None and _is_served_by_nobody(mount):
             _break_connection(mount)
         if time.monotonic() > deadline:
             raise UnmountError(_does_not_answer(path, mount))
@@ -106,6 +106,12 @@ def _errno_of_statvfs(path: str) -> int:
     except OSError as error:
         return error.errno or 0
     return 0
+
+
+def _is_served_by_nobody(mount: MountPoint) -> bool:
+    if mount.filesystem != FILESYSTEM_TYPE or not can_see_everybody():
+        return False
+    return not any(_may_serve(pid, mount) for pid in processes_alive())
 
 
 def _may_serve(pid: int, mount: MountPoint) -> bool:
