@@ -83,6 +83,11 @@ def blocked_threads(process: int) -> Blocked:
     return Blocked(reads, faults, asking)
 
 
+def may_run(process: int) -> bool:
+    """Return whether a thread of a process has a CPU, or waits for one."""
+    return any(_state(thread) == "R" for thread in _threads(process))
+
+
 def descendants(process: int) -> Iterator[int]:
     """Yield the children of a process, and theirs."""
     found = [process]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, Mounter
+from tests.mounted import Mounted, Mounter, wait_for
 from tests.pager_client import PagerClient, Readers
 from tests.rights import STRANGER, World, made_world
+from vmofs_mount.mountinfo import mount_at
 
 HERE = Path(__file__).parent
 
@@ -28,6 +30,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def mount(mounter: Mounter) -> Mounted:
     """A vmofs, mounted with the default options."""
     return mounter()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory that is no mount point any more after the test."""
+    path = tmp_path / "place"
+    path.mkdir()
+    yield path
+
+    def is_free() -> bool:
+        if mount_at(str(path)) is not None:  # its daemon may be about to unmount it
+            subprocess.run(["fusermount3", "-u", "-z", str(path)], check=False)
+        return mount_at(str(path)) is None
+
+    wait_for(is_free, f"nothing is mounted at {path}")
 
 
 @pytest.fixture(scope="module")

@@ -70,15 +70,6 @@ def mount_again(path: Path) -> int:
     return int(os.getxattr(path, "user.vmofs.pid"))
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "place"
-    path.mkdir()
-    yield path
-    while str(path) in Path("/proc/mounts").read_text():
-        subprocess.run(["fusermount3", "-u", "-z", str(path)], check=True)
-
-
 def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
     place: Path, start: Readers, serve: PagerProcesses
 ) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,16 +27,6 @@ def vmofs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         vmofs_command(*arguments), env=vmofs_environment(), capture_output=True, text=True, timeout=30, check=False
     )
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is no mount point any more after the test."""
-    path = tmp_path / "place"
-    path.mkdir()
-    yield path
-    while str(path) in Path("/proc/mounts").read_text(encoding="utf-8"):
-        subprocess.run(["fusermount3", "-u", "-z", str(path)], check=True)
 
 
 def test_mount_returns_when_the_mount_answers_and_umount_when_the_daemon_is_gone(place: Path) -> None:

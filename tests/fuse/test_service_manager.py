@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from tests.mounted import ROOT, vmofs_command, vmofs_environment, wait_for
 
 UNIT = ROOT / "tools" / "systemd" / "vmofs@.service"
 HELPER = ROOT / "tools" / "mount.fuse.vmofs"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "place"
-    path.mkdir()
-    yield path
-    while str(path) in Path("/proc/mounts").read_text():
-        subprocess.run(["fusermount3", "-u", "-z", str(path)], check=True)
 
 
 @pytest.fixture
