@@ -28,14 +28,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import trio
 
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.processes import Blocked, blocked_threads, descendants, has_mapped, may_run, reads_file
+from vmofs_mount.processes import Blocked, blocked_threads, descendants, has_mapped, reads_file, runnable_threads
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ MAX_RETRY_SECONDS = 2.0
 """How long it may take if it gets none."""
 
 _PAUSE_SECONDS = 0.05
-"""After how long it is looked again whether who will try again still waits for a CPU."""
+"""After how long it is looked whether who will try again has had a CPU meanwhile."""
 
 _RETRIES_OF_FAULT = 2
 _RETRIES_OF_FAULT_ALONE = 1  # without read-ahead: its first READ is one that it waits for itself
@@ -121,20 +121,20 @@ class Failures:
 
     ``drop(pages, begun)`` drops pages from the page cache and returns True, or leaves them because a READ waits for
     them. It is called when the retries of a failure are over, and calls ``begun`` when it is about to wait for the
-    pages. ``may_run(processes)`` tells whether one of them has, or waits for, a CPU.
+    pages. ``runnable(processes)`` is what ``runnable_threads`` yields for them.
     """
 
-    __slots__ = ("_drop", "_in_cache", "_may_run", "_recent")
+    __slots__ = ("_drop", "_in_cache", "_recent", "_runnable")
 
     def __init__(
         self,
         drop: Callable[[PageRange, Callable[[], None]], Awaitable[bool]],
-        may_run: Callable[[list[int]], Awaitable[bool]],
+        runnable: Callable[[list[int]], Awaitable[set[tuple[str, str]]]],
     ) -> None:
         self._recent: set[Failure] = set()
         self._in_cache: dict[int, Failure] = {}  # page -> the failure that left it in the page cache
         self._drop = drop
-        self._may_run = may_run
+        self._runnable = runnable
 
     def remember(self, retries: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
         """Note that a READ of ``pages`` failed, and how many retries each process will make.
@@ -173,12 +173,15 @@ class Failures:
             failure.settled.set()
 
     async def _wait_over(self, failure: Failure) -> None:
-        """Wait for the retries of a failure; in vain if who will make them does nothing, or it was a time-out."""
+        """Wait for the retries of a failure, for longer if who will make them gets no CPU; not after a time-out."""
         with trio.move_on_after(RETRY_SECONDS):
             await failure.over.wait()
-        if failure.error.status is Status.TIMED_OUT:
-            return
-        while not failure.over.is_set() and await self._may_run([of for of, left in failure.left.items() if left]):
+        before: set[tuple[str, str]] | None = None
+        while not failure.over.is_set() and failure.error.status is not Status.TIMED_OUT:
+            waiting = await self._runnable([process for process, left in failure.left.items() if left])
+            if not (waiting if before is None else waiting & before):
+                return
+            before = waiting
             with trio.move_on_after(_PAUSE_SECONDS):
                 await failure.over.wait()
 
@@ -283,9 +286,9 @@ class Retries:
             return left
         return {process: _RETRIES_OF_READ}  # the machine is very slow
 
-    async def may_run(self, processes: list[int]) -> bool:
-        """Return whether a thread of one of these processes, or of its children, has a CPU or waits for one."""
-        return await self._in_thread(lambda: any(map(_may_run, processes)))
+    async def runnable(self, processes: list[int]) -> set[tuple[str, str]]:
+        """Return the threads of processes, and of their children, that have or want a CPU (``runnable_threads``)."""
+        return await self._in_thread(lambda: {thread for process in processes for thread in _runnable(process)})
 
     async def _look(self, processes: set[int]) -> Mapping[int, Blocked]:
         """Look at processes; those who ask while somebody looks share the next look."""
@@ -334,8 +337,9 @@ def _look_at(processes: set[int]) -> dict[int, Blocked]:
     return {process: blocked_threads(process) for process in processes}
 
 
-def _may_run(process: int) -> bool:
-    return may_run(process) or any(map(may_run, descendants(process)))
+def _runnable(process: int) -> Iterator[tuple[str, str]]:
+    for each in (process, *descendants(process)):
+        yield from runnable_threads(each)
 
 
 def _retries_of_child(process: int) -> int:

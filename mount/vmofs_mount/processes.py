@@ -83,9 +83,14 @@ def blocked_threads(process: int) -> Blocked:
     return Blocked(reads, faults, asking)
 
 
-def may_run(process: int) -> bool:
-    """Return whether a thread of a process has a CPU, or waits for one."""
-    return any(_state(thread) == "R" for thread in _threads(process))
+def runnable_threads(process: int) -> Iterator[tuple[str, str]]:
+    """Yield the threads of a process that have a CPU or wait for one, and for how many nanoseconds they have had one.
+
+    Who is yielded again with the same time has waited all the while (``/proc/PID/schedstat``).
+    """
+    for thread in _threads(process):
+        if _state(thread) == "R":
+            yield thread.name, "".join(_lines(thread / "schedstat")).partition(" ")[0]
 
 
 def descendants(process: int) -> Iterator[int]:

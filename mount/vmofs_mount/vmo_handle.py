@@ -91,7 +91,7 @@ class OpenVmos:
     ) -> None:
         failures = self._failures.get(file)
         if failures is None:
-            failures = self._failures[file] = Failures(partial(self.cache.drop_failed, file), self._retries.may_run)
+            failures = self._failures[file] = Failures(partial(self.cache.drop_failed, file), self._retries.runnable)
         self._spawn(self._expire, file, failures, failures.remember(retries, pages, error, stale_by))
 
     async def _expire(self, file: VmoFile, failures: Failures, failure: Failure) -> None:

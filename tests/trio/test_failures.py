@@ -35,14 +35,18 @@ class Dropping:
         return True
 
 
-async def nobody(_processes: list[int]) -> bool:
-    """Return that no process runs."""
-    return False
+Threads = set[tuple[str, str]]
+WAITS = ("1", "100")  # for a CPU
 
 
-async def everybody(_processes: list[int]) -> bool:
-    """Return that some process runs."""
-    return True
+async def nobody(_processes: list[int]) -> Threads:
+    """Return that no thread has or wants a CPU."""
+    return set()
+
+
+async def somebody(_processes: list[int]) -> Threads:
+    """Return that a thread wants a CPU and gets none."""
+    return {WAITS}
 
 
 def remember(failures: Failures, pages: PageRange, retries: int = 1) -> VmoError:
@@ -102,18 +106,24 @@ async def test_a_failure_that_is_over_is_dropped_and_one_that_failed_again_is_no
 
 
 @pytest.mark.parametrize(
-    ("looks", "seconds"), [(0, RETRY_SECONDS), (3, RETRY_SECONDS + 0.15), (1_000, MAX_RETRY_SECONDS)]
+    ("seen", "seconds"),
+    [
+        ([set()], RETRY_SECONDS),
+        ([{WAITS}, {("1", "101")}], RETRY_SECONDS + 0.05),  # it has run
+        ([{WAITS}, {WAITS, ("2", "5")}, {("1", "101"), ("2", "5")}, {("1", "200"), ("2", "6")}], RETRY_SECONDS + 0.15),
+        ([{WAITS}] * 1000, MAX_RETRY_SECONDS),
+    ],
 )
-async def test_retries_of_who_waits_for_a_cpu_are_awaited_for_longer(
-    autojump_clock: MockClock, looks: int, seconds: float
+async def test_retries_of_who_gets_no_cpu_are_awaited_for_longer(
+    autojump_clock: MockClock, seen: list[Threads], seconds: float
 ) -> None:
-    answers = iter([True] * looks + [False])
+    looks = iter(seen)
 
-    async def may_run(processes: list[int]) -> bool:
+    async def runnable(processes: list[int]) -> Threads:
         assert processes == [PROCESS]
-        return next(answers)
+        return next(looks)
 
-    failures = Failures(Dropping().drop, may_run)
+    failures = Failures(Dropping().drop, runnable)
     failure = failures.remember({PROCESS: 1, PROCESS + 1: 0}, PageRange(0, 1), IoError("no"), None)
     await failures.expire(failure)
     assert autojump_clock.current_time() == pytest.approx(seconds)
@@ -123,19 +133,21 @@ async def test_retries_of_who_waits_for_a_cpu_are_awaited_for_longer(
 def test_a_process_that_runs_is_told_from_one_that_sleeps(script: str) -> None:
     with subprocess.Popen(["sh", "-c", script], start_new_session=True) as process:
         try:
-            wait_for(lambda: not sleeps(process.pid), "it runs")
+            wait_for(lambda: bool(runnable_in(process.pid)), "it runs")
             time.sleep(0.1)  # the child is there
-            assert sum(not sleeps(process.pid) for _ in range(20)) == 20
+            before = runnable_in(process.pid)
+            wait_for(lambda: not before & runnable_in(process.pid), "it has run")
+            assert {thread for thread, _ in before} == {thread for thread, _ in runnable_in(process.pid)}
             os.killpg(process.pid, signal.SIGSTOP)
-            wait_for(lambda: sleeps(process.pid), "it is stopped")
+            wait_for(lambda: not runnable_in(process.pid), "it is stopped")
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-    assert sleeps(process.pid)
+    assert not runnable_in(process.pid)
 
 
-def sleeps(process: int) -> bool:
-    """Return whether no thread of a process or of its children has a CPU or waits for one."""
-    return not trio.run(Retries(0).may_run, [process])
+def runnable_in(process: int) -> Threads:
+    """Return the threads of a process and of its children that have or want a CPU."""
+    return trio.run(Retries(0).runnable, [process])
 
 
 async def test_where_looking_takes_too_long_one_retry_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +157,7 @@ async def test_where_looking_takes_too_long_one_retry_is_awaited(monkeypatch: py
 
 
 async def test_who_waited_in_vain_is_not_told_so_for_longer_than_needed(autojump_clock: MockClock) -> None:
-    failures = Failures(Dropping().drop, everybody)
+    failures = Failures(Dropping().drop, somebody)
     failure = failures.remember({PROCESS: 1}, PageRange(0, 1), TimedOutError("late"), None)
     await failures.expire(failure)
     assert autojump_clock.current_time() == pytest.approx(RETRY_SECONDS)
