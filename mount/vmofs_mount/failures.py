@@ -28,25 +28,24 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 import trio
 
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.processes import Blocked, blocked_threads, descendants, has_mapped, reads_file, runnable_threads
+from vmofs_mount.processes import Blocked, blocked_threads, descendants, has_mapped, reads_file
 
 T = TypeVar("T")
 
 RETRY_SECONDS = 0.25
-"""How long a retry may take to arrive, if its process gets a CPU."""
+"""How long a retry may take to arrive, at least."""
 
-MAX_RETRY_SECONDS = 2.0
-"""How long it may take if it gets none."""
+_RETRIES_PER_LOOK = 4
+"""A loaded machine takes longer: so many times as long as a look at who will try again took, the last time."""
 
-_PAUSE_SECONDS = 0.05
-"""After how long it is looked whether who will try again has had a CPU meanwhile."""
+_MAX_RETRY_SECONDS = 2.0
 
 _RETRIES_OF_FAULT = 2
 _RETRIES_OF_FAULT_ALONE = 1  # without read-ahead: its first READ is one that it waits for itself
@@ -60,8 +59,15 @@ _BEGIN_SECONDS = 0.02  # a thread for it is there in 0.1 ms
 _LATE_SECONDS = 0.005  # after which at most we know of a drop that has ended before
 
 
+class RetriesLeft(NamedTuple):
+    """How many retries each process will make, and within how many seconds."""
+
+    of: dict[int, int]
+    seconds: float = RETRY_SECONDS
+
+
 class Failure:
-    """One failed READ: pages, error, and how many more READs of each process are retries of it."""
+    """One failed READ: pages, error, and how many more READs of each process are retries of it, for so many seconds."""
 
     __slots__ = (
         "drop_begun",
@@ -72,17 +78,19 @@ class Failure:
         "left",
         "over",
         "pages",
+        "seconds",
         "settled",
         "shares_drop_of",
     )
 
     def __init__(
-        self, pages: PageRange, error: VmoError, retries: dict[int, int], shares_drop_of: Failure | None = None
+        self, pages: PageRange, error: VmoError, retries: RetriesLeft, shares_drop_of: Failure | None = None
     ) -> None:
         self.pages = pages
         self.error = error
-        self.left = retries
+        self.left = retries.of
         self.extra = False  # one more, of whichever process
+        self.seconds = RETRY_SECONDS if error.status is Status.TIMED_OUT else retries.seconds
         self.shares_drop_of = shares_drop_of
         self.over = trio.Event()
         self.drop_begun = trio.Event()
@@ -121,22 +129,17 @@ class Failures:
 
     ``drop(pages, begun)`` drops pages from the page cache and returns True, or leaves them because a READ waits for
     them. It is called when the retries of a failure are over, and calls ``begun`` when it is about to wait for the
-    pages. ``runnable(processes)`` is what ``runnable_threads`` yields for them.
+    pages.
     """
 
-    __slots__ = ("_drop", "_in_cache", "_recent", "_runnable")
+    __slots__ = ("_drop", "_in_cache", "_recent")
 
-    def __init__(
-        self,
-        drop: Callable[[PageRange, Callable[[], None]], Awaitable[bool]],
-        runnable: Callable[[list[int]], Awaitable[set[tuple[str, str]]]],
-    ) -> None:
+    def __init__(self, drop: Callable[[PageRange, Callable[[], None]], Awaitable[bool]]) -> None:
         self._recent: set[Failure] = set()
         self._in_cache: dict[int, Failure] = {}  # page -> the failure that left it in the page cache
         self._drop = drop
-        self._runnable = runnable
 
-    def remember(self, retries: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
+    def remember(self, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
         """Note that a READ of ``pages`` failed, and how many retries each process will make.
 
         A drop that is under way for ``stale_by`` waits for this READ. Another one could meet the page of the next.
@@ -149,8 +152,8 @@ class Failures:
 
     async def expire(self, failure: Failure) -> None:
         """Forget a failure when all readers have had their retries, or time is up."""
-        with trio.move_on_after(MAX_RETRY_SECONDS):
-            await self._wait_over(failure)
+        with trio.move_on_after(failure.seconds):
+            await failure.over.wait()
         if failure not in self._recent:
             return
         self._recent.discard(failure)
@@ -171,19 +174,6 @@ class Failures:
                         other.page_went()
                 self._leave_cache(failure)
             failure.settled.set()
-
-    async def _wait_over(self, failure: Failure) -> None:
-        """Wait for the retries of a failure, for longer if who will make them gets no CPU; not after a time-out."""
-        with trio.move_on_after(RETRY_SECONDS):
-            await failure.over.wait()
-        before: set[tuple[str, str]] | None = None
-        while not failure.over.is_set() and failure.error.status is not Status.TIMED_OUT:
-            waiting = await self._runnable([process for process, left in failure.left.items() if left])
-            if not (waiting if before is None else waiting & before):
-                return
-            before = waiting
-            with trio.move_on_after(_PAUSE_SECONDS):
-                await failure.over.wait()
 
     def __bool__(self) -> bool:
         """Return whether anything is remembered."""
@@ -253,6 +243,7 @@ class Retries:
         self._reads: Counter[int] = Counter()
         self._lock = trio.Lock()
         self._looks = 0
+        self._look_took = 0.0
         self._seen: dict[int, Blocked] = {}
         self._map_readers = trio.CapacityLimiter(8)  # of their own: maps of processes in page faults may hold them up
 
@@ -268,13 +259,13 @@ class Retries:
 
     async def count(
         self, process: int, flags: int, others: Iterable[int], ino: int, pages: PageRange, *, stale: bool
-    ) -> dict[int, int]:
+    ) -> RetriesLeft:
         """Return how many retries each process will make of a failed READ, before that is answered.
 
         ``others`` are the processes that have the file open too.
         """
         if flags & os.O_DIRECT:
-            return {}
+            return RetriesLeft({})
         others = set(others)  # as they are now: who opens the file while we look has nothing to try again
         with trio.move_on_after(_LOOK_SECONDS):
             seen = await self._look({process, *others})
@@ -283,12 +274,11 @@ class Retries:
                 seen = await self._look({process, *others})
             left = {other: self._behind_lock(other, seen) for other in others if other != process}
             left[process] = await self._of_reader(process, seen, ino, pages, stale=stale)
-            return left
-        return {process: _RETRIES_OF_READ}  # the machine is very slow
+            return RetriesLeft(left, self._patience())
+        return RetriesLeft({process: _RETRIES_OF_READ}, self._patience())  # the machine is very slow
 
-    async def runnable(self, processes: list[int]) -> set[tuple[str, str]]:
-        """Return the threads of processes, and of their children, that have or want a CPU (``runnable_threads``)."""
-        return await self._in_thread(lambda: {thread for process in processes for thread in _runnable(process)})
+    def _patience(self) -> float:
+        return min(max(RETRY_SECONDS, _RETRIES_PER_LOOK * self._look_took), _MAX_RETRY_SECONDS)
 
     async def _look(self, processes: set[int]) -> Mapping[int, Blocked]:
         """Look at processes; those who ask while somebody looks share the next look."""
@@ -296,7 +286,11 @@ class Retries:
         async with self._lock:
             if self._looks == asked or not processes <= self._seen.keys():
                 self._looks += 1
-                self._seen = await trio.to_thread.run_sync(_look_at, processes, abandon_on_cancel=True)
+                began = trio.current_time()
+                try:
+                    self._seen = await trio.to_thread.run_sync(_look_at, processes, abandon_on_cancel=True)
+                finally:  # also if it took too long
+                    self._look_took = trio.current_time() - began
             return self._seen
 
     def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:
@@ -335,11 +329,6 @@ class Retries:
 
 def _look_at(processes: set[int]) -> dict[int, Blocked]:
     return {process: blocked_threads(process) for process in processes}
-
-
-def _runnable(process: int) -> Iterator[tuple[str, str]]:
-    for each in (process, *descendants(process)):
-        yield from runnable_threads(each)
 
 
 def _retries_of_child(process: int) -> int:

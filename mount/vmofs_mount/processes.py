@@ -83,16 +83,6 @@ def blocked_threads(process: int) -> Blocked:
     return Blocked(reads, faults, asking)
 
 
-def runnable_threads(process: int) -> Iterator[tuple[str, str]]:
-    """Yield the threads of a process that have a CPU or wait for one, and for how many nanoseconds they have had one.
-
-    Who is yielded again with the same time has waited all the while (``/proc/PID/schedstat``).
-    """
-    for thread in _threads(process):
-        if _state(thread) == "R":
-            yield thread.name, "".join(_lines(thread / "schedstat")).partition(" ")[0]
-
-
 def descendants(process: int) -> Iterator[int]:
     """Yield the children of a process, and theirs."""
     found = [process]

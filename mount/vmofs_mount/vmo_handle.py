@@ -22,7 +22,7 @@ from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
 from vmofs_mount.deadlocks import Reader
 from vmofs_mount.engine import Engine
-from vmofs_mount.failures import Failure, Failures, Retries, find_stale
+from vmofs_mount.failures import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.handles import Handle
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.locked_directories import LockedDirectories
@@ -87,11 +87,11 @@ class OpenVmos:
         self._remember(file, retries, pages, error, stale_by)
 
     def _remember(
-        self, file: VmoFile, retries: dict[int, int], pages: PageRange, error: VmoError, stale_by: Failure | None = None
+        self, file: VmoFile, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None = None
     ) -> None:
         failures = self._failures.get(file)
         if failures is None:
-            failures = self._failures[file] = Failures(partial(self.cache.drop_failed, file), self._retries.runnable)
+            failures = self._failures[file] = Failures(partial(self.cache.drop_failed, file))
         self._spawn(self._expire, file, failures, failures.remember(retries, pages, error, stale_by))
 
     async def _expire(self, file: VmoFile, failures: Failures, failure: Failure) -> None:
@@ -165,7 +165,7 @@ class OpenVmos:
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
-        self._remember(file, {}, pages, IoError("the reader was killed"))
+        self._remember(file, RetriesLeft({}), pages, IoError("the reader was killed"))
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""

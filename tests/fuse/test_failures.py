@@ -82,22 +82,40 @@ def test_a_failure_is_told_once_and_the_next_access_asks_again(
 def test_a_reader_that_tries_again_at_once_raises_one_request_each_time(
     pager: PagerClient, start: Readers, kind: str, pages: int
 ) -> None:
+    """Of several pages, those behind the first may be asked for once more: by a READ of their own.
+
+    The kernel splits a read in two if it comes while the pages are being dropped from its cache and one between is
+    there still: seen for 1 in some 5,000 of four pages, beside 10,000 threads that are awake.
+    """
     vmo = pager.create(size=8 * PAGE_SIZE)
     length = pages * PAGE_SIZE
     reader = start(kind, vmo.path, PAGE_SIZE, length, times=REPEATED + 1)
     codes = list(CODES.items())
+    behind = 0
     for turn in range(REPEATED):
         code, expected = codes[turn % len(codes)]
-        pager.requests.next()
+        behind += wait_for_page_1(pager)
         pager.fail(vmo, 0, 8 * PAGE_SIZE, code)
         assert reader.next() == expected
-        assert pager.read_requests in {turn + 1, turn + 2}
-    pager.requests.next()
-    assert pager.read_requests == REPEATED + 1
+    behind += wait_for_page_1(pager)
     pager.supply(vmo, 0, 8 * PAGE_SIZE, key=KEY)
     data = reader.next()
     assert isinstance(data, bytes)
     pattern.check(data, KEY, PAGE_SIZE)
+    while pager.read_requests > REPEATED + 1 + behind:  # what was asked for since
+        assert pager.requests.next().offset > PAGE_SIZE
+        behind += 1
+    assert pager.requests.is_quiet()
+    assert behind <= (0 if pages == 1 else REPEATED // 50)
+
+
+def wait_for_page_1(pager: PagerClient) -> int:
+    """Wait for a request from page 1 on; return how many for what lies behind it came before."""
+    behind = 0
+    while (offset := pager.requests.next().offset) != PAGE_SIZE:
+        assert offset > PAGE_SIZE
+        behind += 1
+    return behind
 
 
 _FAULTS = r"""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 
@@ -12,11 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.mounted import wait_for
 from vmofs.status import IoError, TimedOutError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount import failures as module
-from vmofs_mount.failures import MAX_RETRY_SECONDS, RETRY_SECONDS, Failure, Failures, Retries
+from vmofs_mount.failures import RETRY_SECONDS, Failure, Failures, Retries, RetriesLeft
+from vmofs_mount.processes import Blocked
 
 MANY = 5_000
 PROCESS = 7
@@ -35,24 +32,10 @@ class Dropping:
         return True
 
 
-Threads = set[tuple[str, str]]
-WAITS = ("1", "100")  # for a CPU
-
-
-async def nobody(_processes: list[int]) -> Threads:
-    """Return that no thread has or wants a CPU."""
-    return set()
-
-
-async def somebody(_processes: list[int]) -> Threads:
-    """Return that a thread wants a CPU and gets none."""
-    return {WAITS}
-
-
 def remember(failures: Failures, pages: PageRange, retries: int = 1) -> VmoError:
     """Note that a read failed."""
     error = IoError(f"{pages} cannot be had")
-    failures.remember({PROCESS: retries}, pages, error, None)
+    failures.remember(RetriesLeft({PROCESS: retries}), pages, error, None)
     return error
 
 
@@ -63,7 +46,7 @@ def recall(failures: Failures, pages: PageRange) -> VmoError | None:
 
 
 def test_thousands_of_failures_at_once_cost_no_more_than_their_number() -> None:
-    failures = Failures(Dropping().drop, nobody)
+    failures = Failures(Dropping().drop)
     began = time.process_time()
     errors = [remember(failures, PageRange(page, page + 1)) for page in range(MANY)]
     recalled = [recall(failures, PageRange(page, page + 1)) for page in range(MANY)]
@@ -75,7 +58,7 @@ def test_thousands_of_failures_at_once_cost_no_more_than_their_number() -> None:
 
 
 def test_a_retry_of_a_part_is_recognised_once_and_what_lies_beside_it_is_not() -> None:
-    failures = Failures(Dropping().drop, nobody)
+    failures = Failures(Dropping().drop)
     error = remember(failures, PageRange(2, 6))
     assert failures.recall(PROCESS, PageRange(0, 2)) is None
     assert failures.recall(PROCESS, PageRange(6, 9)) is None
@@ -85,7 +68,7 @@ def test_a_retry_of_a_part_is_recognised_once_and_what_lies_beside_it_is_not() -
 
 
 def test_supplying_all_of_a_large_vmo_forgets_its_failures() -> None:
-    failures = Failures(Dropping().drop, nobody)
+    failures = Failures(Dropping().drop)
     remember(failures, PageRange(5, 7))
     remember(failures, PageRange(2**40, 2**40 + 1))
     failures.forget(PageRange(0, 2**50))
@@ -94,10 +77,10 @@ def test_supplying_all_of_a_large_vmo_forgets_its_failures() -> None:
 
 async def test_a_failure_that_is_over_is_dropped_and_one_that_failed_again_is_not(autojump_clock: MockClock) -> None:
     cache = Dropping()
-    failures = Failures(cache.drop, nobody)
+    failures = Failures(cache.drop)
     async with trio.open_nursery() as nursery:
         for retries in (1, 0):
-            failure = failures.remember({PROCESS: retries}, PageRange(2, 4), IoError("no"), None)
+            failure = failures.remember(RetriesLeft({PROCESS: retries}), PageRange(2, 4), IoError("no"), None)
             nursery.start_soon(failures.expire, failure)
             await wait_all_tasks_blocked()
     assert cache.dropped == [PageRange(2, 4)]
@@ -105,60 +88,34 @@ async def test_a_failure_that_is_over_is_dropped_and_one_that_failed_again_is_no
     assert autojump_clock.current_time() < 1
 
 
-@pytest.mark.parametrize(
-    ("seen", "seconds"),
-    [
-        ([set()], RETRY_SECONDS),
-        ([{WAITS}, {("1", "101")}], RETRY_SECONDS + 0.05),  # it has run
-        ([{WAITS}, {WAITS, ("2", "5")}, {("1", "101"), ("2", "5")}, {("1", "200"), ("2", "6")}], RETRY_SECONDS + 0.15),
-        ([{WAITS}] * 1000, MAX_RETRY_SECONDS),
-    ],
-)
-async def test_retries_of_who_gets_no_cpu_are_awaited_for_longer(
-    autojump_clock: MockClock, seen: list[Threads], seconds: float
+@pytest.mark.parametrize("slow", [0.0, 0.1])
+async def test_where_looking_takes_long_retries_are_awaited_for_longer(
+    monkeypatch: pytest.MonkeyPatch, slow: float
 ) -> None:
-    looks = iter(seen)
+    def look(processes: set[int]) -> dict[int, Blocked]:
+        time.sleep(slow)
+        return {process: Blocked(reads=1) for process in processes}
 
-    async def runnable(processes: list[int]) -> Threads:
-        assert processes == [PROCESS]
-        return next(looks)
-
-    failures = Failures(Dropping().drop, runnable)
-    failure = failures.remember({PROCESS: 1, PROCESS + 1: 0}, PageRange(0, 1), IoError("no"), None)
-    await failures.expire(failure)
-    assert autojump_clock.current_time() == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("script", ["while :; do :; done", "while :; do :; done & wait"], ids=["itself", "its child"])
-def test_a_process_that_runs_is_told_from_one_that_sleeps(script: str) -> None:
-    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as process:
-        try:
-            wait_for(lambda: bool(runnable_in(process.pid)), "it runs")
-            time.sleep(0.1)  # the child is there
-            before = runnable_in(process.pid)
-            wait_for(lambda: not before & runnable_in(process.pid), "it has run")
-            assert {thread for thread, _ in before} == {thread for thread, _ in runnable_in(process.pid)}
-            os.killpg(process.pid, signal.SIGSTOP)
-            wait_for(lambda: not runnable_in(process.pid), "it is stopped")
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert not runnable_in(process.pid)
+    monkeypatch.setattr(module, "_look_at", look)
+    retries = Retries(0)
+    retries.began(PROCESS)
+    left = await retries.count(PROCESS, 0, (), 1, PageRange(0, 1), stale=False)
+    assert left.of == {PROCESS: 1}
+    assert left.seconds >= 4 * slow
+    assert slow or left.seconds == RETRY_SECONDS
 
 
-def runnable_in(process: int) -> Threads:
-    """Return the threads of a process and of its children that have or want a CPU."""
-    return trio.run(Retries(0).runnable, [process])
-
-
-async def test_where_looking_takes_too_long_one_retry_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_looking_takes_too_long_retries_are_awaited_for_longer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_look_at", lambda _processes: time.sleep(0.2))
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.08)
-    assert await Retries(0).count(PROCESS, 0, (), 1, PageRange(0, 1), stale=False) == {PROCESS: 1}
+    left = await Retries(0).count(PROCESS, 0, (), 1, PageRange(0, 1), stale=False)
+    assert left.of == {PROCESS: 1}
+    assert left.seconds > RETRY_SECONDS
 
 
 async def test_who_waited_in_vain_is_not_told_so_for_longer_than_needed(autojump_clock: MockClock) -> None:
-    failures = Failures(Dropping().drop, somebody)
-    failure = failures.remember({PROCESS: 1}, PageRange(0, 1), TimedOutError("late"), None)
+    failures = Failures(Dropping().drop)
+    failure = failures.remember(RetriesLeft({PROCESS: 1}, 2.0), PageRange(0, 1), TimedOutError("late"), None)
     await failures.expire(failure)
     assert autojump_clock.current_time() == pytest.approx(RETRY_SECONDS)
 
@@ -176,8 +133,8 @@ async def test_the_last_retry_is_answered_when_the_drop_has_begun(autojump_clock
         events.append("dropped")
         return True
 
-    failures = Failures(drop, nobody)
-    failure = failures.remember({PROCESS: 2}, PageRange(0, 1), IoError("no"), None)
+    failures = Failures(drop)
+    failure = failures.remember(RetriesLeft({PROCESS: 2}), PageRange(0, 1), IoError("no"), None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(failures.expire, failure)
         for _ in range(2):
@@ -194,8 +151,8 @@ async def test_a_drop_that_does_not_begin_does_not_keep_the_answer_back(autojump
         await trio.sleep(60)
         return True
 
-    failures = Failures(drop, nobody)
-    failure = failures.remember({PROCESS: 1}, PageRange(0, 1), IoError("no"), None)
+    failures = Failures(drop)
+    failure = failures.remember(RetriesLeft({PROCESS: 1}), PageRange(0, 1), IoError("no"), None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(failures.expire, failure)
         assert failures.recall(PROCESS, PageRange(0, 1)) is failure
@@ -222,10 +179,10 @@ class HeldUp:
 
     async def fail_twice(self, failures: Failures, nursery: trio.Nursery, retries: int) -> Failure:
         """Let a READ of a page fail that is being dropped for an older failure; return the newer one."""
-        older = failures.remember({PROCESS: 0}, PAGE, IoError("older"), None)
+        older = failures.remember(RetriesLeft({PROCESS: 0}), PAGE, IoError("older"), None)
         nursery.start_soon(failures.expire, older)
         await wait_all_tasks_blocked()
-        newer = failures.remember({PROCESS: retries}, PAGE, IoError("newer"), older)
+        newer = failures.remember(RetriesLeft({PROCESS: retries}), PAGE, IoError("newer"), older)
         nursery.start_soon(failures.expire, newer)
         return newer
 
@@ -233,7 +190,7 @@ class HeldUp:
 async def test_an_older_drop_that_gets_the_page_between_two_retries_makes_one_more(autojump_clock: MockClock) -> None:
     """It waits for the READ that came meanwhile; when that is answered it may be faster than who tries again."""
     cache = HeldUp()
-    failures = Failures(cache.drop, nobody)
+    failures = Failures(cache.drop)
     async with trio.open_nursery() as nursery:
         newer = await cache.fail_twice(failures, nursery, 2)
         assert failures.recall(PROCESS, PAGE) is newer
@@ -256,7 +213,7 @@ async def test_an_older_drop_that_gets_the_page_between_two_retries_makes_one_mo
 
 async def test_a_drop_that_comes_after_the_last_retry_makes_none(autojump_clock: MockClock) -> None:
     cache = HeldUp()
-    failures = Failures(cache.drop, nobody)
+    failures = Failures(cache.drop)
     async with trio.open_nursery() as nursery:
         newer = await cache.fail_twice(failures, nursery, 1)
         assert failures.recall(PROCESS, PAGE) is newer
