@@ -85,7 +85,7 @@ def test_a_reader_that_tries_again_at_once_raises_one_request_each_time(
     """Of several pages, those behind the first may be asked for once more: by a READ of their own.
 
     The kernel splits a read in two if it comes while the pages are being dropped from its cache and one between is
-    there still: seen for 1 in some 5,000 of four pages, beside 10,000 threads that are awake.
+    there still: seen for 1 in some 7,000 of four pages, beside 10,000 threads that are awake.
     """
     vmo = pager.create(size=8 * PAGE_SIZE)
     length = pages * PAGE_SIZE
