@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +33,15 @@ class _CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command and return the exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Carry out one command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C)."""
     parsed = _parser().parse_args(arguments)
     try:
         parsed.function(parsed)
     except (_CommandError, OptionError, UnmountError) as error:
         sys.stderr.write(f"vmofs: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 

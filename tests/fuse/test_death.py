@@ -167,6 +167,21 @@ def test_a_stopped_daemon_is_told_from_a_dead_one(
     PagerClient(mount.path).close()
 
 
+@pytest.mark.parametrize("command", ["mount", "umount"])
+def test_ctrl_c_ends_the_wait_for_a_daemon_that_is_stopped(mount: Mounted, command: str) -> None:
+    mount.process.send_signal(signal.SIGSTOP)
+    arguments = ["env", "--default-signal=INT", *vmofs_command(command, mount.path)]  # a shell's "&" ignores it
+    waiting = subprocess.Popen(arguments, env=vmofs_environment(), stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: len(list(Path(f"/proc/{waiting.pid}/task").iterdir())) == 2, "a thread asks")
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.communicate(timeout=5)[1] == ""
+        assert waiting.returncode == 128 + signal.SIGINT
+    finally:
+        waiting.kill()
+        mount.process.send_signal(signal.SIGCONT)
+
+
 @contextmanager
 def connection_that_ends(place: Path) -> Iterator[None]:
     """Break the connection of a mount in the end, whatever happened: without that nobody who waits could be killed."""
