@@ -99,14 +99,16 @@ class Engine:
 
     def settle(self) -> None:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
-        if not self.system.has_news:  # often: a command settles what it did, and once more at its end
-            return
-        for access in self.system.run_ready(trio.current_time()):
-            _wake(access)
-        for port in self.system.take_ports():
-            self._kick(port)
-        for owner, pages in self.system.take_stale().items():
-            self._stale(owner, pages)
+        system = self.system
+        if system.woken:
+            for access in system.run_ready(trio.current_time()):
+                _wake(access)
+        if system.ports_ready:
+            for port in system.take_ports():
+                self._kick(port)
+        if system.stale:
+            for owner, pages in system.take_stale().items():
+                self._stale(owner, pages)
 
 
 def _wake(access: Access[object]) -> None:

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -225,7 +224,7 @@ class Failures:
 
 
 async def find_stale(suspects: Iterable[Failure]) -> Failure | None:
-    """Return the failure whose page a READ met in the page cache; ``suspects`` is ``in_cache`` as it came."""
+    """Return the failure whose page a READ met in the page cache; ``suspects`` is ``in_cache`` as the READ came."""
     for failure in suspects:
         if failure.dropping:
             with trio.move_on_after(_DROP_SECONDS):
@@ -240,7 +239,7 @@ class Retries:
 
     def __init__(self, device_minor: int) -> None:
         self._device_minor = device_minor
-        self._reads: Counter[int] = Counter()
+        self._reads: dict[int, int] = {}
         self._lock = trio.Lock()
         self._looks = 0
         self._look_took = 0.0
@@ -249,12 +248,14 @@ class Retries:
 
     def began(self, process: int) -> None:
         """Note that a READ for a process waits."""
-        self._reads[process] += 1
+        self._reads[process] = self._reads.get(process, 0) + 1
 
     def ended(self, process: int) -> None:
         """Note that it is about to be answered."""
-        self._reads[process] -= 1
-        if not self._reads[process]:
+        left = self._reads[process] - 1
+        if left:
+            self._reads[process] = left
+        else:
             del self._reads[process]
 
     async def count(
@@ -296,7 +297,7 @@ class Retries:
     def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:
         """Return the retries of threads that wait for a page but have no READ of their own under way."""
         blocked = seen[process]
-        waiting = max(0, blocked.reads + blocked.faults + stale - self._reads[process])
+        waiting = max(0, blocked.reads + blocked.faults + stale - self._reads.get(process, 0))
         faults = min(waiting, blocked.faults)
         return faults * _READS_OF_FAULT + (waiting - faults) * _RETRIES_OF_READ
 

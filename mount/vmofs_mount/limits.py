@@ -87,7 +87,7 @@ class Limits:
         self._total_requests = total_requests
         self._exempt = {0, exempt_uid}
         self._clock = clock
-        self._held: dict[Resource, Counter[int]] = {resource: Counter() for resource in Resource}
+        self._held: dict[Resource, dict[int, int]] = {resource: {} for resource in Resource}  # by user; no zeros
         self._refused: Counter[Resource] = Counter()
         self._memory: dict[int, _Memory] = {}
         self._owners: dict[Node, int] = {}
@@ -100,25 +100,28 @@ class Limits:
             NoSpaceError: he would hold too many.
             NoMemoryError: as above, for requests and queued commands.
         """
-        held = self._held[resource]
+        by_user = self._held[resource]
+        held = by_user.get(uid, 0)
         if uid not in self._exempt:
             limit = self._limits.get(resource, 0)
-            if limit and held[uid] + amount > limit:
-                self._refuse(resource, f"uid {uid} holds {held[uid]} of at most {limit} {resource}")
+            if limit and held + amount > limit:
+                self._refuse(resource, f"uid {uid} holds {held} of at most {limit} {resource}")
             if resource is Resource.REQUESTS and 0 < self._total_requests < self._requests_of_users() + amount:
                 self._refuse(resource, f"all users hold {self._total_requests} requests, and more are not possible")
-        held[uid] += amount
+        by_user[uid] = held + amount
 
     def give(self, resource: Resource, uid: int, amount: int = 1) -> None:
         """Count that he holds it no longer."""
-        held = self._held[resource]
-        held[uid] -= amount
-        if not held[uid]:
-            del held[uid]
+        by_user = self._held[resource]
+        left = by_user.get(uid, 0) - amount
+        if left:
+            by_user[uid] = left
+        else:
+            by_user.pop(uid, None)
 
     def _requests_of_users(self) -> int:
         held = self._held[Resource.REQUESTS]
-        return held.total() - sum(held[uid] for uid in self._exempt)
+        return sum(held.values()) - sum(held.get(uid, 0) for uid in self._exempt)
 
     def _refuse(self, resource: Resource, sentence: str) -> None:
         self._refused[resource] += 1
@@ -174,8 +177,8 @@ class Limits:
         self.remove(node)
         self._owners[node] = uid
         for resource in _resources(node):
-            self._held[resource][uid] += 1
-        self._held[Resource.XATTR_BYTES][uid] += bytes_of(node.xattrs)
+            self.give(resource, uid, -1)
+        self.give(Resource.XATTR_BYTES, uid, -bytes_of(node.xattrs))
         if isinstance(node, VmoFile | AuxFile):
             memory = self._memory.setdefault(uid, _Memory())
             memory.files[node] = None
@@ -233,7 +236,7 @@ class Limits:
 
     def statistics(self) -> dict[str, int]:
         """Return what exempt and other users hold together, and how often a limit was met."""
-        values = {f"held_{resource}": held.total() for resource, held in self._held.items()}
+        values = {f"held_{resource}": sum(held.values()) for resource, held in self._held.items()}
         del values[f"held_{Resource.MEMORY}"]  # that is frames_used
         refused = {f"refused_{resource}_total": self._refused[resource] for resource in Resource}
         limits = {f"limit_user_{resource}": self._limits.get(resource, 0) for resource in Resource}
@@ -250,7 +253,7 @@ class Limits:
             expected[Resource.XATTR_BYTES][uid] += bytes_of(node.xattrs)
         for resource, counts in expected.items():
             if resource not in _NO_MEMORY:
-                assert self._held[resource] == counts, (resource, self._held[resource], counts)
+                assert Counter(self._held[resource]) == counts, (resource, self._held[resource], counts)
         assert all(count >= 0 for held in self._held.values() for count in held.values())
 
 

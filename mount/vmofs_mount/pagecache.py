@@ -110,8 +110,8 @@ class PageCache:
             return
         backlog = self._backlog(file)
         for pages in filled:
-            waiting = list(backlog.reads.over(pages))
-            if any(pages.start >= read.start and pages.end <= read.end for read in waiting):
+            waiting = backlog.reads.over(pages)
+            if waiting and any(pages.start >= read.start and pages.end <= read.end for read in waiting):
                 continue  # most pages that are supplied were asked for
             for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
                 backlog.to_store.add(part)
@@ -164,7 +164,7 @@ class PageCache:
         ``begun`` is called when a thread is about to wait for the locks of the pages.
         """
         backlog = self._backlogs.get(file)
-        if backlog is not None and any(backlog.reads.over(pages)):
+        if backlog is not None and backlog.reads.over(pages):
             return False
         await self._drop(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
         return True
@@ -199,7 +199,7 @@ class PageCache:
         if backlog.under_way and trio.current_time() - backlog.began >= seconds:
             return True
         return isinstance(file, VmoFile) and any(
-            self.writes.has(file, pages) or any(backlog.reads.over(pages)) for pages in backlog.under_way
+            self.writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
         )
 
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:

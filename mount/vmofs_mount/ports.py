@@ -25,12 +25,14 @@ from dataclasses import dataclass
 import trio
 
 from vmofs.core.port import Port
-from vmofs.core.request import Command, Packet, PageRequest
+from vmofs.core.request import Command, PageRequest
 from vmofs.core.source import PageSource
 from vmofs.wire.packets import PacketCommand, format_packet
 from vmofs_mount.attaching import Attempt, ClosedReaders, count_and_close, unread_bytes, write_lines
 
 _log = logging.getLogger(__name__)
+
+_WORDS = {command: PacketCommand(command.name) for command in Command}
 
 _ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
 """Seconds between attempts after a lookup: a reader that has looked the name up opens it at once, unless stopped."""
@@ -146,12 +148,12 @@ class Fifo:
 
     def send(self, port: Port) -> bool:
         """Write the oldest packet of a port into the pipe; return False if the pipe is full or its reader gone."""
-        packet = port.peek()
-        if packet is None or not self._write(self._line(packet)):
+        request = port.oldest()
+        if request is None or not self._write(self._line(request)):
             return False
-        port.dequeue(self, trio.current_time())
-        if packet.command is Command.COMPLETE:
-            self._completes.append((self._bytes_written + sum(map(len, self._unsent)), packet.source))
+        port.take(self, trio.current_time())
+        if request.command is Command.COMPLETE:
+            self._completes.append((self._bytes_written + sum(map(len, self._unsent)), request.source))
             if not self._unsent:
                 assert self._fd is not None
                 self._forget_read_completes(unread_bytes(self._fd))
@@ -159,7 +161,7 @@ class Fifo:
 
     def send_again(self, request: PageRequest) -> bool:
         """Write the packet of a request that another FIFO was given and did not answer; return False if that fails."""
-        if not self._write(self._line(request.packet())):
+        if not self._write(self._line(request)):
             return False
         request.source.port.redeliver(request, self, trio.current_time())
         return True
@@ -213,9 +215,11 @@ class Fifo:
                         return  # handed over meanwhile
                 self._deliver()
 
-    def _line(self, packet: Packet) -> bytes:
-        command = PacketCommand(packet.command.name)
-        return format_packet(command, packet.key, packet.offset, packet.length, self._name_of(packet.source))
+    def _line(self, request: PageRequest) -> bytes:
+        packet = request.packet()
+        return format_packet(
+            _WORDS[packet.command], packet.key, packet.offset, packet.length, self._name_of(packet.source)
+        )
 
     async def run(self) -> None:
         """Attach when somebody reads, deliver, hand over when he is gone; until cancelled."""
@@ -364,11 +368,13 @@ class PagerPorts:
         """Deliver the packets of a port by the FIFOs that have a reader, the least loaded first."""
         lanes = [fifo for fifo in self.fifos.values() if port in fifo.ports]
         open_lanes = [fifo for fifo in lanes if fifo.attached]
-        while port and open_lanes:
+        has_packet = bool(port)
+        while has_packet and open_lanes:
             lane = min(open_lanes, key=lambda fifo: fifo.preference(port)) if len(open_lanes) > 1 else open_lanes[0]
             if not lane.send(port):
                 open_lanes.remove(lane)
-        if port:
+            has_packet = bool(port)
+        if has_packet:
             for fifo in lanes:
                 if not fifo.attached:
                     fifo.probe()

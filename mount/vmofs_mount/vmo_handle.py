@@ -77,7 +77,7 @@ class OpenVmos:
             self.cache.closed(file)
 
     async def failed(self, handle: VmoHandle, pages: PageRange, error: VmoError, suspects: list[Failure]) -> None:
-        """Remember a failed read for the kernel's retries; ``suspects``: what ``in_cache`` returned as it came."""
+        """Remember a failed read for the kernel's retries; ``suspects``: what ``suspects`` returned as it came."""
         file = handle.file
         stale_by = await find_stale(suspects)
         others = self._open.get(file, Counter())
@@ -99,15 +99,20 @@ class OpenVmos:
         if not failures and self._failures.get(file) is failures:
             del self._failures[file]
 
-    def in_cache(self, file: VmoFile, pages: PageRange) -> list[Failure]:
-        """Return the failures whose pages may still be in the page cache where a READ begins."""
-        failures = self._failures.get(file)
-        return [] if failures is None else failures.in_cache(pages)
+    async def suspects(self, file: VmoFile, process: int, pages: PageRange) -> list[Failure]:
+        """Return the failures whose pages may still be in the page cache where a READ begins.
 
-    def recall(self, file: VmoFile, process: int, pages: PageRange) -> Failure | None:
-        """Return the failure of the read that this one is a retry of, if it is one."""
+        Raises:
+            VmoError: that of the read that this one is a retry of.
+        """
         failures = self._failures.get(file)
-        return None if failures is None else failures.recall(process, pages)
+        if failures is None:
+            return []
+        failed = failures.recall(process, pages)
+        if failed is not None:
+            await failed.before_answer()
+            raise copy.copy(failed.error)
+        return failures.in_cache(pages)
 
     def supplied(self, file: VmoFile, filled: Iterable[PageRange]) -> None:
         """Forget failures of pages that are there now."""
@@ -211,17 +216,13 @@ class VmoHandle(Handle):
         """Ask the pager, and wait; None if what came may be older than what was written meanwhile."""
         file, opened = self.file, self._opened
         pages = PageRange.of_bytes(offset, length)
-        failed = opened.recall(file, self.process, pages)
-        if failed is not None:
-            await failed.before_answer()
-            raise copy.copy(failed.error)
-        suspects = opened.in_cache(file, pages)
+        suspects = await opened.suspects(file, self.process, pages)
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
         number = opened.began(self, pages)
         try:
             # O_DIRECT waits for its answer whatever happens to the process.
             killable = not (suspects or self.flags & os.O_DIRECT)
-            data = await self._read_unless_killed(offset, length, killable=killable)
+            data = await self._read_unless_killed(offset, length, pages, killable=killable)
         except OutOfRangeError:
             raise
         except VmoError as failure:
@@ -232,17 +233,17 @@ class VmoHandle(Handle):
             outdated = opened.ended(self, number)
         return None if outdated else data
 
-    async def _read_unless_killed(self, offset: int, length: int, *, killable: bool) -> Bytes:
+    async def _read_unless_killed(self, offset: int, length: int, pages: PageRange, *, killable: bool) -> Bytes:
         """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""
         read: Access[Bytes] = self.file.vmo.read(offset, length)
-        read.origin = Reader(self.process, self.file.ino, PageRange.of_bytes(offset, length))
+        read.origin = Reader(self.process, self.file.ino, pages)
         if killable:
             return await self._opened.engine.run(read)
         try:
             return await self._opened.run_unless_killed(read, self.process)
         except InterruptedError:
             if not self.flags & os.O_DIRECT:
-                self._opened.killed(self.file, PageRange.of_bytes(offset, length))
+                self._opened.killed(self.file, pages)
             raise
 
     async def write(self, offset: int, data: bytes) -> int:

@@ -33,6 +33,8 @@ def read_present(frames: Frames, runs: RunMap, offset: int, end: int, *, gaps_ar
     held = runs.frames_from(page)
     if held is not None and end <= (page + held.pages) * PAGE_SIZE:
         return frames.part(held, offset % PAGE_SIZE, end - offset)
+    if held is None and not gaps_are_zero and runs.at(page) is None:
+        return None
     pages = PageRange.of_bytes(offset, end - offset)
     pieces: list[Bytes] = []
     position = offset

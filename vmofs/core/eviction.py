@@ -61,7 +61,7 @@ class Eviction:
         self._last_number = 0
         self.groups: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._unneeded: OrderedDict[int, None] = OrderedDict()  # numbers of VMOs that have unneeded pages
-        self._evicted = EvictedPages()
+        self.evicted = EvictedPages()
         self._evicted_total = 0
         self._refaulted_total = 0
 
@@ -81,7 +81,7 @@ class Eviction:
         if not self._members:
             self.groups.clear()
         self._unneeded.pop(number, None)
-        self._evicted.forget(number)
+        self.evicted.forget(number)
 
     def use(self, number: int, pages: PageRange, *, now: bool) -> None:
         """Put the groups of a range last; those that have a place keep it unless they are used ``now``."""
@@ -102,7 +102,7 @@ class Eviction:
 
     def supplied(self, number: int, pages: PageRange) -> None:
         """Count those of newly supplied pages that were evicted before."""
-        self._refaulted_total += self._evicted.take(number, pages)
+        self._refaulted_total += self.evicted.take(number, pages)
 
     def _sweep(self) -> None:
         for key in [key for key in self.groups if not self._is_worth_its_place(key)]:
@@ -152,7 +152,7 @@ class Eviction:
         """Evict pages of one VMO; return whether ``kept`` may have kept some."""
         for part in self._members[number].evict_idle(pages, kept):
             self._evicted_total += part.pages
-            self._evicted.add(number, part)
+            self.evicted.add(number, part)
         return bool(kept)
 
     def statistics(self) -> EvictionStatistics:
@@ -162,7 +162,7 @@ class Eviction:
     def check(self) -> None:
         """Assert that only members are remembered where that is promised."""
         assert self._unneeded.keys() <= self._members.keys()
-        self._evicted.check()
+        self.evicted.check()
 
     def has_group(self, number: int, page: int) -> bool:
         """Return whether the group of a page has a place in the order. For ``check`` of the members."""
@@ -214,7 +214,8 @@ class Recency:
 
     def supplied(self, pages: PageRange) -> None:
         """Note that gaps were filled by the pager."""
-        self._eviction.supplied(self.number, pages)
+        if self._eviction.evicted:
+            self._eviction.supplied(self.number, pages)
 
     def leave(self) -> None:
         """Take part no longer."""
@@ -234,6 +235,10 @@ class EvictedPages:
     def __init__(self) -> None:
         self._chunks: dict[int, dict[int, int]] = {}
         self._count = 0
+
+    def __bool__(self) -> bool:
+        """Return whether there are any."""
+        return bool(self._chunks)
 
     def add(self, number: int, pages: PageRange) -> None:
         """Note that pages were evicted."""

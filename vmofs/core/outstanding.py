@@ -37,6 +37,11 @@ class Outstanding(Spans):
         """Return whether the request is here."""
         return self._by_start.get(request.range.start) is request
 
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one request."""
+        return len(self._by_start) == 1
+
     def covering(self, page: int) -> PageRequest | None:
         """Return the request for a page."""
         span = self._span_at(page)

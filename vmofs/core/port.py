@@ -56,30 +56,40 @@ class Port:
         """Take back the packet of a source."""
         self._sources.pop(source, None)
 
+    def oldest(self) -> PageRequest | None:
+        """Return what the oldest packet asks for without dequeuing it, None if there is none."""
+        for request in self._returned:
+            return request
+        for source in self._sources:
+            return source.head_packet()
+        return None
+
     def peek(self) -> Packet | None:
         """Return the oldest packet without dequeuing it, None if there is none."""
-        for request in self._returned:
-            return request.packet()
-        for source in self._sources:
-            return source.head_packet().packet()
-        return None
+        request = self.oldest()
+        return None if request is None else request.packet()
 
     def dequeue(self, lane: object = None, now: float = 0.0) -> Packet | None:
         """Return the oldest packet, None if there is none. Its request then counts as delivered to ``lane``."""
-        if not self:
-            return None
+        request = self.take(lane, now)
+        return None if request is None else request.packet()
+
+    def take(self, lane: object, now: float) -> PageRequest | None:
+        """Do as ``dequeue``, and return what the packet asks for."""
         if self._returned:
             request, _ = self._returned.popitem(last=False)
-        else:
+        elif self._sources:
             source, _ = self._sources.popitem(last=False)
             request = source.pop_packet()
+        else:
+            return None
         request.deliveries += 1
         request.delivered_at = now
         if request.command is not Command.COMPLETE:
             self._delivered[request] = lane
             self._loads[lane] = self._loads.get(lane, 0) + 1
         self._packets_total += 1
-        return request.packet()
+        return request
 
     def redeliver(self, request: PageRequest, lane: object, now: float) -> None:
         """Note that a delivered request was handed to another lane as well, which it counts for now.

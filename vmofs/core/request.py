@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmofs.status import Status
-from vmofs.units import Key, PageRange
+from vmofs.units import PAGE_SIZE, Key, PageRange
 
 if TYPE_CHECKING:
     from vmofs.core.access import Access
@@ -102,5 +102,5 @@ class PageRequest:
 
     def packet(self) -> Packet:
         """Return the packet that asks for this request."""
-        pages = PageRange(0, 0) if self.range == SIZE_PAGE else self.range
-        return Packet(self.command, self.source.key, pages.offset, pages.length, self.source)
+        start, end = (0, 0) if self.range == SIZE_PAGE else self.range
+        return Packet(self.command, self.source.key, start * PAGE_SIZE, (end - start) * PAGE_SIZE, self.source)

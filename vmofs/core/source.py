@@ -97,17 +97,20 @@ class PageSource:
 
     def wait(self, waiter: Waiter, command: Command, now: float) -> None:
         """Let a waiter wait for its range: silently behind a request that covers its start, else by a new request."""
+        start, end = waiter.range
         requests = self._outstanding.get(command)
+        request = None
         if requests is None:
             requests = Outstanding()
             self._outstanding = {**self._outstanding, command: requests}
-        start, end = waiter.range
-        request = requests.covering(start)
+        else:
+            request = requests.covering(start)
         if request is not None:
             waiter.range = PageRange(start, min(end, request.range.end))
             request.overlap(waiter)
         else:
-            waiter.range = PageRange(start, requests.next_start(start, end))
+            if requests:
+                waiter.range = PageRange(start, requests.next_start(start, end))
             request = PageRequest(self, command, waiter.range, now)
             request.primary = waiter
             requests.add(request)
@@ -185,11 +188,12 @@ class PageSource:
     def _remove(self, request: PageRequest) -> None:
         self.tally.outstanding -= 1
         requests = self._outstanding[request.command]
-        requests.remove(request)
-        if not requests:
-            self._outstanding = {
-                command: others for command, others in self._outstanding.items() if others
-            } or _NOTHING_OUTSTANDING
+        if not requests.is_single:
+            requests.remove(request)
+        elif len(self._outstanding) == 1:
+            self._outstanding = _NOTHING_OUTSTANDING
+        else:
+            self._outstanding = {c: others for c, others in self._outstanding.items() if others is not requests}
         del self._system.requests[request]
         self._withdraw(request)
         self.port.forget(request)

@@ -48,7 +48,7 @@ class System:
         # Queues are ordered dictionaries: the first entry of a dict lies behind all those that were taken before it.
         self.woken: OrderedDict[Access[object], None] = OrderedDict()
         self.ports_ready: dict[Port, None] = {}  # ports that got a packet
-        self._stale: dict[object, PageRange | RangeSet] = {}  # owner -> pages; mostly it is one range
+        self.stale: dict[object, PageRange | RangeSet] = {}  # owner -> pages; mostly it is one range
         self._objects: dict[object, RunMap] = {}  # owner -> its pages
 
     def register(self, owner: object, runs: RunMap) -> None:
@@ -58,28 +58,23 @@ class System:
     def unregister(self, owner: object) -> None:
         """Stop counting an object."""
         del self._objects[owner]
-        self._stale.pop(owner, None)
+        self.stale.pop(owner, None)
 
     def mark_stale(self, owner: object, pages: PageRange) -> None:
         """Note that copies of these pages of an object are no longer what the object has."""
         if not pages:
             return
-        known = self._stale.setdefault(owner, pages)
+        known = self.stale.setdefault(owner, pages)
         if isinstance(known, RangeSet):
             known.add(pages)
         elif known is not pages:
-            both = self._stale[owner] = RangeSet()
+            both = self.stale[owner] = RangeSet()
             both.add(known)
             both.add(pages)
 
     def forget_stale(self, owner: object) -> None:
         """Drop what was noted for an object that nobody has open any more."""
-        self._stale.pop(owner, None)
-
-    @property
-    def has_news(self) -> bool:
-        """Whether ``run_ready``, ``take_ports`` or ``take_stale`` has anything to return."""
-        return bool(self.woken or self.ports_ready or self._stale)
+        self.stale.pop(owner, None)
 
     def run_ready(self, now: float) -> list[Access[object]]:
         """Let every woken access look again; return those that finished. ``now`` is in seconds."""
@@ -97,7 +92,7 @@ class System:
 
     def take_stale(self) -> dict[object, list[PageRange]]:
         """Return the pages that became stale since the last call, by the object (PagerVmo or AuxVmo) they belong to."""
-        stale, self._stale = self._stale, {}
+        stale, self.stale = self.stale, {}
         return {owner: list(pages) if isinstance(pages, RangeSet) else [pages] for owner, pages in stale.items()}
 
     def expire(self, raised_before: float, requests: list[PageRequest] | None = None) -> list[PageRequest]:

@@ -406,7 +406,7 @@ class PagerVmo:
         for run in supplied:
             if position < run.start:
                 self.put_zero(PageRange(position, run.start), _SUPPLIED_ZERO)
-            self.runs.put(run.becomes(_SUPPLIED))
+            self.runs.put(run if run.state is _SUPPLIED else run.becomes(_SUPPLIED))
             position = run.end
             if self.recency is not None:
                 self.recency.used(run.start, run.end)
