@@ -15,7 +15,6 @@ pyfuse3 offers the seam: its asyncio mode replaces the name ``pyfuse3.trio`` in 
 
 from __future__ import annotations
 
-import functools
 import select
 import time
 import types
@@ -45,7 +44,7 @@ class _Trap(Enum):
     AFTER_OTHERS = "it goes on when those that were woken have gone on"
 
 
-_Step = Callable[[], Any]
+_Step = Callable[[Any], Any]
 
 
 class Worker:
@@ -118,7 +117,7 @@ class Turns:
         retired = self._idle if self._holder is not None else self._idle[:-1]
         self._idle = self._idle[len(retired) :]
         for worker in retired:
-            self._put(worker, _run(functools.partial(worker.coroutine.throw, trio.ClosedResourceError())))
+            self._put(worker, _run(worker.coroutine.throw, trio.ClosedResourceError()))
 
     # What pyfuse3 calls
 
@@ -199,7 +198,7 @@ class Turns:
                 return
             self.running = worker
             try:
-                trap = _run(_sending(worker) if error is None else functools.partial(worker.coroutine.throw, error))
+                trap = _run(worker.coroutine.send, None) if error is None else _run(worker.coroutine.throw, error)
             finally:
                 self.running = None
             if not self._put(worker, trap):
@@ -211,9 +210,9 @@ class Turns:
     async def _run_alone(self, worker: Worker, trap: object = None) -> None:
         """Run a worker in a trio task of its own until it stops for nothing of trio."""
         if trap is None:
-            trap = _run(_sending(worker))
+            trap = _run(worker.coroutine.send, None)
         while not self._put(worker, trap):
-            trap = _run(await _step_after(trap, worker))
+            trap = _run(*await _step_after(trap, worker))
         self._ensure_driver()
 
     def _put(self, worker: Worker, trap: object) -> bool:
@@ -278,21 +277,17 @@ def _stop(trap: object) -> Generator[Any, Any, Any]:
     return (yield trap)
 
 
-def _sending(worker: Worker, value: object = None) -> _Step:
-    return functools.partial(worker.coroutine.send, value)
-
-
-def _run(step: _Step) -> object:
-    """Let a coroutine go on; return what it stopped for, None if it has ended."""
+def _run(step: _Step, argument: object) -> object:
+    """Let a coroutine go on, by its ``send`` or ``throw``; return what it stopped for, None if it has ended."""
     try:
-        return step()
+        return step(argument)
     except StopIteration:
         return None
 
 
-async def _step_after(trap: object, worker: Worker) -> _Step:
+async def _step_after(trap: object, worker: Worker) -> tuple[_Step, object]:
     """Wait as a coroutine asks trio to; return how it is to go on."""
     try:
-        return _sending(worker, await _stop(trap))
+        return worker.coroutine.send, await _stop(trap)
     except BaseException as error:  # noqa: BLE001 - handed on
-        return functools.partial(worker.coroutine.throw, error)
+        return worker.coroutine.throw, error
