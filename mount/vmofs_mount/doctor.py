@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import queue
 import shutil
 import stat
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from vmofs_mount.access import can_open_inodes, can_take_identities
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mount_at
 from vmofs_mount.processes import can_see_calls, can_see_everybody
 from vmofs_mount.tuning import MAX_BACKGROUND, READ_AHEAD_KB, max_background_of, read_ahead_kb_of
+from vmofs_mount.unmounting import WAIT_SECONDS, ask, does_not_answer
 
 _DEVICE = Path("/dev/fuse")
 _CONFIGURATION = Path("/etc/fuse.conf")
@@ -139,6 +141,11 @@ def examine_mount(path: str) -> Iterator[Finding]:
     mount = mount_at(path)
     if mount is None or mount.filesystem != FILESYSTEM_TYPE:
         yield Finding(Verdict.BAD, f"no vmofs is mounted at {path}")
+        return
+    try:
+        ask(path).get(timeout=WAIT_SECONDS)
+    except queue.Empty:
+        yield Finding(Verdict.BAD, does_not_answer(path, mount))
         return
     try:
         version = os.getxattr(path, "user.vmofs.version").decode()

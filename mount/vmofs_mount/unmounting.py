@@ -28,7 +28,9 @@ from vmofs_mount.tuning import open_abort
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
-_WAIT_SECONDS = 10.0
+WAIT_SECONDS = 10.0
+"""How long a mount may take to answer, or a daemon to end, before that is an error."""
+
 _BUSY_SECONDS = 0.5
 """How long a busy mount is tried again: its own daemon looks whether somebody reads a FIFO, for a moment each time."""
 
@@ -87,9 +89,8 @@ def is_stale(path: str) -> bool:
     Raises:
         UnmountError: it does not answer, and there may be somebody who will.
     """
-    codes: queue.SimpleQueue[int] = queue.SimpleQueue()
-    threading.Thread(target=lambda: codes.put(_errno_of_statvfs(path)), daemon=True).start()
-    deadline = time.monotonic() + _WAIT_SECONDS
+    codes = ask(path)
+    deadline = time.monotonic() + WAIT_SECONDS
     while True:
         with suppress(queue.Empty):
             return codes.get(timeout=_LOOK_SECONDS) in {errno.ENOTCONN, errno.ECONNABORTED}
@@ -97,7 +98,14 @@ def is_stale(path: str) -> bool:
         if mount is not None and _is_served_by_nobody(mount):
             _break_connection(mount)
         if time.monotonic() > deadline:
-            raise UnmountError(_does_not_answer(path, mount))
+            raise UnmountError(does_not_answer(path, mount))
+
+
+def ask(path: str) -> queue.SimpleQueue[int]:
+    """Call ``statvfs`` in a thread of its own; return where its errno will be put, if it ever ends; 0 for success."""
+    codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+    threading.Thread(target=lambda: codes.put(_errno_of_statvfs(path)), daemon=True).start()
+    return codes
 
 
 def _errno_of_statvfs(path: str) -> int:
@@ -133,8 +141,9 @@ def _break_connection(mount: MountPoint) -> None:
             os.close(abort)
 
 
-def _does_not_answer(path: str, mount: MountPoint | None) -> str:
-    said = f"{path} does not answer within {_WAIT_SECONDS:.0f} s: its daemon is stopped, or dead, or very slow"
+def does_not_answer(path: str, mount: MountPoint | None) -> str:
+    """Return the sentence about a mount that was asked for ``WAIT_SECONDS``."""
+    said = f"{path} does not answer within {WAIT_SECONDS:.0f} s: its daemon is stopped, or dead, or very slow"
     if mount is None:
         return said
     return f"{said}; root can break the connection: echo 1 >/sys/fs/fuse/connections/{mount.minor}/abort"
@@ -192,8 +201,8 @@ def _wait_for(process: int) -> None:
     try:
         poll = select.poll()
         poll.register(process, select.POLLIN)
-        if not poll.poll(_WAIT_SECONDS * 1000):
-            raise UnmountError(f"unmounted, but its daemon did not end within {_WAIT_SECONDS:.0f} s")
+        if not poll.poll(WAIT_SECONDS * 1000):
+            raise UnmountError(f"unmounted, but its daemon did not end within {WAIT_SECONDS:.0f} s")
     finally:
         os.close(process)
 

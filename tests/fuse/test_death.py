@@ -21,7 +21,7 @@ from tests.pager_client import Background, PagerClient, ReaderProcess, Readers
 from tests.pager_process import PagerProcesses, process_state, seconds_of
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs_mount import tuning, unmounting
+from vmofs_mount import doctor, tuning, unmounting
 from vmofs_mount.processes import descendants
 
 KEY = 11 * pattern.KEY_STEP
@@ -157,7 +157,7 @@ def test_what_is_left_of_a_daemon_that_was_killed_with_its_guardian_is_cleaned_u
 def test_a_stopped_daemon_is_told_from_a_dead_one(
     mount: Mounted, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(unmounting, "_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(unmounting, "WAIT_SECONDS", 1.0)
     mount.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(unmounting.UnmountError, match=r"does not answer within 1 s: .*/abort"):
@@ -165,6 +165,17 @@ def test_a_stopped_daemon_is_told_from_a_dead_one(
     finally:
         mount.process.send_signal(signal.SIGCONT)
     PagerClient(mount.path).close()
+
+
+def test_the_doctor_says_so_when_a_daemon_is_stopped(mount: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "WAIT_SECONDS", 0.5)
+    mount.process.send_signal(signal.SIGSTOP)
+    try:
+        [finding] = doctor.examine_mount(str(mount.path))
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    assert finding.verdict is doctor.Verdict.BAD
+    assert f"{mount.path} does not answer within 10 s: its daemon is stopped" in finding.sentence
 
 
 @pytest.mark.parametrize("command", ["mount", "umount"])
