@@ -55,10 +55,11 @@ class WaitingReads:
 
     def _over(self, pages: PageRange) -> dict[int, PageRange]:
         found: dict[int, PageRange] = {}
+        start, end = pages
         stripes = _stripes(pages)
         for stripe in stripes if len(stripes) <= len(self._stripes) else list(self._stripes):
             reads = self._stripes.get(stripe, {})
-            found |= {number: read for number, read in reads.items() if read & pages}
+            found |= {number: read for number, read in reads.items() if read.start < end and start < read.end}
         return found
 
 

@@ -150,12 +150,12 @@ class PageSource:
         if outstanding is None:
             return
         for request in outstanding.meeting(pages):
-            cut = request.range & pages
             if failure is not None:
                 _latch(request, pages, failure)
-            if cut.pages >= request.pending_count:
+            if request.range == pages or (request.range & pages).pages >= request.pending_count:  # mostly the former
                 self._complete(request)
                 continue
+            cut = request.range & pages
             request.pending_count -= cut.pages
             if request.primary is not None and request.primary.wanted == cut.start:
                 self._wake(request.primary)
