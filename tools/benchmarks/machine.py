@@ -97,7 +97,7 @@ def fetched_example(name: str) -> Path:
                 "-q",
                 "--no-deps",
                 "--no-binary",
-                ":all:",
+                "pyfuse3",
                 f"pyfuse3=={version}",
                 "-d",
                 directory,
