@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +41,17 @@ class Placement(StrEnum):
         if self is Placement.FREE:
             return []
         return ["taskset", "-c", "0" if client or self is Placement.SAME else "1"]
+
+
+@contextlib.contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """Keep this thread, and what it starts meanwhile, on one CPU."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def needed(program: str, package: str) -> str:
