@@ -87,7 +87,7 @@ class Limits:
         self._total_requests = total_requests
         self._exempt = {0, exempt_uid}
         self._clock = clock
-        self._held: dict[Resource, dict[int, int]] = {resource: {} for resource in Resource}  # by user; no zeros
+        self._held: dict[Resource, dict[int, int]] = {resource: {} for resource in Resource}  # by user
         self._refused: Counter[Resource] = Counter()
         self._memory: dict[int, _Memory] = {}
         self._owners: dict[Node, int] = {}

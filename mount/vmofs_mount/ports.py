@@ -368,13 +368,11 @@ class PagerPorts:
         """Deliver the packets of a port by the FIFOs that have a reader, the least loaded first."""
         lanes = [fifo for fifo in self.fifos.values() if port in fifo.ports]
         open_lanes = [fifo for fifo in lanes if fifo.attached]
-        has_packet = bool(port)
-        while has_packet and open_lanes:
+        while port and open_lanes:
             lane = min(open_lanes, key=lambda fifo: fifo.preference(port)) if len(open_lanes) > 1 else open_lanes[0]
             if not lane.send(port):
                 open_lanes.remove(lane)
-            has_packet = bool(port)
-        if has_packet:
+        if port:
             for fifo in lanes:
                 if not fifo.attached:
                     fifo.probe()
