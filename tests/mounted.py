@@ -43,6 +43,13 @@ class Mounted:
         """Return what it has logged."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
+    def counter(self, name: str) -> int:
+        """Return a number of ``control/stats``."""
+        stats = (self.path / "control" / "stats").read_text()
+        found = re.search(rf"^vmofs_{name} (\d+)$", stats, re.MULTILINE)
+        assert found, name
+        return int(found[1])
+
     def is_mounted(self) -> bool:
         """Return whether the kernel has the mount."""
         return any(line.split(" ")[1] == str(self.path) for line in Path("/proc/mounts").read_text().splitlines())

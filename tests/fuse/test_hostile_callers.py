@@ -17,7 +17,6 @@ import xxhash
 
 from tests.identity import Actor, Who, meanwhile, reachable_mount
 from tests.mounted import Mounted, wait_for
-from tests.pager_client import metric
 from tests.rights import command
 
 MIB = 2**20
@@ -45,10 +44,6 @@ def hostile() -> Iterator[Actor]:
     actor.close()
 
 
-def counter(mounted: Mounted, name: str) -> int:
-    return metric((mounted.path / "control/stats").read_text(), f"vmofs_{name}")
-
-
 # What stays behind
 
 
@@ -64,9 +59,9 @@ def close_pagers_with_open_files(control: str, count: int) -> None:
 
 def test_a_closed_pager_is_forgotten_with_the_last_open_file_of_it(shared: Mounted, hostile: Actor) -> None:
     """Else the kernel would know the names until it is short of memory, and so would we."""
-    before = counter(shared, "nodes")
+    before = shared.counter("nodes")
     hostile(close_pagers_with_open_files, f"{shared.path}/control", 20)
-    wait_for(lambda: counter(shared, "nodes") <= before, "all nodes are forgotten")
+    wait_for(lambda: shared.counter("nodes") <= before, "all nodes are forgotten")
 
 
 def make_children_and_unlink(mount: str, count: int) -> None:
@@ -81,9 +76,9 @@ def make_children_and_unlink(mount: str, count: int) -> None:
 
 
 def test_a_file_that_was_unlinked_before_its_snapshot_is_forgotten_with_it(shared: Mounted, hostile: Actor) -> None:
-    before = counter(shared, "nodes")
+    before = shared.counter("nodes")
     hostile(make_children_and_unlink, str(shared.path), 20)
-    wait_for(lambda: counter(shared, "nodes") <= before, "all nodes are forgotten")
+    wait_for(lambda: shared.counter("nodes") <= before, "all nodes are forgotten")
 
 
 # Who makes the mount wait for itself

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,12 +43,6 @@ def user(mounted: Mounted) -> Iterator[Actor]:
             file.rmdir() if file.is_dir() else file.unlink()
 
 
-def counter(mounted: Mounted, name: str) -> int:
-    found = re.search(rf"^vmofs_{name} (\d+)$", (mounted.path / "control" / "stats").read_text(), re.MULTILINE)
-    assert found, name
-    return int(found[1])
-
-
 def make(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
 
@@ -81,8 +74,8 @@ def test_counts_of_files_are_limited(mounted: Mounted, user: Actor) -> None:
     results = [user(create_vmo, control / "p0", f"v{number}") for number in range(4)]
     assert results == ["ok"] * 3 + ["ZX_ERR_NO_SPACE: uid 2001 holds 3 of at most 3 vmos\n"]
     assert [user.errno(os.mkdir, aux / f"d{number}") for number in range(3)] == ["ok", "ok", "ENOSPC"]
-    assert counter(mounted, "refused_vmos_total") == 1
-    assert counter(mounted, "held_nodes") >= 12
+    assert mounted.counter("refused_vmos_total") == 1
+    assert mounted.counter("held_nodes") >= 12
     user(os.unlink, mounted.path / "vmo" / "v0")
     assert user(create_vmo, control / "p0", "v9") == "ok"
     (aux / "of_root").touch()  # root is exempt
@@ -105,7 +98,7 @@ def test_memory_is_limited_and_given_back(mounted: Mounted, user: Actor) -> None
     assert user.errno(write, aux / "b", 900_000) == "ok"
     for _ in range(10):
         assert user.errno(write, aux / "b", 900_000) == "ok"  # written again, it holds no more
-    assert counter(mounted, "refused_memory_total") >= 1
+    assert mounted.counter("refused_memory_total") >= 1
 
 
 def test_extended_attributes_are_limited(mounted: Mounted, user: Actor) -> None:
@@ -113,18 +106,18 @@ def test_extended_attributes_are_limited(mounted: Mounted, user: Actor) -> None:
     user(make, path)
     assert [user.errno(set_xattr, path, size) for size in (1500, 1900, 2500, 100)] == ["ok", "ok", "ENOSPC", "ok"]
     assert len(os.getxattr(path, "user.x")) == 100
-    assert counter(mounted, "held_xattr_bytes") == 106
+    assert mounted.counter("held_xattr_bytes") == 106
 
 
 def test_attributes_of_what_a_pager_consists_of_are_counted_and_given_back(mounted: Mounted, user: Actor) -> None:
     pager = mounted.path / "control" / "p0"
-    before = counter(mounted, "held_xattr_bytes")
+    before = mounted.counter("held_xattr_bytes")
     user(os.mkdir, pager)
     assert user.errno(set_xattr, pager / "supply_pages", 1500) == "ok"
     assert user.errno(set_xattr, pager / "evict", 1500) == "ENOSPC"
     assert user.errno(set_xattr, pager, 400) == "ok"
     user(os.rmdir, pager)
-    assert counter(mounted, "held_xattr_bytes") == before
+    assert mounted.counter("held_xattr_bytes") == before
 
 
 def test_what_files_inherit_of_an_access_list_is_limited(mounted: Mounted, user: Actor) -> None:
@@ -156,9 +149,9 @@ def test_pins_and_names_that_an_open_file_keeps_are_limited(mounted: Mounted, us
     fd = user(os.open, str(mounted.path / "control" / "vmo_pin"), os.O_RDWR)
     outcomes = [user.errno(os.write, fd, b"aux/a 0 4096\n") for _ in range(3)]
     assert outcomes == ["ok", "ok", "ENOMEM"]  # a name is let go of, as it can be checked again
-    assert counter(mounted, "held_queue_bytes") == 1000
+    assert mounted.counter("held_queue_bytes") == 1000
     user(os.close, fd)
-    wait_for(lambda: counter(mounted, "held_queue_bytes") == 0, "the file is released")
+    wait_for(lambda: mounted.counter("held_queue_bytes") == 0, "the file is released")
 
 
 def test_long_answers_are_limited(mounted: Mounted, user: Actor) -> None:
@@ -171,7 +164,7 @@ def test_long_answers_are_limited(mounted: Mounted, user: Actor) -> None:
     answer = user(command, query, "vmo/striped 0 4M")
     assert answer.startswith("ZX_ERR_NO_MEMORY: uid 2001 holds ")
     assert user(command, query, "vmo/striped 0 64K") == "ZX_OK 8"
-    wait_for(lambda: counter(mounted, "held_queue_bytes") == 0, "the file is released")
+    wait_for(lambda: mounted.counter("held_queue_bytes") == 0, "the file is released")
 
 
 def set_default_acl(path: Path, value: bytes) -> None:
@@ -186,7 +179,7 @@ def test_outstanding_requests_are_limited(mounted: Mounted, user: Actor) -> None
     done = user(_shell, f"({script} & wait) 2>&1")
     assert done.count("Cannot allocate memory") == 1
     assert done.count("Connection timed out") == 2
-    assert counter(mounted, "held_requests") == 0
+    assert mounted.counter("held_requests") == 0
 
 
 def _shell(script: str) -> str:

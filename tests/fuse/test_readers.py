@@ -112,7 +112,7 @@ def test_a_reader_of_a_page_that_a_killed_one_waits_for_can_be_killed_too(
 @pytest.mark.parametrize("kind", ["pread", "mmap", "sendfile"])
 @pytest.mark.parametrize("before", ["pread", "mmap", "sendfile", "direct"])
 def test_a_reader_dies_at_once_also_when_the_page_failed_before(
-    pager: PagerClient, start: Readers, before: str, kind: str
+    shared_mount: Mounted, pager: PagerClient, start: Readers, before: str, kind: str
 ) -> None:
     vmo = pager.create(size=4 * PAGE_SIZE)
     for _ in range(5):
@@ -125,6 +125,8 @@ def test_a_reader_dies_at_once_also_when_the_page_failed_before(
         wait_for(second.is_blocked, "the reader waits")
         assert second.kill() < 1
         pager.fail(vmo, 0, 4 * PAGE_SIZE)
+        # Who comes before that READ is answered waits behind the page's lock, and fails with it.
+        wait_for(lambda: shared_mount.counter("held_requests") == 0, "the READ of the dead reader is answered")
 
 
 def test_a_reader_that_reads_again_at_once_after_a_failure_dies_by_sigkill(pager: PagerClient, start: Readers) -> None:
