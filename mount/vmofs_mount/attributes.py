@@ -6,7 +6,7 @@ import pyfuse3
 
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.caller import Caller
-from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
+from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.supply_files import MirrorDirectory, SupplyFile
 
 _BLOCKS_PER_PAGE = PAGE_SIZE // 512
@@ -27,6 +27,8 @@ LISTED_VMO_SECONDS = 1.0
 
 def to_attributes(node: Node) -> pyfuse3.EntryAttributes:
     """Return the attributes of a node for a reply to the kernel, with timeouts as for a lookup."""
+    if isinstance(node, AuxFile):
+        node.attributes_told = True
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = node.ino
     entry.st_mode = node.mode

@@ -223,7 +223,8 @@ class CommandHandle(Handle):
         return select.POLLOUT
 
     def _set_answer(self, line: str, result: str) -> None:
-        self.let_go(self._answer_bytes)
+        if self._answer_bytes:
+            self.let_go(self._answer_bytes)
         self._answer, self._position, self._answer_bytes = b"", 0, 0
         if len(result) > _SHORT_ANSWER_BYTES:
             self.hold(len(result))

@@ -208,13 +208,14 @@ class VmoFile(Node):
 class AuxFile(Node):
     """An aux VMO: an ordinary file."""
 
-    __slots__ = ("aux", "maybe_cached")
+    __slots__ = ("attributes_told", "aux", "maybe_cached")
 
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
         self.aux = aux
         aux.owner = self
         self.maybe_cached = False  # whether the kernel may have pages of it
+        self.attributes_told = False  # whether it may have attributes that it was not told to forget
 
     @property
     def size_bytes(self) -> int:

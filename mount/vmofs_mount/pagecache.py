@@ -122,10 +122,11 @@ class PageCache:
 
     def drop(self, file: CachedFile, stale: list[PageRange]) -> None:
         """Drop pages whose content changed or went. Returns at once; see ``wait_dropped``."""
-        if isinstance(file, AuxFile) and file.lookup_count:
-            self._kernel.drop_attributes(file.ino)  # at once: of an aux file the kernel believes them for long
-        else:
+        if isinstance(file, VmoFile):
             self.attributes_changed(file)
+        elif file.attributes_told:  # since the last time: a pager that looks at none is spared a system call each time
+            file.attributes_told = False
+            self._kernel.drop_attributes(file.ino)  # at once: of an aux file the kernel believes them for long
         if not stale or not file.maybe_cached:
             return
         backlog = self._backlog(file)

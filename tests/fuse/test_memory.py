@@ -163,3 +163,16 @@ def test_an_aux_that_is_open_while_its_pages_move_is_forgotten_when_it_is_closed
     pager.close()
     mount.umount()
     assert mount.process.wait(10) == 0, mount.log()
+
+
+def test_an_aux_shows_at_once_that_pages_were_taken_however_long_nobody_looked(pager: PagerClient) -> None:
+    vmo, aux = pager.create(size=4 * PAGE_SIZE), pager.aux("a")
+    aux.path.parent.mkdir(exist_ok=True)
+    with aux.path.open("wb", buffering=0) as file:
+        for page, looks in enumerate([True, False, False, True]):
+            os.pwrite(file.fileno(), bytes(PAGE_SIZE), 0)
+            if looks:
+                assert os.fstat(file.fileno()).st_blocks == PAGE_SIZE // 512
+            pager.command("supply_pages", f"{vmo.name} {page * PAGE_SIZE} {PAGE_SIZE} {aux.name} 0")
+            if page != 1:  # then nobody has looked since the page before the last
+                assert os.fstat(file.fileno()).st_blocks == aux.path.stat().st_blocks == 0

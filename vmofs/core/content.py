@@ -117,10 +117,13 @@ def commit_zero(
     if whole is not None and whole.pages >= pages.pages:
         return
     present = runs.over(pages)
-    if present:
-        bare = [run.range for run in present if run.frame == NO_FRAME] + runs.gaps(pages)
-    else:
-        bare = [pages] if pages else []
+    if not present:
+        page = pages.start
+        for new in frames.allocate(pages.pages, spared, filled=filled):
+            runs.put(Run(page, page + new.pages, state, new.frame))
+            page += new.pages
+        return
+    bare = [run.range for run in present if run.frame == NO_FRAME] + runs.gaps(pages)
     if not bare:
         return
     held = [held for run in present if (held := run.frames)]

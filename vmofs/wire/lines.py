@@ -45,7 +45,7 @@ def split_lines(data: bytes) -> list[Line]:
         stripped = text.lstrip(BLANKS)
         if stripped and not stripped.startswith("#"):
             lines.append(Line(text, end))
-        elif lines:
+        elif lines and lines[-1].end < end:  # behind the last newline there is nothing
             lines[-1] = lines[-1]._replace(end=end)
     return lines
 
