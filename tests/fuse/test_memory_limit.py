@@ -131,6 +131,8 @@ def test_evicted_pages_leave_the_page_cache(mounter: Mounter) -> None:
     with vmo.path.open("rb", buffering=0) as file:
         pager.supply(vmo, 0, MIB, key=1)
         pattern.check(os.pread(file.fileno(), MIB, 0), 1)
+        # What is just being stored into the page cache keeps its memory until it is.
+        wait_for(lambda: stat(mount, "pagecache_files_busy") == 0, "the pages are stored")
         pager.stage(bytes(MIB)).path.unlink()
         assert stat(mount, "evicted_pages_total") == MIB // PAGE_SIZE
         pager.supply(vmo, 0, MIB, key=2)

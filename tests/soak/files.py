@@ -240,17 +240,23 @@ class PrivateFile:
         end = offset + len(data)
         after = self.bytes.ljust(offset, b"\0")
         after[offset:end] = data
-        self.change(attempt, min(offset, len(self.bytes)), end, after)
+        self.change(attempt, min(offset, len(self.bytes)), end, after, torn=way == "mmap")
         self.dirty.update(range(offset // PAGE_SIZE, page_count(end)))
 
-    def change(self, attempt: Callable[[], None], first: int, end: int, after: bytearray) -> None:
-        """Change a range until it succeeds; in between each page of it is as before or as afterwards."""
+    def change(
+        self, attempt: Callable[[], None], first: int, end: int, after: bytearray, *, torn: bool = False
+    ) -> None:
+        """Change a range until it succeeds; in between each page of it is as before or as afterwards.
+
+        ``torn``: or each byte is. The kernel may write a page of a mapping back while it is being stored to; the rest
+        comes with the next write-back, and if that is refused it is gone.
+        """
 
         def try_it() -> None:
             try:
                 attempt()
             except OSError:
-                self.settle(first, end, after)
+                self.settle(first, end, after, torn=torn)
                 raise
 
         self.insist(try_it)
@@ -264,7 +270,7 @@ class PrivateFile:
         self.bytes = after
         self.dirty = {page for page in self.dirty if page < page_count(len(after))}
 
-    def settle(self, first: int, end: int, after: bytearray) -> None:
+    def settle(self, first: int, end: int, after: bytearray, *, torn: bool = False) -> None:
         """Find out what a call that was refused has done. What is seen past the page cache is what is."""
         size, sizes = self.path.stat().st_size, (len(self.bytes), len(after))
         if not min(sizes) <= size <= max(sizes):
@@ -277,7 +283,8 @@ class PrivateFile:
             before = bytes(now[at : at + PAGE_SIZE])
             if page == before:
                 continue
-            if page != after[at : at + len(page)].ljust(len(page), b"\0"):
+            new = bytes(after[at : at + len(page)]).ljust(len(page), b"\0")
+            if page != new and not (torn and _is_mixed(page, before, new)):
                 seen = describe(page, at)
                 raise WrongError(f"after a refused call a page is neither old nor new: {seen}", at, len(page))
             now[at : at + len(page)] = page
@@ -500,3 +507,8 @@ class PrivateFile:
 
 def _pages(offset: int, length: int) -> range:
     return range(offset // PAGE_SIZE, page_count(offset + length))
+
+
+def _is_mixed(page: bytes, old: bytes, new: bytes) -> bool:
+    """Return whether every byte of a page is the old or the new one."""
+    return all(byte in both for byte, *both in zip(page, old, new, strict=True))
