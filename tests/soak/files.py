@@ -240,23 +240,17 @@ class PrivateFile:
         end = offset + len(data)
         after = self.bytes.ljust(offset, b"\0")
         after[offset:end] = data
-        self.change(attempt, min(offset, len(self.bytes)), end, after, torn=way == "mmap")
+        self.change(attempt, min(offset, len(self.bytes)), end, after)
         self.dirty.update(range(offset // PAGE_SIZE, page_count(end)))
 
-    def change(
-        self, attempt: Callable[[], None], first: int, end: int, after: bytearray, *, torn: bool = False
-    ) -> None:
-        """Change a range until it succeeds; in between each page of it is as before or as afterwards.
-
-        ``torn``: or each byte is. The kernel may write a page of a mapping back while it is being stored to; the rest
-        comes with the next write-back, and if that is refused it is gone.
-        """
+    def change(self, attempt: Callable[[], None], first: int, end: int, after: bytearray) -> None:
+        """Change a range until it succeeds; in between each page of it is as before or as afterwards."""
 
         def try_it() -> None:
             try:
                 attempt()
             except OSError:
-                self.settle(first, end, after, torn=torn)
+                self.settle(first, end, after)
                 raise
 
         self.insist(try_it)
@@ -270,7 +264,7 @@ class PrivateFile:
         self.bytes = after
         self.dirty = {page for page in self.dirty if page < page_count(len(after))}
 
-    def settle(self, first: int, end: int, after: bytearray, *, torn: bool = False) -> None:
+    def settle(self, first: int, end: int, after: bytearray) -> None:
         """Find out what a call that was refused has done. What is seen past the page cache is what is."""
         size, sizes = self.path.stat().st_size, (len(self.bytes), len(after))
         if not min(sizes) <= size <= max(sizes):
@@ -284,8 +278,8 @@ class PrivateFile:
             if page == before:
                 continue
             new = bytes(after[at : at + len(page)]).ljust(len(page), b"\0")
-            if page != new and not (torn and _is_mixed(page, before, new)):
-                seen = describe(page, at)
+            if page != new:
+                seen = f"{describe(page, at)}; {_mixture(page, before, new)}"
                 raise WrongError(f"after a refused call a page is neither old nor new: {seen}", at, len(page))
             now[at : at + len(page)] = page
             self.dirty.add(at // PAGE_SIZE)
@@ -509,6 +503,14 @@ def _pages(offset: int, length: int) -> range:
     return range(offset // PAGE_SIZE, page_count(offset + length))
 
 
-def _is_mixed(page: bytes, old: bytes, new: bytes) -> bool:
-    """Return whether every byte of a page is the old or the new one."""
-    return all(byte in both for byte, *both in zip(page, old, new, strict=True))
+def _mixture(page: bytes, old: bytes, new: bytes) -> str:
+    """Say where a page has something else than what was there before, and than what was to be there."""
+    places = {
+        "the old": [at for at, (seen, byte) in enumerate(zip(page, old, strict=True)) if seen != byte],
+        "the new": [at for at, (seen, byte) in enumerate(zip(page, new, strict=True)) if seen != byte],
+        "both": [at for at, (seen, *both) in enumerate(zip(page, old, new, strict=True)) if seen not in both],
+    }
+    return ", ".join(
+        f"{len(at)} bytes differ from {what}" + (f", at {at[0]:#x} to {at[-1]:#x}" if at else "")
+        for what, at in places.items()
+    )
