@@ -111,7 +111,7 @@ class PageCache:
         backlog = self._backlog(file)
         for pages in filled:
             waiting = backlog.reads.over(pages)
-            if waiting and any(pages.start >= read.start and pages.end <= read.end for read in waiting):
+            if any(pages.start >= read.start and pages.end <= read.end for read in waiting):
                 continue  # most pages that are supplied were asked for
             for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
                 backlog.to_store.add(part)

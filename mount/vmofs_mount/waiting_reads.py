@@ -51,13 +51,13 @@ class WaitingReads:
 
     def over(self, pages: PageRange) -> list[PageRange]:
         """Return the ranges that have a page in common with ``pages``."""
-        return list(self._over(pages).values()) if self._stripes else []
+        return list(self._over(pages).values())
 
     def _over(self, pages: PageRange) -> dict[int, PageRange]:
         found: dict[int, PageRange] = {}
         start, end = pages
         stripes = _stripes(pages)
-        for stripe in stripes if len(stripes) <= len(self._stripes) else list(self._stripes):
+        for stripe in stripes if len(stripes) <= len(self._stripes) else self._stripes:
             reads = self._stripes.get(stripe, {})
             found |= {number: read for number, read in reads.items() if read.start < end and start < read.end}
         return found

@@ -223,8 +223,7 @@ class Pager:
             BadStateError: the VMO is detached.
             NoMemoryError: the memory limit is reached. Nothing changed, as with the others.
         """
-        if not is_page_aligned(offset):
-            raise InvalidArgsError(f"offset {offset} is not page aligned")
+        check_page_aligned(offset=offset)
         target = self.check_vmo(vmo)
         pages = _check_target(target, offset, len(data))
         fresh = content.fresh(target.frames, pages, data)
@@ -233,12 +232,9 @@ class Pager:
 
     def _insert(self, target: PagerVmo, pages: PageRange, supplied: list[Run]) -> list[PageRange]:
         filled = target.insert(pages, supplied)
-        count = pages.pages
+        count = sum(part.pages for part in filled)
         self._totals["pages_supplied"] += count
-        if filled != [pages]:
-            redundant = count - sum(part.pages for part in filled)
-            self._totals["pages_supplied"] -= redundant
-            self._totals["pages_redundant"] += redundant
+        self._totals["pages_redundant"] += pages.pages - count
         return filled
 
     def op_range(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> None:
