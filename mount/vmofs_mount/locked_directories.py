@@ -1,11 +1,13 @@
-"""Directories that the kernel keeps locked because a write waits for a pager.
+"""Directories that the kernel keeps locked because something in them waits for a pager.
 
-The kernel holds the lock of a file during WRITE, truncation and FSYNC. Who removes, renames or links that file
-meanwhile takes the lock of its directory, and then waits for that of the file, for as long as the pager takes.
-Everybody else waits for the directory: because of one user and his pager nobody could make anything in ``vmo/``.
+The kernel holds the lock of a file during WRITE, truncation and FSYNC, and while a writer waits for a page that a READ
+has locked. Who removes, renames or links that file meanwhile takes the lock of its directory, and then waits for that
+of the file, for as long as the pager takes. Everybody else waits for the directory: because of one user and his pager
+nobody could make, or list, anything in ``vmo/``.
 
 Nobody tells us of it. But a thread of ours that looks up a name that is not there needs the lock too. If it sleeps
-uninterruptibly, which it does not while it waits for our own answer, the directory is locked.
+uninterruptibly, which it does not while it waits for our own answer, the directory is locked. So while something in a
+directory waits that could be ended, a name is looked up there again and again.
 """
 
 from __future__ import annotations
@@ -13,28 +15,32 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import trio
 
-from vmofs_mount.nodes import Directory
+from vmofs_mount.nodes import Directory, VmoFile
+from vmofs_mount.processes import state_of
 
-_LOCKED_SECONDS = 0.2
-"""How long a lookup may take before it is looked at what it waits for."""
+_TICK_SECONDS = 0.005
+"""How often probes are looked at. A directory counts as locked if its probe is seen in the lock twice in a row."""
 
-_FREE_SECONDS = 0.1
-"""How long a directory that was not locked is not looked at again, however many writes wait there."""
+_REST_SECONDS = 0.01
+"""How long a directory that was not locked is not looked at again, however much waits there."""
+
+_REST_PER_TICK = 10
+"""With many that wait a tick takes long; so many times as long the next one is waited for."""
 
 
 class _Probe:
     """A lookup in a directory, in a worker thread."""
 
     def __init__(self) -> None:
-        self.done = trio.Event()
         self._thread = 0
+        self.seen_in_lock = False
 
     def look_up(self, path: str) -> None:
         """Look a name up that is not there."""
@@ -44,38 +50,67 @@ class _Probe:
         self._thread = 0
 
     def waits_for_lock(self) -> bool:
-        """Return whether the thread sleeps uninterruptibly."""
-        try:
-            text = Path(f"/proc/self/task/{self._thread}/stat").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return False
-        return text.rpartition(")")[2].split()[0] == "D"
+        """Return whether the thread sleeps uninterruptibly, and did so when this was called before."""
+        seen, self.seen_in_lock = self.seen_in_lock, self._is_in_lock()
+        return seen and self.seen_in_lock
+
+    def _is_in_lock(self) -> bool:
+        thread = self._thread
+        return thread != 0 and state_of(Path(f"/proc/self/task/{thread}")) == "D"
 
 
 class LockedDirectories:
-    """Finds out whether a directory is locked. Tasks run in ``spawn``'s nursery."""
+    """Finds out whether directories are locked. Tasks run in ``spawn``'s nursery."""
 
     def __init__(self, mountpoint: str, spawn: Callable[..., None]) -> None:
         self._mountpoint = mountpoint
         self._spawn = spawn
         self._names = (f".vmofs-probe-{number}" for number in itertools.count())
         self._threads = trio.CapacityLimiter(16)
-        self._probes: WeakKeyDictionary[Directory, _Probe] = WeakKeyDictionary()
+        self._watchers: dict[object, tuple[VmoFile, Callable[[], None]]] = {}
+        self._probes: dict[Directory, _Probe] = {}
         self._free_until: WeakKeyDictionary[Directory, float] = WeakKeyDictionary()
+        self._is_running = False
 
-    async def is_locked(self, directory: Directory) -> bool:
-        """Return whether somebody has had a directory locked for a while."""
-        if trio.current_time() < self._free_until.get(directory, 0.0):
-            return False
-        probe = self._probes.get(directory)
-        if probe is None:
-            probe = self._probes[directory] = _Probe()
-            self._spawn(self._run, probe, directory)
-        with trio.move_on_after(_LOCKED_SECONDS):
-            await probe.done.wait()
-        return not probe.done.is_set() and probe.waits_for_lock()
+    @contextmanager
+    def watch(self, file: VmoFile, let_go: Callable[[], None]) -> Iterator[None]:
+        """Call ``let_go`` whenever the directory of a file is found locked: something in it waits meanwhile."""
+        key = object()
+        self._watchers[key] = file, let_go
+        if not self._is_running:
+            self._is_running = True
+            self._spawn(self._run)
+        try:
+            yield
+        finally:
+            del self._watchers[key]
 
-    async def _run(self, probe: _Probe, directory: Directory) -> None:
+    async def _run(self) -> None:
+        try:
+            await trio.sleep(_REST_SECONDS)  # most waits are over by then
+            while self._watchers:
+                began = trio.current_time()
+                self._tick(began)
+                await trio.sleep(max(_TICK_SECONDS, _REST_PER_TICK * (trio.current_time() - began)))
+        finally:
+            self._is_running = False
+
+    def _tick(self, now: float) -> None:
+        watched: dict[Directory, list[Callable[[], None]]] = {}
+        for file, let_go in self._watchers.values():
+            if file.parent is not None and file.nlink:
+                watched.setdefault(file.parent, []).append(let_go)
+        for directory, calls in watched.items():
+            probe = self._probes.get(directory)
+            if probe is None:
+                if now >= self._free_until.get(directory, 0.0):
+                    probe = self._probes[directory] = _Probe()
+                    self._spawn(self._look_up, probe, directory)
+            elif probe.waits_for_lock():
+                for call in calls:
+                    call()
+
+    async def _look_up(self, probe: _Probe, directory: Directory) -> None:
         try:
             await trio.to_thread.run_sync(
                 probe.look_up,
@@ -84,6 +119,5 @@ class LockedDirectories:
                 abandon_on_cancel=True,
             )
         finally:
-            probe.done.set()
-            self._probes.pop(directory, None)
-            self._free_until[directory] = trio.current_time() + _FREE_SECONDS
+            del self._probes[directory]
+            self._free_until[directory] = trio.current_time() + _REST_SECONDS

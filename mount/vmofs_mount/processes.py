@@ -72,7 +72,7 @@ def blocked_threads(process: int) -> Blocked:
     reads = faults = 0
     asking = False
     for thread in _threads(process):
-        state = _state(thread)
+        state = state_of(thread)
         if state == "D":
             if _in_fault(thread):
                 faults += 1
@@ -111,8 +111,13 @@ def is_dying(process: int) -> bool:
     may have inherited what it had open.
     """
     threads = list(_threads(process))
-    alive = [thread for thread in threads if _state(thread) not in "ZX"]
+    alive = [thread for thread in threads if state_of(thread) not in "ZX"]
     return any(map(_was_killed, alive)) or (bool(alive) and all(map(_is_exiting, threads)))
+
+
+def has_ended(process: int) -> bool:
+    """Return whether no thread of a process runs any more, whether or not its parent knows."""
+    return all(state_of(thread) in {"", "Z", "X"} for thread in _threads(process))
 
 
 def is_vmofs(process: int) -> bool:
@@ -153,7 +158,8 @@ def _fields(thread: Path) -> list[str]:
     return "".join(_lines(thread / "stat")).rpartition(")")[2].split()
 
 
-def _state(thread: Path) -> str:
+def state_of(thread: Path) -> str:
+    """Return the state of a thread, such as ``R``, ``S``, ``D``, given its directory in /proc; empty if it is gone."""
     fields = _fields(thread)
     return fields[0] if fields else ""
 

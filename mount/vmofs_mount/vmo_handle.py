@@ -6,7 +6,8 @@ import copy
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -18,24 +19,20 @@ from vmofs.core.content import Bytes
 from vmofs.core.view import PagerView
 from vmofs.core.vmo import PagerVmo
 from vmofs.status import IoError, OutOfRangeError, VmoError
-from vmofs.units import PageRange
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount.caller import Caller
 from vmofs_mount.deadlocks import Reader
 from vmofs_mount.engine import Engine
 from vmofs_mount.failures import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.handles import Handle
+from vmofs_mount.kernel_sizes import KernelSizes
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.processes import is_dying, thread_group
-
-_KILL_SECONDS = 0.1
-"""How often it is looked whether a process that only we can end was killed."""
-
-_CUT_SECONDS = 0.02
-"""How long after a truncation the reads that it cut off are answered."""
+from vmofs_mount.read_watch import KILL_SECONDS, LetGoError, ReadWatch, WaitingRead
 
 T = TypeVar("T")
 
@@ -58,6 +55,8 @@ class OpenVmos:
         self._spawn = spawn
         self._retries = Retries(place.minor)
         self._locked_directories = LockedDirectories(place.mountpoint, spawn)
+        self.reads = ReadWatch(engine, spawn, self._locked_directories, lambda file: self._open.get(file, ()))
+        self.sizes = KernelSizes(place, spawn)
         self.modified = modified
         self._open: dict[VmoFile, Counter[int]] = {}
         self._failures: dict[VmoFile, Failures] = {}
@@ -121,17 +120,21 @@ class OpenVmos:
             for pages in filled:
                 failures.forget(pages)
 
-    def began(self, handle: VmoHandle, pages: PageRange) -> int | None:
+    def began(self, handle: VmoHandle, pages: PageRange, read: WaitingRead) -> int | None:
         """Note that a READ waits for a pager; return what ``ended`` is to be given."""
         self._retries.began(handle.process)
         if handle.flags & os.O_DIRECT:  # locks no page of the cache
             return None
+        self.reads.began(handle.file, read)
         return self.cache.begin_read(handle.file, pages)
 
-    def ended(self, handle: VmoHandle, number: int | None) -> bool:
+    def ended(self, handle: VmoHandle, number: int | None, read: WaitingRead) -> bool:
         """Note that the READ is about to be answered; return whether what it has may be older than a WRITE that was."""
         self._retries.ended(handle.process)
-        return number is not None and self.cache.end_read(handle.file, number)
+        if number is None:
+            return False
+        self.reads.ended(handle.file, read)
+        return self.cache.end_read(handle.file, number)
 
     async def run_unless_killed(self, access: Access[T], process: int, locked: VmoFile | None = None) -> T:
         """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
@@ -145,26 +148,35 @@ class OpenVmos:
             InterruptedError: the process was killed, or keeps everybody from a directory.
         """
         if not self.engine.start(access):
-            watch = trio.CancelScope()
-            with trio.CancelScope() as scope:
-                self._spawn(self._watch, process, locked, watch, scope)
-                try:
-                    await self.engine.wait(access)
-                finally:
-                    watch.cancel()
-            if scope.cancelled_caught:
-                raise InterruptedError(errno.EINTR, f"process {process} was killed, or others must go on")
+            await self._unless_killed(partial(self.engine.wait, access), process, locked)
         return access.result()
 
-    async def _watch(
-        self, process: int, locked: VmoFile | None, watch: trio.CancelScope, waiting: trio.CancelScope
-    ) -> None:
+    async def wait_until_unread(self, file: VmoFile, process: int) -> None:
+        """Wait until no READ of a file has pages locked, as ``run_unless_killed`` does.
+
+        Raises:
+            InterruptedError: the process was killed, or keeps everybody from a directory.
+        """
+        if self.reads.waits(file):
+            await self._unless_killed(partial(self.reads.wait_until_free, file), process, file)
+
+    async def _unless_killed(self, wait: Callable[[], Awaitable[None]], process: int, locked: VmoFile | None) -> None:
+        watch = trio.CancelScope()
+        with trio.CancelScope() as scope:
+            self._spawn(self._watch, process, watch, scope)
+            try:
+                with nullcontext() if locked is None else self._locked_directories.watch(locked, scope.cancel):
+                    await wait()
+            finally:
+                watch.cancel()
+        if scope.cancelled_caught:
+            raise InterruptedError(errno.EINTR, f"process {process} was killed, or others must go on")
+
+    async def _watch(self, process: int, watch: trio.CancelScope, waiting: trio.CancelScope) -> None:
         with watch:
             while True:
-                await trio.sleep(_KILL_SECONDS)
-                killed = await trio.to_thread.run_sync(is_dying, process, abandon_on_cancel=True)
-                directory = None if locked is None else locked.parent
-                if killed or (directory is not None and await self._locked_directories.is_locked(directory)):
+                await trio.sleep(KILL_SECONDS)
+                if await trio.to_thread.run_sync(is_dying, process, abandon_on_cancel=True):
                     waiting.cancel()
                     return
 
@@ -175,6 +187,7 @@ class OpenVmos:
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""
         assert all(processes.total() == file.open_count for file, processes in self._open.items())
+        self.reads.check()
 
 
 class VmoHandle(Handle):
@@ -191,60 +204,71 @@ class VmoHandle(Handle):
         opened.add(file, self.process)
 
     async def read(self, offset: int, size: int) -> Bytes:
-        """Read up to the end of the content; ask the pager for what is absent, and wait."""
+        """Read up to the end of the content; ask the pager for what is absent, and wait.
+
+        Raises:
+            OutOfRangeError: it was cut off, and the kernel does not get to know that.
+        """
         vmo = self.file.vmo
-        while (length := min(size, vmo.stream_size - offset)) > 0:
-            data: Bytes | None = vmo.read_nowait(offset, length)
-            try:
-                if data is None:
-                    data = await self._wait(offset, length)
-                if data is None:
-                    continue
-            except OutOfRangeError:
-                if offset + length <= vmo.stream_size:
-                    raise
-                # Cut off while we waited: what is left is the answer, as a read of a file that shrank. Not before the
-                # kernel has acted on the answer to SETATTR, lest the reader gets zeros up to the old end.
-                await trio.sleep(_CUT_SECONDS)
-            else:
-                if self._opened.cache.writes and not self.flags & os.O_DIRECT:
-                    self._opened.cache.writes.note_read(self.file, PageRange.of_bytes(offset, length))
-                return data
-        return b""
+        while True:
+            end = min(offset + size, vmo.stream_size)
+            data: Bytes | None = b"" if end <= offset else vmo.read_nowait(offset, end - offset)
+            if data is None:
+                data = await self._wait(offset, end - offset)
+            if data is None or end > vmo.stream_size:
+                continue  # it may be older than what was written meanwhile, or reaches beyond the end
+            if offset + size > end and self._is_filled_up(offset + size):
+                if not await self._opened.sizes.wait_known(self.file):
+                    raise OutOfRangeError(f"{offset}+{size} was cut off: {self.file.path} ends at {vmo.stream_size}")
+                if min(offset + size, vmo.stream_size) != end:
+                    continue  # the size has changed again
+            if end > offset and self._opened.cache.writes and not self.flags & os.O_DIRECT:
+                self._opened.cache.writes.note_read(self.file, PageRange.of_bytes(offset, end - offset))
+            return data
+
+    def _is_filled_up(self, asked: int) -> bool:
+        """Return whether the kernel asked for a page behind the last one: it would fill it with zeros, and show them.
+
+        With O_DIRECT too: what is missing is then read by way of the page cache.
+        """
+        return asked > page_count(self.file.vmo.stream_size) * PAGE_SIZE
 
     async def _wait(self, offset: int, length: int) -> Bytes | None:
-        """Ask the pager, and wait; None if what came may be older than what was written meanwhile."""
+        """Ask the pager, and wait; None if what came may be older than what was written, or cut off, meanwhile."""
         file, opened = self.file, self._opened
         pages = PageRange.of_bytes(offset, length)
         suspects = await opened.suspects(file, self.process, pages)
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
-        number = opened.began(self, pages)
+        access: Access[Bytes] = file.vmo.read(offset, length)
+        access.origin = Reader(self.process, file.ino, pages)
+        read = WaitingRead(access, self.process, again=bool(suspects))
+        number = opened.began(self, pages, read)
         try:
             # O_DIRECT waits for its answer whatever happens to the process.
             killable = not (suspects or self.flags & os.O_DIRECT)
-            data = await self._read_unless_killed(offset, length, pages, killable=killable)
+            data = await self._read_unless_killed(access, pages, killable=killable)
         except OutOfRangeError:
-            raise
+            if offset + length <= file.vmo.stream_size:
+                raise
+            return None
         except VmoError as failure:
             await opened.failed(self, file.vmo.absent(pages), failure, suspects)
             raise
         finally:
             opened.limits.give(Resource.REQUESTS, self.caller.uid)
-            outdated = opened.ended(self, number)
+            outdated = opened.ended(self, number, read)
         return None if outdated else data
 
-    async def _read_unless_killed(self, offset: int, length: int, pages: PageRange, *, killable: bool) -> Bytes:
+    async def _read_unless_killed(self, read: Access[Bytes], pages: PageRange, *, killable: bool) -> Bytes:
         """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""
-        read: Access[Bytes] = self.file.vmo.read(offset, length)
-        read.origin = Reader(self.process, self.file.ino, pages)
-        if killable:
-            return await self._opened.engine.run(read)
         try:
+            if killable:
+                return await self._opened.engine.run(read)
             return await self._opened.run_unless_killed(read, self.process)
-        except InterruptedError:
+        except (InterruptedError, LetGoError) as error:
             if not self.flags & os.O_DIRECT:
                 self._opened.killed(self.file, pages)
-            raise
+            raise InterruptedError(errno.EINTR, str(error)) from error
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""

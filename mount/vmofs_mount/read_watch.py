@@ -1,0 +1,176 @@
+"""READs that wait for a pager while they keep pages locked, and who is held up behind them in the kernel.
+
+The kernel has the pages of a READ locked until it is answered. A reader can be killed, but his READ stays, and locked
+are not only other readers (who can be killed as well) but, uninterruptibly and with the file's lock held,
+
+- who writes to one of the pages, before his WRITE is sent: we never hear of him;
+- who has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
+- behind these two, who removes or renames the file, with its directory locked, and so everybody who uses that.
+
+So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
+if its process was killed or has ended, if a process that has the file open was killed, or if the directory of the file
+is locked while somebody may be behind the READ. That reaches no reader who still waits: the kernel asks again by itself
+for a page whose READ ahead of time failed, but only once. A READ that may be such a second one (``again``) is let go
+only if its own process was killed, or for a directory that others wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from vmofs.core.access import Access
+from vmofs.core.content import Bytes
+from vmofs.status import BadStateError
+from vmofs_mount.engine import Engine
+from vmofs_mount.locked_directories import LockedDirectories
+from vmofs_mount.nodes import VmoFile
+from vmofs_mount.processes import descendants, has_ended, is_dying, state_of
+
+T = TypeVar("T")
+
+KILL_SECONDS = 0.1
+"""How often it is looked whether a process was killed that only we can end, or let others go on for."""
+
+_PATIENCE_SECONDS = 0.01
+"""How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
+
+_SETTLE_SECONDS = 0.005
+"""How often it is looked, after SETATTR was answered, whether a READ that came later holds up who changed the size."""
+
+
+class LetGoError(BadStateError):
+    """A READ is answered so that others can go on. EINTR, which no status of Zircon's stands for."""
+
+
+@dataclass(eq=False, slots=True, frozen=True)
+class WaitingRead:
+    """A READ: what waits, for which process, and whether the kernel may have asked for it a second time."""
+
+    access: Access[Bytes]
+    process: int
+    again: bool
+
+
+class ReadWatch:
+    """The READs of all files that wait and have pages locked. Tasks run in ``spawn``'s nursery.
+
+    ``openers`` returns the processes that have a file open.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        spawn: Callable[..., None],
+        directories: LockedDirectories,
+        openers: Callable[[VmoFile], Iterable[int]],
+    ) -> None:
+        self._engine = engine
+        self._spawn = spawn
+        self._directories = directories
+        self._openers = openers
+        self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}
+        self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
+        self._watched: set[VmoFile] = set()
+        self._lookers = trio.CapacityLimiter(8)
+
+    def began(self, file: VmoFile, read: WaitingRead) -> None:
+        """Note that a READ waits."""
+        self._reads.setdefault(file, {})[read] = None
+        if file.writer_count:
+            self.watch(file)
+
+    def ended(self, file: VmoFile, read: WaitingRead) -> None:
+        """Note that it is about to be answered."""
+        reads = self._reads[file]
+        del reads[read]
+        if not reads:
+            del self._reads[file]
+            if file in self._changing:
+                self._changing[file].set()
+
+    def waits(self, file: VmoFile) -> bool:
+        """Return whether a READ of a file waits."""
+        return file in self._reads
+
+    async def wait_until_free(self, file: VmoFile) -> None:
+        """Wait until no READ of a file waits, to answer SETATTR before the next await."""
+        while file in self._reads:
+            free = self._changing.setdefault(file, trio.Event())
+            self.watch(file)
+            try:
+                await free.wait()
+            finally:
+                if self._changing.get(file) is free:
+                    del self._changing[file]
+
+    def size_answered(self, file: VmoFile, thread: int) -> None:
+        """Note that SETATTR is about to be answered: a READ may come before the kernel has acted on the answer."""
+        if file.open_count:
+            self._spawn(self._see_through, file, thread)
+
+    async def _see_through(self, file: VmoFile, thread: int) -> None:
+        await trio.sleep(_SETTLE_SECONDS)
+        while file in self._reads and await self._look(lambda: state_of(Path(f"/proc/{thread}"))) == "D":
+            self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
+            await trio.sleep(_SETTLE_SECONDS)
+
+    def watch(self, file: VmoFile) -> None:
+        """Look from now on who is held up by the READs of a file, as long as somebody may be."""
+        if file not in self._watched and self._is_critical(file):
+            self._watched.add(file)
+            self._spawn(self._watch, file)
+
+    def _is_critical(self, file: VmoFile) -> bool:
+        """Return whether READs wait, and somebody may wait for them who has the file locked."""
+        return file in self._reads and (file.writer_count > 0 or file in self._changing)
+
+    async def _watch(self, file: VmoFile) -> None:
+        try:
+            await trio.sleep(_PATIENCE_SECONDS)
+            if not self._is_critical(file):
+                return
+            with self._directories.watch(file, lambda: self._let_go(file, self._reads.get(file, ()))):
+                while self._is_critical(file):
+                    await self._let_the_dead_go(file)
+                    await trio.sleep(KILL_SECONDS)
+        finally:
+            self._watched.discard(file)
+            self.watch(file)
+
+    async def _let_the_dead_go(self, file: VmoFile) -> None:
+        readers = {read.process for read in self._reads[file]}
+        openers = {opener for opener in self._openers(file) if opener not in readers}
+        ended, dying = await self._look(lambda: _look_at(readers, openers))
+        self._let_go(
+            file,
+            [
+                read
+                for read in self._reads.get(file, ())
+                if read.process in dying or (not read.again and (dying or read.process in ended))
+            ],
+        )
+
+    def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
+        for read in list(reads):
+            if not read.access.done:
+                self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
+
+    async def _look(self, look: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(look, limiter=self._lookers, abandon_on_cancel=True)
+
+    def check(self) -> None:
+        """Assert that only files with a READ are remembered."""
+        assert all(self._reads.values())
+        assert all(file.open_count for file in self._reads)
+
+
+def _look_at(readers: set[int], openers: set[int]) -> tuple[set[int], set[int]]:
+    """Return which readers have ended, and who of all was killed. In a worker thread."""
+    ended = {process for process in readers if has_ended(process)}
+    family = {child for opener in openers for child in (opener, *descendants(opener))}
+    return ended, {process for process in (readers - ended) | family if is_dying(process)}
