@@ -87,7 +87,7 @@ class LockedDirectories:
 
     async def _run(self) -> None:
         try:
-            await trio.sleep(_REST_SECONDS)  # most waits are over by then
+            await trio.sleep(_TICK_SECONDS)  # most waits are over by then
             while self._watchers:
                 began = trio.current_time()
                 self._tick(began)

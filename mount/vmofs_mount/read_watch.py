@@ -10,8 +10,9 @@ are not only other readers (who can be killed as well) but, uninterruptibly and 
 So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
 if its process was killed or has ended, if a process that has the file open was killed, or if the directory of the file
 is locked while somebody may be behind the READ. That reaches no reader who still waits: the kernel asks again by itself
-for a page whose READ ahead of time failed, but only once. A READ that may be such a second one (``again``) is let go
-only if its own process was killed, or for a directory that others wait for.
+for a page whose READ ahead of time failed, but only once. Nor does it always help at once: the reader may have the page
+locked again before who was behind him wakes. A READ that may be a second one (``again``) is let go only if its own
+process was killed, or has ended and somebody is held up, or for a directory that others wait for.
 """
 
 from __future__ import annotations
@@ -146,14 +147,16 @@ class ReadWatch:
         readers = {read.process for read in self._reads[file]}
         openers = {opener for opener in self._openers(file) if opener not in readers}
         ended, dying = await self._look(lambda: _look_at(readers, openers))
-        self._let_go(
-            file,
-            [
-                read
-                for read in self._reads.get(file, ())
-                if read.process in dying or (not read.again and (dying or read.process in ended))
-            ],
-        )
+        is_urgent = bool(dying) or file in self._changing
+
+        def may_go(read: WaitingRead) -> bool:
+            if read.process in dying:
+                return True
+            if read.process in ended:  # but somebody may have inherited what it had open, and wait
+                return is_urgent or not read.again
+            return bool(dying) and not read.again
+
+        self._let_go(file, filter(may_go, self._reads.get(file, ())))
 
     def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
         for read in list(reads):

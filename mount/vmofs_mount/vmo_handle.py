@@ -202,6 +202,7 @@ class VmoHandle(Handle):
         file.writer_count += self._may_write
         file.writers_total += self._may_write
         opened.add(file, self.process)
+        opened.reads.watch(file)
 
     async def read(self, offset: int, size: int) -> Bytes:
         """Read up to the end of the content; ask the pager for what is absent, and wait.

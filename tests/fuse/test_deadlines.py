@@ -11,10 +11,11 @@ import time
 import pytest
 
 from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.pager_client import PagerClient, Readers, Vmo
+from tests.pager_client import Background, PagerClient, Readers, Vmo
 from tests.writing import fails_with
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
+from vmofs.wire.packets import PacketCommand
 
 KEY = 17 * pattern.KEY_STEP
 
@@ -75,6 +76,30 @@ def test_a_failure_that_comes_after_the_deadline_is_told_to_nobody(pager: PagerC
     assert fails_with(lambda: os.pread(fd, PAGE_SIZE, 0)) == errno.ETIMEDOUT  # its own
     assert pager.read_requests == 2
     os.close(fd)
+
+
+_STORE_INTO_A_MAPPING = r"""
+import mmap, os, sys
+mapping = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 0)
+mapping[0] = 1
+print("data", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_close_that_waits_for_the_store_of_another_ends_with_the_deadline(pager: PagerClient, start: Readers) -> None:
+    vmo = pager.create(options="trap_dirty")
+    pager.supply(vmo)
+    (pager.control / "deadline").write_text("0.5")
+    storing = start.run(_STORE_INTO_A_MAPPING, vmo.path)
+    assert storing.next() == b""
+    reading = os.open(vmo.path, os.O_RDONLY)
+    closing = Background(lambda: os.close(reading))
+    assert pager.requests.next().command is PacketCommand.DIRTY
+    assert not closing.done
+    began = time.monotonic()
+    closing.result()
+    assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize("way", ["vmofs umount", "fusermount3 -u", "umount"])
