@@ -10,9 +10,12 @@ are not only other readers (who can be killed as well) but, uninterruptibly and 
 So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
 if its process was killed or has ended, if a process that has the file open was killed, or if the directory of the file
 is locked while somebody may be behind the READ. That reaches no reader who still waits: the kernel asks again by itself
-for a page whose READ ahead of time failed, but only once. Nor does it always help at once: the reader may have the page
-locked again before who was behind him wakes. A READ that may be a second one (``again``) is let go only if its own
-process was killed, or has ended and somebody is held up, or for a directory that others wait for.
+for a page whose READ ahead of time failed, but only once. A READ that may be a second one (``again``) is let go only if
+its own process was killed, or has ended and somebody is held up, or for a directory that others wait for.
+
+It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
+is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
+answer to it, and gets it, and it would only send him behind the next READ.
 """
 
 from __future__ import annotations
@@ -105,6 +108,7 @@ class ReadWatch:
             self.watch(file)
             try:
                 await free.wait()
+                await trio.sleep(_SETTLE_SECONDS)  # readers who were behind that READ are about to ask themselves
             finally:
                 if self._changing.get(file) is free:
                     del self._changing[file]
@@ -135,7 +139,7 @@ class ReadWatch:
             await trio.sleep(_PATIENCE_SECONDS)
             if not self._is_critical(file):
                 return
-            with self._directories.watch(file, lambda: self._let_go(file, self._reads.get(file, ()))):
+            with self._directories.watch(file, lambda: self._let_all_go(file)):
                 while self._is_critical(file):
                     await self._let_the_dead_go(file)
                     await trio.sleep(KILL_SECONDS)
@@ -147,16 +151,20 @@ class ReadWatch:
         readers = {read.process for read in self._reads[file]}
         openers = {opener for opener in self._openers(file) if opener not in readers}
         ended, dying = await self._look(lambda: _look_at(readers, openers))
-        is_urgent = bool(dying) or file in self._changing
+        is_changing = file in self._changing
 
         def may_go(read: WaitingRead) -> bool:
             if read.process in dying:
                 return True
             if read.process in ended:  # but somebody may have inherited what it had open, and wait
-                return is_urgent or not read.again
-            return bool(dying) and not read.again
+                return not read.again or is_changing or bool(dying)
+            return not read.again and bool(dying) and not is_changing
 
         self._let_go(file, filter(may_go, self._reads.get(file, ())))
+
+    def _let_all_go(self, file: VmoFile) -> None:
+        if file not in self._changing:  # who has the file locked then waits for our answer, and gets it
+            self._let_go(file, self._reads.get(file, ()))
 
     def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
         for read in list(reads):
