@@ -120,6 +120,11 @@ def has_ended(process: int) -> bool:
     return all(state_of(thread) in {"", "Z", "X"} for thread in _threads(process))
 
 
+def is_stuck(process: int) -> bool:
+    """Return whether a thread of a process sleeps uninterruptibly."""
+    return any(state_of(thread) == "D" for thread in _threads(process))
+
+
 def is_vmofs(process: int) -> bool:
     """Return whether the command line of a process speaks of vmofs."""
     return any("vmofs" in line for line in _lines(f"/proc/{process}/cmdline"))

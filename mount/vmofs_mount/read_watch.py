@@ -8,10 +8,11 @@ are not only other readers (who can be killed as well) but, uninterruptibly and 
 - behind these two, who removes or renames the file, with its directory locked, and so everybody who uses that.
 
 So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
-if its process was killed or has ended, if a process that has the file open was killed, or if the directory of the file
-is locked while somebody may be behind the READ. That reaches no reader who still waits: the kernel asks again by itself
-for a page whose READ ahead of time failed, but only once. A READ that may be a second one (``again``) is let go only if
-its own process was killed, or has ended and somebody is held up, or for a directory that others wait for.
+if its process was killed, if it has ended and another one that has the file open sleeps uninterruptibly or was killed,
+or if the directory of the file is locked while somebody may be behind the READ. That reaches no reader who still waits:
+the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a second
+one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or for a
+directory that others wait for.
 
 It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
 is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -33,7 +34,7 @@ from vmofs.status import BadStateError
 from vmofs_mount.engine import Engine
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.nodes import VmoFile
-from vmofs_mount.processes import descendants, has_ended, is_dying, state_of
+from vmofs_mount.processes import descendants, has_ended, is_dying, is_stuck, state_of
 
 T = TypeVar("T")
 
@@ -58,6 +59,14 @@ class WaitingRead:
     access: Access[Bytes]
     process: int
     again: bool
+
+
+class _Seen(NamedTuple):
+    """Which readers have ended, who of all was killed, and whether somebody else sleeps uninterruptibly."""
+
+    ended: set[int]
+    dying: set[int]
+    somebody_stuck: bool
 
 
 class ReadWatch:
@@ -150,15 +159,15 @@ class ReadWatch:
     async def _let_the_dead_go(self, file: VmoFile) -> None:
         readers = {read.process for read in self._reads[file]}
         openers = {opener for opener in self._openers(file) if opener not in readers}
-        ended, dying = await self._look(lambda: _look_at(readers, openers))
+        seen = await self._look(lambda: _look_at(readers, openers))
         is_changing = file in self._changing
 
         def may_go(read: WaitingRead) -> bool:
-            if read.process in dying:
+            if read.process in seen.dying:
                 return True
-            if read.process in ended:  # but somebody may have inherited what it had open, and wait
-                return not read.again or is_changing or bool(dying)
-            return not read.again and bool(dying) and not is_changing
+            if read.process in seen.ended:  # but somebody may have inherited what it had open, and wait
+                return bool(seen.dying) or is_changing or (seen.somebody_stuck and not read.again)
+            return bool(seen.dying) and not is_changing and not read.again
 
         self._let_go(file, filter(may_go, self._reads.get(file, ())))
 
@@ -180,8 +189,9 @@ class ReadWatch:
         assert all(file.open_count for file in self._reads)
 
 
-def _look_at(readers: set[int], openers: set[int]) -> tuple[set[int], set[int]]:
-    """Return which readers have ended, and who of all was killed. In a worker thread."""
+def _look_at(readers: set[int], openers: set[int]) -> _Seen:
+    """Look at processes that have a file open. In a worker thread."""
     ended = {process for process in readers if has_ended(process)}
     family = {child for opener in openers for child in (opener, *descendants(opener))}
-    return ended, {process for process in (readers - ended) | family if is_dying(process)}
+    dying = {process for process in (readers - ended) | family if is_dying(process)}
+    return _Seen(ended, dying, any(map(is_stuck, family)))

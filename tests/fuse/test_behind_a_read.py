@@ -234,6 +234,19 @@ def test_who_changes_the_size_behind_a_read_can_be_killed_while_the_reader_goes_
     crowd.pids.remove(reader)
 
 
+def test_a_writer_goes_on_when_the_reader_he_is_behind_was_killed(mounted: Mounted, file: Path, crowd: Crowd) -> None:
+    reader = crowd.start(read, file)
+    pending = mounted.path / "control/p/pending"
+    wait_for(lambda: bool(pending.read_text()) and process_state(reader) == "D", "the reader waits")
+    writer = crowd.start(write, file)
+    wait_for(lambda: process_state(writer) == "D", "he waits behind it")
+    os.kill(reader, signal.SIGKILL)
+    wait_for(lambda: process_state(writer) == "S", "his WRITE waits for the pager", FREE_SECONDS)
+    (mounted.path / "control/p/supply/v").write_bytes(b"." * PAGE_SIZE)
+    wait_for(lambda: process_state(writer) == "Z", "it is done")
+    assert file.read_bytes()[8:13] == b"..w.."
+
+
 def read_well(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     if os.pread(fd, 4, 0) != b"....":
