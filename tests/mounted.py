@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from vmofs_mount.holders import holders
+from vmofs_mount.mountinfo import mount_at
+
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = f"{ROOT}{os.pathsep}{ROOT / 'mount'}"
 READY_SECONDS = 20.0
@@ -24,7 +27,7 @@ END_SECONDS = 10.0
 
 @dataclass
 class Mounted:
-    """A vmofs that is mounted: where, by which process, and what that process has logged.
+    """A vmofs that is mounted: where, by which process, what that process has logged, and the connection's number.
 
     ``expected_log`` holds patterns of warnings that the test provokes.
     """
@@ -32,6 +35,7 @@ class Mounted:
     path: Path
     process: subprocess.Popen[bytes]
     log_path: Path
+    number: int = 0
     expected_log: list[str] = field(default_factory=list)
 
     @property
@@ -62,7 +66,17 @@ class Mounted:
             time.sleep(0.05)
             if not self.is_mounted():
                 return
-        assert not self.is_mounted(), "it is still busy"
+        assert not self.is_mounted(), f"it is still busy: {self.held_by()}"
+
+    def held_by(self) -> str:
+        """Return who holds the mount, mounted or not, and what its daemon's threads wait for."""
+        threads = [
+            f"{stat.rpartition(')')[2].split()[0]} in {(path.parent / 'wchan').read_text()}"
+            for path in Path(f"/proc/{self.pid}/task").glob("*/stat")
+            for stat in [path.read_text()]
+        ]
+        held = "; ".join(holders(self.number)) or "nobody"
+        return f"held by {held}; threads of the daemon: {threads}; log: {self.log()}"
 
     def unexpected_log(self) -> list[str]:
         """Return what was logged that is neither information nor expected."""
@@ -96,6 +110,14 @@ def _is_ready(news: socket.socket) -> bool:
         return False
 
 
+def _ended(mounted: Mounted) -> int:
+    """Return the exit code of a daemon that is about to end."""
+    try:
+        return mounted.process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the daemon of {mounted.path} did not end within {END_SECONDS} s: {mounted.held_by()}")
+
+
 class Mounter:
     """Mounts; remembers what it mounted so that all of it can be taken down."""
 
@@ -123,6 +145,9 @@ class Mounter:
             self._mounted.append(mounted)
             wait_for(lambda: process.poll() is not None or _is_ready(news), "the mount answers")
         assert process.poll() is None, mounted.log()
+        mount = mount_at(str(path))
+        assert mount is not None, mounted.log()
+        mounted.number = mount.minor
         return mounted
 
     def finish(self) -> None:
@@ -130,7 +155,7 @@ class Mounter:
         for mounted in self._mounted:
             if mounted.is_mounted():
                 mounted.umount()
-            assert mounted.process.wait(END_SECONDS) == 0, mounted.log()
+            assert _ended(mounted) == 0, mounted.log()
             assert not mounted.is_mounted()
             assert not mounted.unexpected_log(), mounted.log()
 

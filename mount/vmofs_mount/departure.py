@@ -1,0 +1,129 @@
+"""A mount that was unmounted and does not end: somebody holds it, or the unmount waits for us.
+
+The kernel breaks the connection when the last one lets go of a mount, and by that the daemon learns of the end. Until
+then it goes on serving: files may be open, or the mount may be in another mount namespace. It says in the log who.
+
+But the kernel may be unable to break it. Who unmounts waits for the threads that give messages to the kernel, and such
+a thread may wait for a page whose READ nobody is going to answer, since its reader was killed. Then the mount has to
+end here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from vmofs_mount.holders import holders
+from vmofs_mount.kernel import Kernel
+from vmofs_mount.mountinfo import MountPoint, mounts
+from vmofs_mount.processes import can_see_everybody
+
+_log = logging.getLogger(__name__)
+
+_ROOT_INO = 1
+_REST_SECONDS = 0.5
+"""How long the list of mounts is not read again, however often it changes; and how often is looked at a mount that was
+unmounted."""
+
+_STUCK_SECONDS = 1.0
+"""How long a message may take that waits for no page, before it is taken to wait for an unmount."""
+
+_FIRST_LOOK_SECONDS = 0.5
+_LONGEST_REST_SECONDS = 60.0
+_UNSEEN_LOOKS = 2
+"""So many looks in a row must find nobody: a descriptor may be on its way from one process to another."""
+
+
+class Departure:
+    """Watches for the unmounting of one mount, and looks after it from then on.
+
+    ``somebody_waits`` tells whether anybody waits for a pager. ``end`` is called with a reason if the mount has to end
+    although its connection lives.
+    """
+
+    def __init__(
+        self, mount: MountPoint, kernel: Kernel, somebody_waits: Callable[[], bool], end: Callable[[str], None]
+    ) -> None:
+        self._mount = mount
+        self._kernel = kernel
+        self._somebody_waits = somebody_waits
+        self._end = end
+        self._prober = trio.CapacityLimiter(1)
+        self._thread = 0
+        self._said: list[str] | None = None
+        self._unseen = 0
+
+    async def run(self) -> None:
+        """Watch until cancelled, or until ``end`` was called."""
+        await self._wait_unmounted()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_holders)
+            while await self._kernel_takes_messages():  # noqa: ASYNC110 - nobody tells of it
+                await trio.sleep(_REST_SECONDS)
+            self._end(f"unmounted, and {self._kernel.busy_threads} threads wait for pages and hold that up")
+            nursery.cancel_scope.cancel()
+
+    async def _wait_unmounted(self) -> None:
+        with open("/proc/self/mountinfo", "rb") as mountinfo, select.epoll() as changes:  # noqa: ASYNC230, PTH123 - no disk
+            changes.register(mountinfo, select.EPOLLPRI)  # it is always readable: so an epoll set of its own
+            while await trio.to_thread.run_sync(self._is_mounted, abandon_on_cancel=True):
+                await trio.lowlevel.wait_readable(changes.fileno())
+                changes.poll(0)
+                await trio.sleep(_REST_SECONDS)
+
+    def _is_mounted(self) -> bool:
+        return any(mount.number == self._mount.number and mount.device == self._mount.device for mount in mounts())
+
+    async def _kernel_takes_messages(self) -> bool:
+        """Return whether messages get through; they do not while an unmount waits for one that is under way."""
+        done = trio.Event()
+
+        def give_one() -> None:
+            self._thread = threading.get_native_id()
+            self._kernel.drop_attributes(_ROOT_INO)
+            self._thread = 0
+
+        async def probe() -> None:
+            await trio.to_thread.run_sync(give_one, limiter=self._prober, abandon_on_cancel=True)
+            done.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(probe)
+            while True:
+                with trio.move_on_after(_STUCK_SECONDS):
+                    await done.wait()
+                    return True
+                if self._kernel.busy_threads > 1 and _sleeps_deeply(self._thread):
+                    nursery.cancel_scope.cancel()
+                    return False
+
+    async def _watch_holders(self) -> None:
+        rest = _FIRST_LOOK_SECONDS
+        while True:
+            await trio.sleep(rest)
+            found = await trio.to_thread.run_sync(
+                holders, self._mount.minor, frozenset({os.getpid()}), abandon_on_cancel=True
+            )
+            if found != self._said:
+                self._said = found
+                _log.info("unmounted, but still held by %s", "; ".join(found) or "nobody who can be seen")
+                rest = _FIRST_LOOK_SECONDS
+            self._unseen = 0 if found else self._unseen + 1
+            if self._unseen >= _UNSEEN_LOOKS and can_see_everybody() and self._somebody_waits():
+                self._end("unmounted, and nobody is left of those who waited")
+                return
+            rest = _REST_SECONDS if not found else min(2 * rest, _LONGEST_REST_SECONDS)
+
+
+def _sleeps_deeply(thread: int) -> bool:
+    try:
+        text = Path(f"/proc/self/task/{thread}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] == "D"
