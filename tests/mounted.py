@@ -18,6 +18,7 @@ import pytest
 
 from vmofs_mount.holders import holders
 from vmofs_mount.mountinfo import mount_at
+from vmofs_mount.tuning import open_abort
 
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = f"{ROOT}{os.pathsep}{ROOT / 'mount'}"
@@ -89,6 +90,13 @@ def vmofs_command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "vmofs_mount.cli", *map(str, arguments)]
 
 
+def _command_after(code: str, *arguments: str | Path) -> list[str]:
+    if not code:
+        return vmofs_command(*arguments)
+    program = f"{code}\nimport sys\nfrom vmofs_mount.cli import main\nsys.exit(main())"
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
 def vmofs_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": SOURCE_ROOTS}
 
@@ -125,8 +133,8 @@ class Mounter:
         self._directory = directory
         self._mounted: list[Mounted] = []
 
-    def __call__(self, *options: str) -> Mounted:
-        """Mount with these ``-o`` options and wait until it answers."""
+    def __call__(self, *options: str, code: str = "") -> Mounted:
+        """Mount with these ``-o`` options and wait until it answers. ``code`` runs first, in the daemon's process."""
         number = len(self._mounted)
         path = self._directory / f"mnt{number}"
         path.mkdir()
@@ -136,7 +144,7 @@ class Mounter:
             news.bind("")  # an abstract name, which the kernel chooses
             news.setblocking(False)
             process = subprocess.Popen(
-                vmofs_command("mount", "-f", *arguments, path),
+                _command_after(code, "mount", "-f", *arguments, path),
                 stderr=log,
                 env=vmofs_environment() | {"NOTIFY_SOCKET": news.getsockname().replace(b"\0", b"@", 1).decode()},
                 start_new_session=True,
@@ -164,8 +172,10 @@ class Mounter:
         for mounted in self._mounted:
             if mounted.process.poll() is None:
                 # A killed daemon stays for as long as a thread of it waits for a page that only it could bring.
-                if os.geteuid() == 0:
-                    subprocess.run(["umount", "--force", str(mounted.path)], check=False, stderr=subprocess.DEVNULL)
+                with suppress(OSError):
+                    abort = open_abort(mounted.number)
+                    os.write(abort, b"1")
+                    os.close(abort)
                 mounted.process.send_signal(signal.SIGKILL)  # breaks the connection: who waits for it gets an error
             if mounted.is_mounted():
                 subprocess.run(["fusermount3", "-u", "-z", str(mounted.path)], check=False)

@@ -108,7 +108,7 @@ def _watch(daemon: int, fd: int) -> NoReturn:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
         _let_go_of_all_but(fd)
         os.chdir("/")
-        standstill = Standstill(daemon)
+        standstill = Standstill(Path(f"/proc/{daemon}/task/{daemon}"))
         with socket.socket(fileno=fd) as news:
             news.settimeout(_LOOK_SECONDS)
             # The parent may have died before the signal was asked for; then it had mounted nothing.
@@ -130,10 +130,10 @@ def _watch(daemon: int, fd: int) -> NoReturn:
 
 
 class Standstill:
-    """Finds out whether the main thread of a process hangs in the kernel."""
+    """Finds out whether a thread, a directory in /proc, hangs in the kernel."""
 
-    def __init__(self, process: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._thread = Path(f"/proc/{process}/task/{process}")
+    def __init__(self, thread: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._thread = thread
         self._clock = clock
         self._switches = ""
         self._since = 0.0
