@@ -188,7 +188,11 @@ class Round:
         for process in self._started:
             process.kill()
         for process in self._started:
-            process.wait(END_SECONDS)
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                stacks = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/stack")]
+                pytest.fail(f"{process.args!r} was killed, but waits in {stacks}: {self.mount.held_by()}")
 
     def _unmount(self) -> None:
         deadline = time.monotonic() + END_SECONDS
