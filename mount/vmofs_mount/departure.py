@@ -56,6 +56,7 @@ class Departure:
         self._end = end
         self._prober = trio.CapacityLimiter(1)
         self._thread = 0
+        self._changed = trio.Event()
         self._said: list[str] | None = None
         self._unseen = 0
 
@@ -70,12 +71,27 @@ class Departure:
             nursery.cancel_scope.cancel()
 
     async def _wait_unmounted(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._note_changes)
+            while True:
+                await trio.sleep(_REST_SECONDS)
+                self._changed = trio.Event()
+                if not await trio.to_thread.run_sync(self._is_mounted, abandon_on_cancel=True):
+                    break
+                await self._changed.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _note_changes(self) -> None:
+        """Note changes of the list of mounts.
+
+        The kernel tells of each once, to whoever polls. One that comes just before we wait is told to the call that
+        begins to wait, and lost; so all that happened until then must be looked at later than that.
+        """
         with open("/proc/self/mountinfo", "rb") as mountinfo, select.epoll() as changes:  # noqa: ASYNC230, PTH123 - no disk
             changes.register(mountinfo, select.EPOLLPRI)  # it is always readable: so an epoll set of its own
-            while await trio.to_thread.run_sync(self._is_mounted, abandon_on_cancel=True):
+            while True:
                 await trio.lowlevel.wait_readable(changes.fileno())
-                changes.poll(0)
-                await trio.sleep(_REST_SECONDS)
+                self._changed.set()
 
     def _is_mounted(self) -> bool:
         return any(mount.number == self._mount.number and mount.device == self._mount.device for mount in mounts())

@@ -189,6 +189,17 @@ def test_a_mount_that_is_bound_elsewhere_is_served_there_until_it_is_unmounted_t
     check_that_it_ends(mount)
 
 
+def test_an_unmount_among_others_is_noticed(mount: Mounted, tmp_path: Path) -> None:
+    """The kernel tells of changes, not of each."""
+    for _ in range(5):
+        subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=True)
+        subprocess.run(["umount", tmp_path], check=True)
+    with (mount.path / "aux" / "file").open("wb"):
+        subprocess.run(WAYS["umount -l"](mount.path), check=True, timeout=END_SECONDS)
+        wait_for(lambda: f"still held by process {os.getpid()}" in mount.log(), "it says who holds the mount")
+    check_that_it_ends(mount)
+
+
 def test_a_namespace_that_goes_last_does_not_hang(
     mounter: Mounter, start: Readers, run: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -224,3 +235,43 @@ def test_after_a_lazy_unmount_files_that_are_open_are_served_until_they_are_clos
     pager.stop_reading()
     pager.close_commands()
     check_that_it_ends(mount)
+
+
+_LISTS_INTO_A_MISSING_PAGE = r"""
+import ctypes, mmap, os, sys
+vmo = os.open(sys.argv[1], os.O_RDWR)
+memory = mmap.mmap(vmo, 4096)
+directory = os.open(sys.argv[2], os.O_RDONLY | os.O_DIRECTORY)
+libc = ctypes.CDLL(None, use_errno=True)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+GETDENTS = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
+if libc.syscall(GETDENTS, directory, ctypes.c_void_p(address), 4096) < 0:
+    print("errno", ctypes.get_errno(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["vmofs umount", "umount -l", "SIGTERM"])
+def test_who_lists_a_directory_into_a_missing_page_leaves_no_thread_behind(
+    mounter: Mounter, start: Readers, run: Callable[..., subprocess.Popen[bytes]], way: str
+) -> None:
+    """The kernel has the directory locked meanwhile, and the thread that lets it forget names waits for that."""
+    mount = mounter("deadline=0")
+    mount.expected_log.append("threads wait for pages")
+    pager = PagerClient(mount.path)
+    vmo, gone = pager.create("v"), pager.create("gone")
+    supply = pager.control / "supply" / pager.name
+    assert (supply / "gone").exists()  # the kernel knows the name now
+    lister = start.run(_LISTS_INTO_A_MISSING_PAGE, vmo.path, supply)
+    wait_for(lambda: pager.stat("requests_outstanding") == 1, "the page is missing")
+    gone.path.unlink()
+    wait_for(lambda: "D" in thread_states(mount.pid), "a thread waits for the directory")
+    pager.close_commands()
+    if way == "SIGTERM":
+        mount.process.terminate()
+        check_that_it_ends(mount)
+    else:
+        command = run(*WAYS[way](mount.path))
+        if way == "umount -l":
+            lister.kill()
+        check_that_it_ends(mount, command)
+    lister.process.wait(END_SECONDS)
