@@ -86,7 +86,6 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
             on_mounted=guard,
             start=start,
             shutdown=lambda: _shut_down(service[0]),
-            somebody_waits=lambda: service[0].system.statistics().requests_outstanding > 0,
             break_connection=break_connection,
         )
         service[0].check()

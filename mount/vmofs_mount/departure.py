@@ -22,7 +22,6 @@ import trio
 from vmofs_mount.holders import holders
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import MountPoint, mounts
-from vmofs_mount.processes import can_see_everybody
 
 _log = logging.getLogger(__name__)
 
@@ -36,29 +35,23 @@ _STUCK_SECONDS = 1.0
 
 _FIRST_LOOK_SECONDS = 0.5
 _LONGEST_REST_SECONDS = 60.0
-_UNSEEN_LOOKS = 2
-"""So many looks in a row must find nobody: a descriptor may be on its way from one process to another."""
+_HIDDEN = "nobody who can be seen: perhaps an overlay over it, a loop device, or who waits for somebody else"
 
 
 class Departure:
     """Watches for the unmounting of one mount, and looks after it from then on.
 
-    ``somebody_waits`` tells whether anybody waits for a pager. ``end`` is called with a reason if the mount has to end
-    although its connection lives.
+    ``end`` is called with a reason if the mount has to end although its connection lives.
     """
 
-    def __init__(
-        self, mount: MountPoint, kernel: Kernel, somebody_waits: Callable[[], bool], end: Callable[[str], None]
-    ) -> None:
+    def __init__(self, mount: MountPoint, kernel: Kernel, end: Callable[[str], None]) -> None:
         self._mount = mount
         self._kernel = kernel
-        self._somebody_waits = somebody_waits
         self._end = end
-        self._prober = trio.CapacityLimiter(1)
+        self._threads = trio.CapacityLimiter(3)  # of its own: others may be stuck in what they look at
         self._thread = 0
         self._changed = trio.Event()
         self._said: list[str] | None = None
-        self._unseen = 0
 
     async def run(self) -> None:
         """Watch until cancelled, or until ``end`` was called."""
@@ -76,9 +69,10 @@ class Departure:
             while True:
                 await trio.sleep(_REST_SECONDS)
                 self._changed = trio.Event()
-                if not await trio.to_thread.run_sync(self._is_mounted, abandon_on_cancel=True):
+                if not await trio.to_thread.run_sync(self._is_mounted, limiter=self._threads, abandon_on_cancel=True):
                     break
-                await self._changed.wait()
+                with trio.move_on_after(_LONGEST_REST_SECONDS):
+                    await self._changed.wait()
             nursery.cancel_scope.cancel()
 
     async def _note_changes(self) -> None:
@@ -94,7 +88,10 @@ class Departure:
                 self._changed.set()
 
     def _is_mounted(self) -> bool:
-        return any(mount.number == self._mount.number and mount.device == self._mount.device for mount in mounts())
+        try:
+            return any(mount.number == self._mount.number and mount.device == self._mount.device for mount in mounts())
+        except OSError:  # no descriptors are left: it is looked again
+            return True
 
     async def _kernel_takes_messages(self) -> bool:
         """Return whether messages get through; they do not while an unmount waits for one that is under way."""
@@ -106,7 +103,7 @@ class Departure:
             self._thread = 0
 
         async def probe() -> None:
-            await trio.to_thread.run_sync(give_one, limiter=self._prober, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(give_one, limiter=self._threads, abandon_on_cancel=True)
             done.set()
 
         async with trio.open_nursery() as nursery:
@@ -123,18 +120,18 @@ class Departure:
         rest = _FIRST_LOOK_SECONDS
         while True:
             await trio.sleep(rest)
-            found = await trio.to_thread.run_sync(
-                holders, self._mount.minor, frozenset({os.getpid()}), abandon_on_cancel=True
-            )
+            found = await trio.to_thread.run_sync(self._find_holders, limiter=self._threads, abandon_on_cancel=True)
             if found != self._said:
                 self._said = found
-                _log.info("unmounted, but still held by %s", "; ".join(found) or "nobody who can be seen")
+                _log.info("unmounted, but still held by %s", "; ".join(found or ()) or _HIDDEN)
                 rest = _FIRST_LOOK_SECONDS
-            self._unseen = 0 if found else self._unseen + 1
-            if self._unseen >= _UNSEEN_LOOKS and can_see_everybody() and self._somebody_waits():
-                self._end("unmounted, and nobody is left of those who waited")
-                return
-            rest = _REST_SECONDS if not found else min(2 * rest, _LONGEST_REST_SECONDS)
+            rest = min(2 * rest, _LONGEST_REST_SECONDS)
+
+    def _find_holders(self) -> list[str] | None:
+        try:
+            return holders(self._mount.minor, frozenset({os.getpid()}))
+        except OSError:  # no descriptors are left
+            return self._said
 
 
 def _sleeps_deeply(thread: int) -> bool:

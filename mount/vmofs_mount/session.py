@@ -82,7 +82,6 @@ async def serve(
     on_mounted: Callable[[int], None] = lambda _: None,
     start: Callable[[Session], Awaitable[None]] | None = None,
     shutdown: Callable[[], None] = lambda: None,
-    somebody_waits: Callable[[], bool] = lambda: False,
     break_connection: Callable[[], bool] = lambda: False,
 ) -> None:
     """Mount, serve until SIGTERM, SIGINT or an unmount from outside, and unmount.
@@ -95,7 +94,6 @@ async def serve(
         on_mounted: called with the minor device number before that, in a worker thread.
         start: called when the mount is made and no request was read yet; it must not touch the mount.
         shutdown: fails everything that waits; called once, when the end has come.
-        somebody_waits: whether there is anything that waits.
         break_connection: has the connection broken by another process, and returns whether that is possible.
 
     Raises:
@@ -126,7 +124,7 @@ async def serve(
                 nursery.start_soon(end.serve_requests)
                 nursery.start_soon(end.become_ready, mountpoint, on_mounted, on_ready)
                 if mount is not None:  # else it was unmounted already
-                    nursery.start_soon(Departure(mount, kernel, somebody_waits, end.come).run)
+                    nursery.start_soon(Departure(mount, kernel, end.come).run)
                 await end.wait(shutdown, break_connection)
                 nursery.cancel_scope.cancel()
             background.cancel_scope.cancel()

@@ -206,7 +206,7 @@ def _wait_for(process: int, mount: MountPoint, *, was_told: bool) -> None:
     """Wait for a daemon to end: it was told to, or the mount was unmounted, and then it may be that others have it."""
     try:
         if not was_told and not _ends_within(process, _HELD_SECONDS):
-            places = mounted_elsewhere(mount.minor)
+            places = mounted_elsewhere(mount.minor)  # not who has a file open: the mount was not busy
             if places:
                 raise UnmountError(f"unmounted here, but its daemon goes on: it is held by {'; '.join(places)}")
         if not _ends_within(process, WAIT_SECONDS):
