@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,7 +77,11 @@ class Mounted:
             for path in Path(f"/proc/{self.pid}/task").glob("*/stat")
             for stat in [path.read_text()]
         ]
-        held = "; ".join(holders(self.number)) or "nobody"
+        found: list[str] = []
+        looking = threading.Thread(target=lambda: found.extend(holders(self.number)), daemon=True)
+        looking.start()
+        looking.join(END_SECONDS)  # the memory map of a process may be locked
+        held = "; ".join(found) or "nobody"
         return f"held by {held}; threads of the daemon: {threads}; log: {self.log()}"
 
     def unexpected_log(self) -> list[str]:

@@ -141,11 +141,7 @@ class Standstill:
     def look(self) -> str:
         """Return where the thread hangs, once for each time that it does; empty if it does not. Call it often."""
         now = self._clock()
-        try:
-            place = (self._thread / "wchan").read_text(encoding="ascii", errors="replace").strip()
-            fields = (self._thread / "status").read_text(encoding="ascii", errors="replace").splitlines()
-        except OSError:
-            return ""
+        place, fields = _text_of(self._thread / "wchan").strip(), _text_of(self._thread / "status").splitlines()
         is_stuck = any(field.startswith("State:\tD") for field in fields) and _FROZEN not in place
         switches = " ".join(field for field in fields if "ctxt_switches" in field)
         if not is_stuck or switches != self._switches:
@@ -155,6 +151,13 @@ class Standstill:
             return ""
         self._since = float("inf")  # said
         return place or "the kernel"
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _let_go_of_all_but(fd: int) -> None:
