@@ -1,4 +1,4 @@
-"""What all tests share: how long hypothesis searches, and a way to mount."""
+"""What all tests share: how long hypothesis searches, a mount namespace, and a way to mount."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.mounted import Mounter
+from tests.own_namespace import leave_mount_namespace
 
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"
 
@@ -28,6 +29,10 @@ settings.register_profile(
     derandomize=False,
 )
 settings.load_profile("nightly" if NIGHTLY else "gate")
+
+
+def pytest_configure() -> None:
+    leave_mount_namespace()
 
 
 @pytest.fixture(autouse=NIGHTLY)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from vmofs_mount.holders import holders
+from vmofs_mount.mountinfo import mount_at
+from vmofs_mount.tuning import open_abort
 
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = f"{ROOT}{os.pathsep}{ROOT / 'mount'}"
@@ -24,7 +29,7 @@ END_SECONDS = 10.0
 
 @dataclass
 class Mounted:
-    """A vmofs that is mounted: where, by which process, and what that process has logged.
+    """A vmofs that is mounted: where, by which process, what that process has logged, and the connection's number.
 
     ``expected_log`` holds patterns of warnings that the test provokes.
     """
@@ -32,6 +37,7 @@ class Mounted:
     path: Path
     process: subprocess.Popen[bytes]
     log_path: Path
+    number: int = 0
     expected_log: list[str] = field(default_factory=list)
 
     @property
@@ -62,7 +68,21 @@ class Mounted:
             time.sleep(0.05)
             if not self.is_mounted():
                 return
-        assert not self.is_mounted(), "it is still busy"
+        assert not self.is_mounted(), f"it is still busy: {self.held_by()}"
+
+    def held_by(self) -> str:
+        """Return who holds the mount, mounted or not, and what its daemon's threads wait for."""
+        threads = [
+            f"{stat.rpartition(')')[2].split()[0]} in {(path.parent / 'wchan').read_text()}"
+            for path in Path(f"/proc/{self.pid}/task").glob("*/stat")
+            for stat in [path.read_text()]
+        ]
+        found: list[str] = []
+        looking = threading.Thread(target=lambda: found.extend(holders(self.number)), daemon=True)
+        looking.start()
+        looking.join(END_SECONDS)  # the memory map of a process may be locked
+        held = "; ".join(found) or "nobody"
+        return f"held by {held}; threads of the daemon: {threads}; log: {self.log()}"
 
     def unexpected_log(self) -> list[str]:
         """Return what was logged that is neither information nor expected."""
@@ -73,6 +93,13 @@ class Mounted:
 def vmofs_command(*arguments: str | Path) -> list[str]:
     """Return the command line of the program under test, with this interpreter and this source tree."""
     return [sys.executable, "-m", "vmofs_mount.cli", *map(str, arguments)]
+
+
+def _command_after(code: str, *arguments: str | Path) -> list[str]:
+    if not code:
+        return vmofs_command(*arguments)
+    program = f"{code}\nimport sys\nfrom vmofs_mount.cli import main\nsys.exit(main())"
+    return [sys.executable, "-c", program, *map(str, arguments)]
 
 
 def vmofs_environment() -> dict[str, str]:
@@ -96,6 +123,14 @@ def _is_ready(news: socket.socket) -> bool:
         return False
 
 
+def _ended(mounted: Mounted) -> int:
+    """Return the exit code of a daemon that is about to end."""
+    try:
+        return mounted.process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the daemon of {mounted.path} did not end within {END_SECONDS} s: {mounted.held_by()}")
+
+
 class Mounter:
     """Mounts; remembers what it mounted so that all of it can be taken down."""
 
@@ -103,8 +138,8 @@ class Mounter:
         self._directory = directory
         self._mounted: list[Mounted] = []
 
-    def __call__(self, *options: str) -> Mounted:
-        """Mount with these ``-o`` options and wait until it answers."""
+    def __call__(self, *options: str, code: str = "") -> Mounted:
+        """Mount with these ``-o`` options and wait until it answers. ``code`` runs first, in the daemon's process."""
         number = len(self._mounted)
         path = self._directory / f"mnt{number}"
         path.mkdir()
@@ -114,7 +149,7 @@ class Mounter:
             news.bind("")  # an abstract name, which the kernel chooses
             news.setblocking(False)
             process = subprocess.Popen(
-                vmofs_command("mount", "-f", *arguments, path),
+                _command_after(code, "mount", "-f", *arguments, path),
                 stderr=log,
                 env=vmofs_environment() | {"NOTIFY_SOCKET": news.getsockname().replace(b"\0", b"@", 1).decode()},
                 start_new_session=True,
@@ -123,6 +158,9 @@ class Mounter:
             self._mounted.append(mounted)
             wait_for(lambda: process.poll() is not None or _is_ready(news), "the mount answers")
         assert process.poll() is None, mounted.log()
+        mount = mount_at(str(path))
+        assert mount is not None, mounted.log()
+        mounted.number = mount.minor
         return mounted
 
     def finish(self) -> None:
@@ -130,7 +168,7 @@ class Mounter:
         for mounted in self._mounted:
             if mounted.is_mounted():
                 mounted.umount()
-            assert mounted.process.wait(END_SECONDS) == 0, mounted.log()
+            assert _ended(mounted) == 0, mounted.log()
             assert not mounted.is_mounted()
             assert not mounted.unexpected_log(), mounted.log()
 
@@ -139,8 +177,10 @@ class Mounter:
         for mounted in self._mounted:
             if mounted.process.poll() is None:
                 # A killed daemon stays for as long as a thread of it waits for a page that only it could bring.
-                if os.geteuid() == 0:
-                    subprocess.run(["umount", "--force", str(mounted.path)], check=False, stderr=subprocess.DEVNULL)
+                with suppress(OSError):
+                    abort = open_abort(mounted.number)
+                    os.write(abort, b"1")
+                    os.close(abort)
                 mounted.process.send_signal(signal.SIGKILL)  # breaks the connection: who waits for it gets an error
             if mounted.is_mounted():
                 subprocess.run(["fusermount3", "-u", "-z", str(mounted.path)], check=False)

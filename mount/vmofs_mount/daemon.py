@@ -58,6 +58,10 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
         except OSError as error:
             _log.info("if this process is killed, those who wait may go on waiting: %s", error)
 
+    def break_connection() -> bool:
+        guardian.break_connection()
+        return guardian.can_break
+
     service: list[Service] = []
 
     async def start(session: Session) -> None:
@@ -82,6 +86,7 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
             on_mounted=guard,
             start=start,
             shutdown=lambda: _shut_down(service[0]),
+            break_connection=break_connection,
         )
         service[0].check()
 

@@ -1,7 +1,9 @@
 """Messages to the kernel that pyfuse3 has no call for, or only a coarser one: stores and drops of parts of a file.
 
 pyfuse3 offers neither the session nor a range for its invalidation, so these are written to /dev/fuse as the kernel's
-``<linux/fuse.h>`` defines them. They may block (a page whose READ is pending is locked): worker threads only.
+``<linux/fuse.h>`` defines them. All of them may block: worker threads only. A page whose READ is pending is locked. And
+each message takes a lock of the mount (``killsb``), which an unmount wants for itself: it waits for the messages that
+are under way, and all messages that come later wait for it, whatever they are about.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from collections.abc import Iterable
 
 _FUSE_DEVICE = "/dev/fuse"
@@ -38,6 +41,17 @@ class Kernel:
 
     def __init__(self, device: int) -> None:
         self._device = device
+        self._under_way: set[int] = set()  # threads
+        self._is_closed = False
+
+    @property
+    def busy_threads(self) -> int:
+        """How many threads are giving a message: what they wait for, an unmount waits for too."""
+        return len(self._under_way)
+
+    def close(self) -> None:
+        """Give no message any more: the mount ends, and nobody is left to answer what they might wait for."""
+        self._is_closed = True
 
     def store(self, ino: int, offset: int, data: bytes | memoryview) -> None:
         """Put bytes in the page cache of a file. Blocks while a READ or WRITE of one of the pages is pending.
@@ -59,7 +73,7 @@ class Kernel:
         self._send(_NOTIFY_INVAL_INODE, _INVAL_INODE.pack(ino, offset, length))
 
     def drop_attributes(self, ino: int) -> None:
-        """Make the kernel ask for a file's attributes anew. Takes no page lock, so it never blocks."""
+        """Make the kernel ask for a file's attributes anew. Takes no page lock: it blocks for an unmount only."""
         self._send(_NOTIFY_INVAL_INODE, _INVAL_INODE.pack(ino, -1, 0))
 
     def forget_name(self, directory_ino: int, name: bytes) -> None:
@@ -71,9 +85,14 @@ class Kernel:
 
     def _send(self, code: int, body: bytes, data: bytes | memoryview = b"") -> None:
         header = _OUT_HEADER.pack(_OUT_HEADER.size + len(body) + len(data), code, 0)
+        thread = threading.get_ident()
+        self._under_way.add(thread)  # and only then look: who closes looks at these afterwards
         try:
-            os.writev(self._device, [header, body, data])
+            if not self._is_closed:
+                os.writev(self._device, [header, body, data])
         except OSError as error:
             # The kernel does not know the inode (nobody looked it up), or the mount is gone: nothing is cached.
             if error.errno not in {errno.ENOENT, errno.ENODEV, errno.ENOTCONN}:
                 raise
+        finally:
+            self._under_way.discard(thread)

@@ -1,9 +1,10 @@
-"""What is mounted where, read from /proc/self/mountinfo: unlike ``stat`` that never asks the filesystem itself."""
+"""What is mounted where, read from /proc/PID/mountinfo: unlike ``stat`` that never asks the filesystem itself."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,13 @@ FILESYSTEM_TYPE = "fuse.vmofs"
 
 
 class MountPoint(NamedTuple):
-    """One mount. ``device`` is ``major:minor``, as in ``st_dev``; ``options`` are those of the filesystem."""
+    """One mount.
 
+    ``number`` is the kernel's for this mount, and no other that there is at the same time; ``device`` is
+    ``major:minor``, as in ``st_dev``; ``options`` are those of the filesystem.
+    """
+
+    number: int
     path: str
     filesystem: str
     device: str
@@ -51,11 +57,20 @@ class Place(NamedTuple):
 def mount_at(path: str) -> MountPoint | None:
     """Return the topmost mount at exactly this absolute path without symbolic links, if any."""
     found = None
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        mount = _parse(line)
+    for mount in mounts():
         if mount.path == path:
             found = mount
     return found
+
+
+def mounts(process: int | str = "self") -> Iterator[MountPoint]:
+    """Yield what is mounted in the mount namespace of a process, as far as it can see it.
+
+    Raises:
+        OSError: there is no such process, or it may not be looked at.
+    """
+    text = Path(f"/proc/{process}/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    return map(_parse, text.splitlines())
 
 
 def resolved(path: str) -> str:
@@ -73,7 +88,7 @@ def _parse(line: str) -> MountPoint:
     before, _, after = line.partition(" - ")
     fields = before.split(" ")
     filesystem, _, options = after.split(" ")
-    return MountPoint(path=_unescape(fields[4]), filesystem=filesystem, device=fields[2], options=options)
+    return MountPoint(int(fields[0]), _unescape(fields[4]), filesystem, fields[2], options)
 
 
 def _unescape(text: str) -> str:

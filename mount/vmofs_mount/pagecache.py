@@ -1,8 +1,9 @@
 """The kernel's page cache of VMO files: supplied pages are put there, pages that changed or went are dropped from it.
 
 Both may block for as long as a READ of one of the pages is unanswered, so they happen in worker threads and nobody
-waits for a store. What is to be done is kept as ranges for each file: drops first, then stores of what is present by
-then. So however late the threads are, the cache ends up with what the VMO has.
+waits for a store. So do messages about attributes, which wait for nothing but an unmount that waits for the others.
+What is to be done is kept as ranges for each file: drops first, then stores of what is present by then. So however late
+the threads are, the cache ends up with what the VMO has.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ class PageCache:
         # Apart from each other: stores may all be stuck behind pages that a slow pager owes, drops must still go on.
         self._storers = trio.CapacityLimiter(8)
         self._droppers = trio.CapacityLimiter(32)
+        self._tellers = trio.CapacityLimiter(8)
+        self._telling: dict[
+            CachedFile, trio.Event
+        ] = {}  # whose attributes are to be asked for anew, until that is told
+        self._to_tell: set[CachedFile] = set()  # those of them for which no thread has begun
         self.writes = PendingWrites()
         self._changed: dict[CachedFile, None] = {}
         self._read_number = 0
@@ -122,12 +128,14 @@ class PageCache:
 
     def drop(self, file: CachedFile, stale: list[PageRange]) -> None:
         """Drop pages whose content changed or went. Returns at once; see ``wait_dropped``."""
+        has_pages = bool(stale) and file.maybe_cached
         if isinstance(file, VmoFile):
             self.attributes_changed(file)
-        elif file.attributes_told:  # since the last time: a pager that looks at none is spared a system call each time
+        elif file.attributes_told:  # since the last time: a pager that looks at none is spared a message each time
             file.attributes_told = False
-            self._kernel.drop_attributes(file.ino)  # at once: of an aux file the kernel believes them for long
-        if not stale or not file.maybe_cached:
+            if not has_pages:  # with pages go the attributes
+                self._tell(file)  # soon is too late: of an aux file the kernel believes them for long
+        if not has_pages:
             return
         backlog = self._backlog(file)
         for pages in stale:
@@ -178,12 +186,15 @@ class PageCache:
                 await backlog.stored.wait()
 
     async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
-        """Wait until nothing is left to be dropped or stored, at most ``seconds``.
+        """Wait until nothing is left to be dropped or stored or told, at most ``seconds``.
 
         But not for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
         the very one who is kept waiting here. Nor for what has taken long enough already, for whatever reason: a pager
         that gives many commands would wait for it in each of them.
         """
+        if file in self._telling:
+            with trio.move_on_after(seconds):
+                await self._telling[file].wait()
         backlog = self._backlogs.get(file)
         if backlog is None or not backlog.running:
             return
@@ -205,7 +216,7 @@ class PageCache:
 
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
         """Wait as ``wait_dropped`` does, for all files that may show pages of this VMO except ``but``."""
-        busy = [file for file in self._working if file is not but and _may_show(file, vmo)]
+        busy = [file for file in {**self._working, **self._telling} if file is not but and _may_show(file, vmo)]
         if busy:
             with trio.move_on_after(seconds):
                 for file in busy:
@@ -217,19 +228,47 @@ class PageCache:
             self._spawn(self._announce)
         self._changed[file] = None
 
-    def size_changed(self, vmo: Vmo) -> None:
-        """Let the kernel know at once that a size changed, in all files that show this VMO."""
+    def size_changed(self, vmo: Vmo, but: CachedFile | None = None) -> None:
+        """Let the kernel know that a size changed, in all files that show this VMO except ``but``.
+
+        Returns at once; ``wait_dropped`` waits for it.
+        """
         for shown in vmo.node.viewers:
             file = getattr(shown, "owner", None)
-            if isinstance(file, CachedFile) and file.lookup_count:
-                self._kernel.drop_attributes(file.ino)
+            if isinstance(file, CachedFile) and file is not but:
+                self._tell(file)
+
+    def _tell(self, file: CachedFile) -> None:
+        """Have the kernel ask for the attributes anew, by a thread, which may have to wait for an unmount."""
+        if not file.lookup_count:
+            return
+        if file not in self._telling:
+            self._telling[file] = trio.Event()
+            self._spawn(self._tell_kernel, file)
+        self._to_tell.add(file)
+
+    async def _tell_kernel(self, file: CachedFile) -> None:
+        def tell() -> None:
+            self._to_tell.discard(file)  # what changes from now on has to be told again
+            self._kernel.drop_attributes(file.ino)
+
+        try:
+            while file in self._to_tell:
+                await trio.to_thread.run_sync(tell, limiter=self._tellers, abandon_on_cancel=True)
+        finally:
+            self._to_tell.discard(file)
+            self._telling.pop(file).set()
 
     async def _announce(self) -> None:
         await trio.sleep(_ATTRIBUTES_SECONDS)
         changed, self._changed = self._changed, {}
-        for file in changed:
-            if file.lookup_count:
-                self._kernel.drop_attributes(file.ino)
+        inos = [file.ino for file in changed if file.lookup_count]
+
+        def announce() -> None:
+            for ino in inos:
+                self._kernel.drop_attributes(ino)
+
+        await trio.to_thread.run_sync(announce, limiter=self._tellers, abandon_on_cancel=True)
 
     def closed(self, file: VmoFile) -> None:
         """Forget a file that nobody has open any more, unless it has still something to do."""
@@ -336,6 +375,7 @@ class PageCache:
         """Assert that every remembered file is an open VMO or has something to do."""
         self.writes.check()
         assert all(_is_kept(file, backlog) for file, backlog in self._backlogs.items())
+        assert self._to_tell <= self._telling.keys()
 
 
 def _takes_stores(file: VmoFile) -> bool:

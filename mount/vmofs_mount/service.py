@@ -25,7 +25,6 @@ from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
 from vmofs_mount.idleness import Idleness
-from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, TextFile, VmoFile
@@ -81,7 +80,7 @@ class Service:
         self._handles = session.handles
         self.engine = Engine(system, self._kick, self._stale, session.turns)
         nursery, place = session.nursery, Place.of(session.mountpoint)
-        kernel = Kernel(session.device)
+        kernel = session.kernel
         self.cache = PageCache(kernel, system.frames, nursery.start_soon)
         self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place, layout.tree.modified, layout.limits)
         self.pagers = Pagers(

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from vmofs_mount.departure import Departure
 from vmofs_mount.doctor import what_is_lacking
 from vmofs_mount.handles import Handles
-from vmofs_mount.kernel import fuse_devices
+from vmofs_mount.kernel import Kernel, fuse_devices
 from vmofs_mount.mountinfo import mount_at
 from vmofs_mount.negotiation import Negotiation
 from vmofs_mount.ops import Operations
@@ -42,6 +43,12 @@ _GRACE_SECONDS = 3.0
 """How long handlers may take to answer after ``shutdown``; then they are cancelled, and their callers get an
 error."""
 
+_MESSAGE_SECONDS = 2.0
+"""How long threads may take to give their messages to the kernel after ``shutdown``, while READs are answered."""
+
+_BREAK_SECONDS = 2.0
+_PAUSE_SECONDS = 0.01
+
 
 class MountError(Exception):
     """The mount could not be made, or does not answer; the message is one sentence."""
@@ -53,14 +60,14 @@ class Session:
 
     Attributes:
         mountpoint: absolute, without symbolic links.
-        device: the descriptor of /dev/fuse, for messages to the kernel.
+        kernel: takes messages about this mount.
         handles: the open files.
         nursery: for tasks that live as long as requests are served; cancelled before the end.
         turns: what runs the handlers.
     """
 
     mountpoint: str
-    device: int
+    kernel: Kernel
     handles: Handles
     nursery: trio.Nursery
     turns: Turns
@@ -75,6 +82,7 @@ async def serve(
     on_mounted: Callable[[int], None] = lambda _: None,
     start: Callable[[Session], Awaitable[None]] | None = None,
     shutdown: Callable[[], None] = lambda: None,
+    break_connection: Callable[[], bool] = lambda: False,
 ) -> None:
     """Mount, serve until SIGTERM, SIGINT or an unmount from outside, and unmount.
 
@@ -86,6 +94,7 @@ async def serve(
         on_mounted: called with the minor device number before that, in a worker thread.
         start: called when the mount is made and no request was read yet; it must not touch the mount.
         shutdown: fails everything that waits; called once, when the end has come.
+        break_connection: has the connection broken by another process, and returns whether that is possible.
 
     Raises:
         MountError: the mount could not be made, or does not answer.
@@ -93,9 +102,11 @@ async def serve(
     handles = Handles(layout.tree, layout.seams.openers)
     operations = Operations(layout, handles)
     device = _mount(operations, mountpoint, options)
+    kernel = Kernel(device)
     turns = Turns(options.spin_seconds)
     turns.plug_in()
     try:
+        mount = mount_at(mountpoint)
         negotiation = Negotiation(device)
 
         def begin_negotiation() -> None:
@@ -103,16 +114,18 @@ async def serve(
             turns.before_wait(negotiation.end)
 
         operations.init = begin_negotiation  # type: ignore[method-assign] # libfuse is about to answer the kernel
-        end = _End(device, negotiation, shared=options.allow_other)
+        end = _End(device, kernel, negotiation, shared=options.allow_other)
         async with trio.open_nursery() as background:
             if start is not None:
-                await start(Session(mountpoint, device, handles, background, turns))
+                await start(Session(mountpoint, kernel, handles, background, turns))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end.watch_signals)
                 nursery.start_soon(end.watch_connection)
                 nursery.start_soon(end.serve_requests)
                 nursery.start_soon(end.become_ready, mountpoint, on_mounted, on_ready)
-                await end.wait(shutdown)
+                if mount is not None:  # else it was unmounted already
+                    nursery.start_soon(Departure(mount, kernel, end.come).run)
+                await end.wait(shutdown, break_connection)
                 nursery.cancel_scope.cancel()
             background.cancel_scope.cancel()
     finally:
@@ -147,13 +160,19 @@ def _unmount(mountpoint: str) -> None:
 class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
-    def __init__(self, device: int, negotiation: Negotiation, *, shared: bool) -> None:
+    def __init__(self, device: int, kernel: Kernel, negotiation: Negotiation, *, shared: bool) -> None:
         self.failure: str | None = None
         self._device = device
+        self._kernel = kernel
         self._negotiation = negotiation
         self._shared = shared
         self._near = trio.Event()
         self._served = trio.Event()
+
+    def come(self, reason: str) -> None:
+        """Let the end come, for whatever reason."""
+        _log.warning("ending: %s", reason)
+        self._near.set()
 
     async def watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -198,15 +217,31 @@ class _End:
             _log.warning("%s", sentence)
         on_ready()
 
-    async def wait(self, shutdown: Callable[[], None]) -> None:
-        """Wait for the end to come near, then let the handlers finish."""
+    async def wait(self, shutdown: Callable[[], None], break_connection: Callable[[], bool]) -> None:
+        """Wait for the end to come near, then let the handlers finish, and the threads that give messages.
+
+        Such a thread may wait for a page, and who unmounts waits for that thread. So READs are answered until all have
+        given theirs; if one still waits then, the connection is broken.
+        """
         await self._near.wait()
         shutdown()
+        await self._wait_for_messages(_MESSAGE_SECONDS)
+        self._kernel.close()
+        if not await self._wait_for_messages(_MESSAGE_SECONDS) and break_connection():
+            _log.warning("the connection was broken: %s threads waited for pages", self._kernel.busy_threads)
+            await self._wait_for_messages(_BREAK_SECONDS)
         pyfuse3.terminate()
         with trio.move_on_after(_GRACE_SECONDS) as grace:
             await self._served.wait()
         if grace.cancelled_caught:
             _log.warning("requests were still waiting %s s after the end began", _GRACE_SECONDS)
+
+    async def _wait_for_messages(self, seconds: float) -> bool:
+        """Wait until no thread gives a message to the kernel; return whether that is so."""
+        with trio.move_on_after(seconds):
+            while self._kernel.busy_threads:  # noqa: ASYNC110 - threads, which are many, need not tell each time
+                await trio.sleep(_PAUSE_SECONDS)
+        return not self._kernel.busy_threads
 
 
 def _tune_and_try(mountpoint: str, on_mounted: Callable[[int], None]) -> list[str]:

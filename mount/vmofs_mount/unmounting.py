@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vmofs_mount.dirty import Dirty
+from vmofs_mount.holders import holders, mounted_elsewhere
 from vmofs_mount.mountinfo import FILESYSTEM_TYPE, MountPoint, mount_at
 from vmofs_mount.processes import can_see_everybody, is_vmofs, processes_alive
 from vmofs_mount.tuning import open_abort
@@ -33,6 +34,9 @@ WAIT_SECONDS = 10.0
 
 _BUSY_SECONDS = 0.5
 """How long a busy mount is tried again: its own daemon looks whether somebody reads a FIFO, for a moment each time."""
+
+_HELD_SECONDS = 1.5
+"""How long a daemon may go on before it is looked who else has the mount: some program may be just starting."""
 
 _PAUSE_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
@@ -51,7 +55,8 @@ def unmount(path: str) -> Dirty:
     """Unmount a vmofs and wait until its daemon is gone; return what was dirty. Who waits there gets an error.
 
     Raises:
-        UnmountError: there is no vmofs mounted, it is busy and nobody waits there, or the caller may not.
+        UnmountError: there is no vmofs mounted, it is busy and nobody waits there, or the caller may not. Or it is
+            mounted elsewhere too, and so its daemon goes on.
     """
     mount = mount_at(path)
     if mount is None or mount.filesystem != FILESYSTEM_TYPE:
@@ -63,9 +68,9 @@ def unmount(path: str) -> Dirty:
         return Dirty(0, 0)
     daemon = _daemon_of(mount)
     dirty = _dirty_in(path)
-    _unmount_patiently(path, daemon)
+    was_told = _unmount_patiently(path, daemon)
     if daemon is not None:
-        _wait_for(daemon)
+        _wait_for(daemon, mount, was_told=was_told)
     remove_stale_mounts(path)  # if the daemon was told to end, and died of it
     return dirty
 
@@ -197,27 +202,42 @@ def _has_device(pid: int, mount: MountPoint) -> bool:
     return False
 
 
-def _wait_for(process: int) -> None:
+def _wait_for(process: int, mount: MountPoint, *, was_told: bool) -> None:
+    """Wait for a daemon to end: it was told to, or the mount was unmounted, and then it may be that others have it."""
     try:
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        if not poll.poll(WAIT_SECONDS * 1000):
-            raise UnmountError(f"unmounted, but its daemon did not end within {WAIT_SECONDS:.0f} s")
+        if not was_told and not _ends_within(process, _HELD_SECONDS):
+            places = mounted_elsewhere(mount.minor)  # not who has a file open: the mount was not busy
+            if places:
+                raise UnmountError(f"unmounted here, but its daemon goes on: it is held by {'; '.join(places)}")
+        if not _ends_within(process, WAIT_SECONDS):
+            held = holders(mount.minor)
+            by = f": it is held by {'; '.join(held)}" if held else ""
+            raise UnmountError(f"unmounted, but its daemon did not end within {WAIT_SECONDS:.0f} s{by}")
     finally:
         os.close(process)
 
 
-def _unmount_patiently(path: str, daemon: int | None) -> None:
+def _ends_within(process: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _unmount_patiently(path: str, daemon: int | None) -> bool:
+    """Unmount; return whether the daemon was told to do it."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            return _unmount(path, lazy=False)
+            _unmount(path, lazy=False)
         except _BusyError:
             if daemon is not None and _somebody_waits(path):
-                return signal.pidfd_send_signal(daemon, signal.SIGTERM)
+                signal.pidfd_send_signal(daemon, signal.SIGTERM)
+                return True
             if time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE_SECONDS)
+        else:
+            return False
 
 
 def _unmount(path: str, *, lazy: bool) -> None:

@@ -310,7 +310,7 @@ class VmoHandle(Handle):
             await self._opened.run_unless_killed(vmo.set_stream_size(end), self.process, self.file)
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
-        self._opened.cache.size_changed(vmo)
+        self._opened.cache.size_changed(vmo, but=self.file)  # ours the kernel knows when the write is answered
         return min(length, max(0, int(vmo.stream_size) - offset))
 
     async def fsync(self) -> None:

@@ -66,7 +66,7 @@ def test_what_makes_no_sense_is_refused(text: str, sentence: str) -> None:
 
 def test_a_line_of_mountinfo_is_read() -> None:
     mount = _parse("36 35 0:98 / /mnt/a\\040b rw,noatime shared:1 master:2 - fuse.vmofs vmofs rw,user_id=1001")
-    assert mount == ("/mnt/a b", "fuse.vmofs", "0:98", "rw,user_id=1001")
+    assert mount == (36, "/mnt/a b", "fuse.vmofs", "0:98", "rw,user_id=1001")
     assert (mount.minor, mount.uid) == (98, 1001)
 
 
