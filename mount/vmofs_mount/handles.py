@@ -65,12 +65,15 @@ class AuxHandle(Handle):
 
     def __init__(self, node: AuxFile, flags: int, caller: Caller, tree: Tree) -> None:
         super().__init__(node, flags, caller)
+        self.file = node
         self._aux = node.aux
         self._tree = tree
         # A file opened for writing only cannot be mapped, so its data need not go through the page cache: one copy
         # and one GETXATTR (security.capability) less per write, and no staged page stands in memory twice.
         self.direct_io = flags & os.O_ACCMODE == os.O_WRONLY
         node.maybe_cached |= not self.direct_io
+        self._may_map = flags & os.O_ACCMODE == os.O_RDWR
+        node.mapper_count += self._may_map
 
     async def read(self, offset: int, size: int) -> Data:
         """Read; holes are zeros."""
@@ -83,6 +86,10 @@ class AuxHandle(Handle):
             self.node.drop_privileges()
         self._tree.modified(self.node)
         return written
+
+    def release(self) -> None:
+        """Count the file as open no longer."""
+        self.file.mapper_count -= self._may_map
 
 
 class TextHandle(Handle):

@@ -91,6 +91,7 @@ class Seams:
         releasers: what is done when the last reference to a kind of node is gone.
         computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
         vmo_set_size: resizes a VMO (truncate, ftruncate) for a thread; may wait.
+        before_resize: awaited before an aux is cut or extended to a number of bytes.
         on_fifo_lookup: awaited when a FIFO is looked up, that is, about to be opened; by which thread.
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
@@ -105,6 +106,7 @@ class Seams:
     releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
+    before_resize: Callable[[AuxFile, int], Awaitable[None]] = wait_for_nothing
     on_fifo_lookup: Callable[[Fifo, int], Awaitable[None]] = wait_for_nothing
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore

@@ -26,6 +26,7 @@ from vmofs_mount.failures import Failure, Failures, Retries, RetriesLeft, find_s
 from vmofs_mount.handles import Handle
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.locked_directories import LockedDirectories
+from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
@@ -51,9 +52,11 @@ class OpenVmos:
         place: Place,
         modified: Callable[[VmoFile], None],
         limits: Limits,
+        stores: MappedStores,
     ) -> None:
         self.engine = engine
         self.limits = limits
+        self.stores = stores
         self.cache = cache
         self._spawn = spawn
         self._retries = Retries(place.minor)
@@ -186,6 +189,8 @@ class VmoHandle(Handle):
         self.process = thread_group(caller.pid)
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        self._may_map = flags & os.O_ACCMODE == os.O_RDWR
+        file.mapper_count += self._may_map
         file.writer_count += self._may_write
         file.writers_total += self._may_write
         opened.add(file, self.process)
@@ -263,6 +268,7 @@ class VmoHandle(Handle):
         room = await self._make_room(offset, len(data))
         if self.caller.uid != 0:  # as CAP_FSETID
             self.file.drop_privileges()
+        await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])
             return await self._opened.run_unless_killed(access, self.process, self.file)
@@ -298,5 +304,6 @@ class VmoHandle(Handle):
 
     def release(self) -> None:
         """Count the file as open no longer."""
+        self.file.mapper_count -= self._may_map
         self.file.writer_count -= self._may_write
         self._opened.remove(self.file, self.process)

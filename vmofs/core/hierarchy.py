@@ -99,6 +99,25 @@ class Node:
             self.windows = {}
         self.windows[view] = pages
 
+    def written_by(self, pages: PageRange, *, own: bool = True) -> list[tuple[object, PageRange]]:
+        """Return the open VMOs whose writes a range may show, and the pages that they would be written to there.
+
+        Those that are this node or windows on it, if ``own``, and those of the nodes above.
+        """
+        found: list[tuple[object, PageRange]] = []
+        node: Node | None = self
+        while node is not None and pages:
+            if own or node is not self:
+                if node.is_open:
+                    found.append((node.owner, pages))
+                for view, window in node.windows.items():
+                    shown = pages & window
+                    if shown:
+                        found.append((view, shown.moved(-window.start)))
+            pages = (pages & PageRange(0, node.limit)).moved(node.offset)
+            node = node.parent
+        return found
+
     # Looking
 
     def find(self, page: int, end: int) -> Found:
