@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmofs import __version__
 from vmofs.core.aux import AuxVmo
+from vmofs.units import PageRange
 from vmofs_mount.handles import AuxHandle, Opener, TextHandle
 from vmofs_mount.limits import Limits
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, TextFile, VmoFile
@@ -100,6 +101,7 @@ class Seams:
         close_pager: told before a pager's directory goes.
         make_vmo: makes the VMO of a file that is made in a directory that a pager serves.
         memory: for ``statfs``.
+        written_directly: awaited when pages of an aux were written with O_DIRECT, before the kernel is told.
     """
 
     openers: dict[type[Node], Opener] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class Seams:
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
     before_resize: Callable[[AuxFile, int], Awaitable[None]] = wait_for_nothing
+    written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]] = wait_for_nothing
     on_fifo_lookup: Callable[[Fifo, int], Awaitable[None]] = wait_for_nothing
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
@@ -169,7 +172,13 @@ def build_layout(
     layout = Layout(tree, seams, vmo, aux, control, limits)
     _add_first_names(layout, uid, gid)
     tree.admit = limits.add
-    seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(node, flags, caller, tree)
+    seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(
+        node,
+        flags,
+        caller,
+        tree,
+        lambda *written: seams.written_directly(*written),  # noqa: PLW0108 - late binding
+    )
     seams.openers[TextFile] = TextHandle
     seams.releasers[AuxFile] = lambda node: node.aux.close()
     seams.computed_xattrs[Directory] = lambda node: _daemon_xattrs() if node is root else {}

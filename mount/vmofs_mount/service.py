@@ -21,6 +21,7 @@ from vmofs_mount.attaching import attaching_threads
 from vmofs_mount.commands import Commands, PagerCommands, vmo_of
 from vmofs_mount.control import CommandHandle
 from vmofs_mount.deadlocks import Deadlocks, PagerFiles, SelfDeadlockError
+from vmofs_mount.direct_writes import DirectWrites
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
@@ -85,8 +86,16 @@ class Service:
         kernel = Kernel(session.device)
         self.cache = PageCache(kernel, system.frames, nursery.start_soon)
         self._stores = MappedStores(self.cache)
+        self._direct_writes = DirectWrites(self.cache)
         self.opened = OpenVmos(
-            self.engine, self.cache, nursery.start_soon, place, layout.tree.modified, layout.limits, self._stores
+            self.engine,
+            self.cache,
+            nursery.start_soon,
+            place,
+            layout.tree.modified,
+            layout.limits,
+            self._stores,
+            self._direct_writes,
         )
         self.pagers = Pagers(
             layout.tree,
@@ -137,6 +146,7 @@ class Service:
         seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
         seams.before_resize = self._bring_in_for_size
+        seams.written_directly = self._direct_writes.written
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
         seams.open_pager = self.pagers.open

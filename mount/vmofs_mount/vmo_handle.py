@@ -21,6 +21,7 @@ from vmofs.status import IoError, OutOfRangeError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
 from vmofs_mount.deadlocks import Reader
+from vmofs_mount.direct_writes import DirectWrites
 from vmofs_mount.engine import Engine
 from vmofs_mount.failures import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.handles import Handle
@@ -53,10 +54,12 @@ class OpenVmos:
         modified: Callable[[VmoFile], None],
         limits: Limits,
         stores: MappedStores,
+        direct_writes: DirectWrites,
     ) -> None:
         self.engine = engine
         self.limits = limits
         self.stores = stores
+        self.direct_writes = direct_writes
         self.cache = cache
         self._spawn = spawn
         self._retries = Retries(place.minor)
@@ -189,6 +192,7 @@ class VmoHandle(Handle):
         self.process = thread_group(caller.pid)
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        self.is_mapped = False
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         file.mapper_count += self._may_map
         file.writer_count += self._may_write
@@ -260,6 +264,8 @@ class VmoHandle(Handle):
         finally:
             cache.writes.end(pending)
         await cache.written(pending, DROP_SECONDS)
+        if self.flags & os.O_DIRECT:
+            await self._opened.direct_writes.written(self, self.file, pending.pages)
         # Who reads the same memory by another name sees it. Our own pages the kernel has: it may keep them locked.
         await cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
         return written
