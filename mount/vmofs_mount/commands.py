@@ -36,6 +36,7 @@ from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, Directory, VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
+from vmofs_mount.privileges import drop_privileges
 from vmofs_mount.vmo_handle import OpenVmos
 
 _MAX_CHECKED_BYTES = 2**28
@@ -184,6 +185,8 @@ class PagerCommands:
         access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
+
+        drop_privileges(source, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
 
         async def finish() -> str:
             await self._engine.wait(access)

@@ -71,6 +71,7 @@ class AuxHandle(Handle):
         caller: Caller,
         tree: Tree,
         written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]],
+        content_changed: Callable[[AuxFile, Caller, bool], None],
     ) -> None:
         super().__init__(node, flags, caller)
         self.file = node
@@ -84,6 +85,7 @@ class AuxHandle(Handle):
         self._is_direct = bool(flags & os.O_DIRECT) and not self.direct_io
         self.is_mapped = False
         self._written_directly = written_directly
+        self._content_changed = content_changed
         node.mapper_count += self._may_map
 
     async def read(self, offset: int, size: int) -> Data:
@@ -93,8 +95,7 @@ class AuxHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         """Write, growing the file."""
         written = self._aux.write_nowait(offset, data)
-        if self.caller.uid != 0:  # as CAP_FSETID: what root writes keeps its set-user-ID bit
-            self.node.drop_privileges()
+        self._content_changed(self.file, self.caller, self.direct_io)
         self._tree.modified(self.node)
         if self._is_direct:
             await self._written_directly(self, self.file, PageRange.of_bytes(offset, written))

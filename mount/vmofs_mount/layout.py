@@ -100,6 +100,7 @@ class Seams:
         before_removal: awaited before a name is removed.
         close_pager: told before a pager's directory goes.
         make_vmo: makes the VMO of a file that is made in a directory that a pager serves.
+        content_changed: told by whom a file was changed, and if the kernel does not take set-user-ID from it then.
         memory: for ``statfs``.
         written_directly: awaited when pages of an aux were written with O_DIRECT, before the kernel is told.
     """
@@ -109,6 +110,7 @@ class Seams:
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
     before_resize: Callable[[AuxFile, int], Awaitable[None]] = wait_for_nothing
+    content_changed: Callable[[VmoFile | AuxFile, Caller, bool], None] = ignore
     written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]] = wait_for_nothing
     on_fifo_lookup: Callable[[Fifo, int], Awaitable[None]] = wait_for_nothing
     add_fifo: Callable[[Directory, Fifo], None] = ignore
@@ -173,11 +175,7 @@ def build_layout(
     _add_first_names(layout, uid, gid)
     tree.admit = limits.add
     seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(
-        node,
-        flags,
-        caller,
-        tree,
-        lambda *written: seams.written_directly(*written),  # noqa: PLW0108 - late binding
+        node, flags, caller, tree, seams.written_directly, seams.content_changed
     )
     seams.openers[TextFile] = TextHandle
     seams.releasers[AuxFile] = lambda node: node.aux.close()

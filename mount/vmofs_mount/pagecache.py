@@ -269,6 +269,10 @@ class PageCache:
                 for file in busy:
                     await self.wait_dropped(file, seconds)
 
+    def mode_changed(self, file: CachedFile) -> None:
+        """Let the kernel know of a mode: whoever executes the file looks its attributes up, or believes what it has."""
+        self.drop(file, [])
+
     def attributes_changed(self, file: CachedFile) -> None:
         """Let the kernel know soon that attributes changed."""
         if not self._changed:

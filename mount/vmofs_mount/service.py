@@ -16,6 +16,7 @@ from vmofs.core.vmo import PagerVmo
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
+from vmofs_mount.access import Identity
 from vmofs_mount.ageing import Ageing
 from vmofs_mount.attaching import attaching_threads
 from vmofs_mount.commands import Commands, PagerCommands, vmo_of
@@ -34,6 +35,7 @@ from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, TextFile, V
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import CLOSE_SECONDS
+from vmofs_mount.privileges import drop_privileges
 from vmofs_mount.processes import thread_group
 from vmofs_mount.supply_files import SupplyFile, SupplyHandle
 from vmofs_mount.vmo_commands import VmoCommands
@@ -96,6 +98,7 @@ class Service:
             layout.limits,
             self._stores,
             self._direct_writes,
+            self._content_changed,
         )
         self.pagers = Pagers(
             layout.tree,
@@ -146,6 +149,7 @@ class Service:
         seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
         seams.before_resize = self._bring_in_for_size
+        seams.content_changed = self._content_changed
         seams.written_directly = self._direct_writes.written
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
@@ -207,6 +211,12 @@ class Service:
         if len(shown) > _LOGGED_CHARACTERS:
             shown = f"{shown[:_LOGGED_CHARACTERS]}..."
         self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {shown} -> {result}")
+
+    def _content_changed(self, file: VmoFile | AuxFile, caller: Caller, own: bool) -> None:
+        def keeps() -> bool:
+            return Identity.of_process(caller.uid, caller.gid, caller.pid).keeps_set_id
+
+        drop_privileges(file, keeps, self.cache.mode_changed, own=own)
 
     async def _bring_in_for_size(self, file: VmoFile | AuxFile, size_bytes: int) -> None:
         """Bring in what was stored by other names of the memory: of this one the kernel holds it back, and cuts it."""

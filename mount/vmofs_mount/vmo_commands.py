@@ -24,6 +24,7 @@ from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, VmoFile
 from vmofs_mount.pagecache import PageCache
+from vmofs_mount.privileges import drop_privileges
 
 T = TypeVar("T")
 
@@ -103,15 +104,13 @@ class VmoCommands:
             await self._stores.bring_in(vmo_of(file), PageRange.of_bytes(command.offset, command.length))
         if command.op is VmoOp.COMMIT:  # zeros and what a snapshot shares get memory of their own
             handle.limits.reserve_range(file, command.length)
-        if command.op is VmoOp.ZERO:
+        if command.op in {VmoOp.ZERO, VmoOp.DECOMMIT}:
             self._drop_privileges(handle, file)
         return await self._start(handle, operations.op_range(op, vmo_of(file), command.offset, command.length))
 
     def _drop_privileges(self, handle: CommandHandle, file: VmoFile | AuxFile) -> None:
-        """Clear set-user-ID as a write does: somebody else than root changes the content."""
-        if handle.identity.uid != 0:
-            file.drop_privileges()
-            self._cache.attributes_changed(file)
+        """Clear set-user-ID as a write does."""
+        drop_privileges(file, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
 
     async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.W_OK)

@@ -55,11 +55,13 @@ class OpenVmos:
         limits: Limits,
         stores: MappedStores,
         direct_writes: DirectWrites,
+        content_changed: Callable[[VmoFile, Caller, bool], None],
     ) -> None:
         self.engine = engine
         self.limits = limits
         self.stores = stores
         self.direct_writes = direct_writes
+        self.content_changed = content_changed
         self.cache = cache
         self._spawn = spawn
         self._retries = Retries(place.minor)
@@ -272,8 +274,7 @@ class VmoHandle(Handle):
 
     async def _write(self, offset: int, data: bytes) -> int:
         room = await self._make_room(offset, len(data))
-        if self.caller.uid != 0:  # as CAP_FSETID
-            self.file.drop_privileges()
+        self._opened.content_changed(self.file, self.caller, False)
         await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])

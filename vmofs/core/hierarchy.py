@@ -118,6 +118,16 @@ class Node:
             node = node.parent
         return found
 
+    def seen_by(self) -> list[object]:
+        """Return the open VMOs that show what is written to this node, as far as they have not forked it."""
+        found: list[object] = []
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            found += node.viewers
+            waiting += node.children
+        return found
+
     # Looking
 
     def find(self, page: int, end: int) -> Found:
