@@ -57,6 +57,7 @@ _CAP_DATA = struct.Struct("=6I")  # effective, permitted, inheritable; once more
 _CAP_VERSION_3 = 0x20080522
 _CAP_DAC_OVERRIDE = 1 << 1
 _CAP_DAC_READ_SEARCH = 1 << 2
+_CAP_FSETID = 1 << 4
 _CAP_SETGID = 1 << 6
 _CAP_SETUID = 1 << 7
 _STATUS_FIELDS = re.compile(r"^(Umask|Groups|CapEff):\t(.*)$", re.MULTILINE)
@@ -79,6 +80,7 @@ class Identity:
         groups: the supplementary ones.
         umask: for files that commands make.
         overrides: passes mode bits and ACLs, as root does unless that capability was taken from it.
+        keeps_set_id: has CAP_FSETID, so that files which it changes keep set-user-ID.
     """
 
     uid: int
@@ -86,6 +88,7 @@ class Identity:
     groups: tuple[int, ...] = ()
     umask: int = 0o022
     overrides: bool = False
+    keeps_set_id: bool = False
 
     @classmethod
     def of_process(cls, uid: int, gid: int, pid: int) -> Identity:
@@ -98,7 +101,8 @@ class Identity:
         capabilities = int(status.get("CapEff", "0"), 16)
         # In another user namespace capabilities are about other things.
         overrides = uid == 0 and bool(capabilities & _CAP_DAC_OVERRIDE) and _is_in_own_user_namespace(pid)
-        return cls(uid, gid, groups, int(status.get("Umask", "022"), 8), overrides)
+        keeps_set_id = bool(capabilities & _CAP_FSETID) and _is_in_own_user_namespace(pid)
+        return cls(uid, gid, groups, int(status.get("Umask", "022"), 8), overrides, keeps_set_id)
 
     def is_member(self, gid: int) -> bool:
         """Return whether this is one of its groups."""

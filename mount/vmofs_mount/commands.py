@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
+from vmofs.core.found import ALL_PAGES
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
@@ -29,16 +31,20 @@ from vmofs.wire.results import format_dirty_ranges, format_result, format_vmo_st
 from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
+from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, Directory, VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
+from vmofs_mount.privileges import drop_privileges
 from vmofs_mount.vmo_handle import OpenVmos
 
 _MAX_CHECKED_BYTES = 2**28
 """Others wait while a sum is made: 0.1 s for this many."""
 
 OK = format_result(Status.OK)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +62,55 @@ Method = Callable[[Any, CommandHandle], Awaitable[str | Waiting]]
 class Commands:
     """Carries out commands by the methods of several parts."""
 
-    def __init__(self, engine: Engine, *parts: dict[type[Command], Method]) -> None:
+    def __init__(self, engine: Engine, cache: PageCache, *parts: dict[type[Command], Method]) -> None:
         self._engine = engine
+        self._cache = cache
         self._methods = {command: method for part in parts for command, method in part.items()}
 
     async def execute(self, command: Command, handle: CommandHandle) -> str | Waiting:
         """Carry out one command and return its result text, or what remains to be waited for.
 
+        It is answered, whatever the answer, when what it changed or took of the files that it names has gone from the
+        page cache, as far as nobody owes that: whoever reads then sees it.
+
         Raises:
             VmoError: it failed.
         """
+        named: list[VmoFile | AuxFile] = []
+        handle.named = named
+        result = await self._until_dropped(named, self._methods[type(command)](command, handle))
+        return result if isinstance(result, str) else partial(self._rest, named, result)
+
+    async def _rest(self, named: list[VmoFile | AuxFile], rest: Waiting) -> str:
+        return await self._until_dropped(named, rest())
+
+    async def _until_dropped(self, named: list[VmoFile | AuxFile], call: Awaitable[T]) -> T:
         try:
-            return await self._methods[type(command)](command, handle)
+            return await call
         finally:
             self._engine.settle()
+            for file in named:
+                await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
 
 
 class PagerCommands:
     """The commands by which a pager answers for its VMOs."""
 
-    def __init__(self, engine: Engine, names: Names, pagers: Pagers, cache: PageCache, opened: OpenVmos) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        names: Names,
+        pagers: Pagers,
+        cache: PageCache,
+        opened: OpenVmos,
+        stores: MappedStores,
+    ) -> None:
         self._engine = engine
         self._names = names
         self._pagers = pagers
         self._cache = cache
         self._opened = opened
+        self._stores = stores
         self.methods: dict[type[Command], Method] = {
             CreateVmo: self._create_vmo,
             ServeDirectory: self._serve_directory,
@@ -148,16 +178,19 @@ class PagerCommands:
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
         if command.xxh3 is not None and command.length > _MAX_CHECKED_BYTES:
             raise OutOfRangeError(f"length {command.length} is above {_MAX_CHECKED_BYTES}, the most with a checksum")
+        taken = PageRange.of_bytes(command.aux_offset, command.length)
+        await self._stores.bring_in(vmo_of(source), taken)
         if source.uid != file.uid:
             handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
         access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
 
+        drop_privileges(source, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
+
         async def finish() -> str:
             await self._engine.wait(access)
             await self.supplied(file, access.result())
-            await self._cache.wait_dropped(source, DROP_SECONDS)
             return OK
 
         # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
@@ -179,25 +212,20 @@ class PagerCommands:
         if PagerOp(command.op) is PagerOp.DIRTY:
             handle.limits.reserve_range(file, command.length)  # zeros get memory
         pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
-        self._engine.settle()
-        if PagerOp(command.op) is PagerOp.WRITEBACK_END:  # zeros became absent
-            await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
         return OK
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
+        await self._stores.bring_in(file.vmo, ALL_PAGES)  # pages that are dirty stay
         pager.detach_vmo(file.vmo)
-        self._engine.settle()
-        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
         return OK
 
     async def _evict(self, command: Evict, handle: CommandHandle) -> str:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
+        await self._stores.bring_in(file.vmo, PageRange.of_bytes(command.offset, command.length))
         dropped = pager.evict(file.vmo, command.offset, command.length)
-        self._engine.settle()
-        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
         return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
 
     async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str:

@@ -26,7 +26,7 @@ from vmofs_mount.access import Identity
 from vmofs_mount.caller import Caller
 from vmofs_mount.handles import Data, Handle
 from vmofs_mount.limits import Limits, Resource
-from vmofs_mount.nodes import CommandFile, Node
+from vmofs_mount.nodes import AuxFile, CommandFile, Node, VmoFile
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,8 @@ class CommandHandle(Handle):
         self.kind = CommandKind(file.kind)
         self.identity = Identity.of_process(caller.uid, caller.gid, caller.pid)
         self.on_release: list[Callable[[], None]] = []
+        self.named: list[VmoFile | AuxFile] = []
+        """The files that the command names which is being carried out."""
         self.released = False
         self._execute = execute
         self._log = log

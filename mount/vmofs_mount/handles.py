@@ -7,10 +7,11 @@ import os
 import select
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
 from vmofs_mount.nodes import AuxFile, Node, TextFile
 
@@ -63,14 +64,29 @@ Opener = Callable[[Any, int, Caller], Handle]
 class AuxHandle(Handle):
     """An open aux file."""
 
-    def __init__(self, node: AuxFile, flags: int, caller: Caller, tree: Tree) -> None:
+    def __init__(
+        self,
+        node: AuxFile,
+        flags: int,
+        caller: Caller,
+        tree: Tree,
+        written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]],
+        content_changed: Callable[[AuxFile, Caller, bool], None],
+    ) -> None:
         super().__init__(node, flags, caller)
+        self.file = node
         self._aux = node.aux
         self._tree = tree
         # A file opened for writing only cannot be mapped, so its data need not go through the page cache: one copy
         # and one GETXATTR (security.capability) less per write, and no staged page stands in memory twice.
         self.direct_io = flags & os.O_ACCMODE == os.O_WRONLY
         node.maybe_cached |= not self.direct_io
+        self._may_map = flags & os.O_ACCMODE == os.O_RDWR
+        self._is_direct = bool(flags & os.O_DIRECT) and not self.direct_io
+        self.is_mapped = False
+        self._written_directly = written_directly
+        self._content_changed = content_changed
+        node.mapper_count += self._may_map
 
     async def read(self, offset: int, size: int) -> Data:
         """Read; holes are zeros."""
@@ -79,10 +95,15 @@ class AuxHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         """Write, growing the file."""
         written = self._aux.write_nowait(offset, data)
-        if self.caller.uid != 0:  # as CAP_FSETID: what root writes keeps its set-user-ID bit
-            self.node.drop_privileges()
+        self._content_changed(self.file, self.caller, self.direct_io)
         self._tree.modified(self.node)
+        if self._is_direct:
+            await self._written_directly(self, self.file, PageRange.of_bytes(offset, written))
         return written
+
+    def release(self) -> None:
+        """Count the file as open no longer."""
+        self.file.mapper_count -= self._may_map
 
 
 class TextHandle(Handle):

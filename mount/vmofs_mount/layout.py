@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmofs import __version__
 from vmofs.core.aux import AuxVmo
+from vmofs.units import PageRange
 from vmofs_mount.handles import AuxHandle, Opener, TextHandle
 from vmofs_mount.limits import Limits
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, TextFile, VmoFile
@@ -91,6 +92,7 @@ class Seams:
         releasers: what is done when the last reference to a kind of node is gone.
         computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
         vmo_set_size: resizes a VMO (truncate, ftruncate) for a thread; may wait.
+        before_resize: awaited before an aux is cut or extended to a number of bytes.
         on_fifo_lookup: awaited when a FIFO is looked up, that is, about to be opened; by which thread.
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
@@ -98,13 +100,18 @@ class Seams:
         before_removal: awaited before a name is removed.
         close_pager: told before a pager's directory goes.
         make_vmo: makes the VMO of a file that is made in a directory that a pager serves.
+        content_changed: told by whom a file was changed, and if the kernel does not take set-user-ID from it then.
         memory: for ``statfs``.
+        written_directly: awaited when pages of an aux were written with O_DIRECT, before the kernel is told.
     """
 
     openers: dict[type[Node], Opener] = field(default_factory=dict)
     releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
+    before_resize: Callable[[AuxFile, int], Awaitable[None]] = wait_for_nothing
+    content_changed: Callable[[VmoFile | AuxFile, Caller, bool], None] = ignore
+    written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]] = wait_for_nothing
     on_fifo_lookup: Callable[[Fifo, int], Awaitable[None]] = wait_for_nothing
     add_fifo: Callable[[Directory, Fifo], None] = ignore
     open_pager: Callable[[Directory, Caller], None] = ignore
@@ -167,7 +174,9 @@ def build_layout(
     layout = Layout(tree, seams, vmo, aux, control, limits)
     _add_first_names(layout, uid, gid)
     tree.admit = limits.add
-    seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(node, flags, caller, tree)
+    seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(
+        node, flags, caller, tree, seams.written_directly, seams.content_changed
+    )
     seams.openers[TextFile] = TextHandle
     seams.releasers[AuxFile] = lambda node: node.aux.close()
     seams.computed_xattrs[Directory] = lambda node: _daemon_xattrs() if node is root else {}

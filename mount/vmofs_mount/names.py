@@ -63,6 +63,7 @@ class Names:
         """
         node = await self._node(handle, path, mode)
         assert isinstance(node, VmoFile | AuxFile)
+        handle.named.append(node)
         return node
 
     async def _node(self, handle: CommandHandle, path: str, mode: int) -> Node:

@@ -182,13 +182,15 @@ class Directory(Node):
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
 
-    __slots__ = ("maybe_cached", "pager", "vmo", "writer_count", "writers_total")
+    __slots__ = ("mapper_count", "maybe_cached", "pager", "refused_writes", "vmo", "writer_count", "writers_total")
 
     def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
         super().__init__(permissions, uid, gid)
         self.vmo = vmo
         self.pager = pager  # the core's pager that made it
         self.maybe_cached = False  # whether the kernel may have pages of it
+        self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
+        self.refused_writes = 0  # how many WRITEs have failed
         self.writer_count = 0  # open files that may write
         self.writers_total = 0  # how many there ever were
 
@@ -208,13 +210,15 @@ class VmoFile(Node):
 class AuxFile(Node):
     """An aux VMO: an ordinary file."""
 
-    __slots__ = ("attributes_told", "aux", "maybe_cached")
+    __slots__ = ("attributes_told", "aux", "mapper_count", "maybe_cached", "refused_writes")
 
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
         self.aux = aux
         aux.owner = self
         self.maybe_cached = False  # whether the kernel may have pages of it
+        self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
+        self.refused_writes = 0  # how many WRITEs have failed
         self.attributes_told = False  # whether it may have attributes that it was not told to forget
 
     @property

@@ -289,8 +289,13 @@ class Operations(pyfuse3.Operations):
         """Write; may wait for a pager."""
         handle = self._handles.get(fh)
         node = handle.node
-        self._layout.limits.reserve(node.file if isinstance(node, SupplyFile) else node, len(buf))
-        return await handle.write(off, buf)
+        try:
+            self._layout.limits.reserve(node.file if isinstance(node, SupplyFile) else node, len(buf))
+            return await handle.write(off, buf)
+        except Exception:
+            if isinstance(node, VmoFile | AuxFile):
+                node.refused_writes += 1
+            raise
 
     @handler
     async def release(self, fh: int) -> None:
@@ -347,6 +352,7 @@ class Operations(pyfuse3.Operations):
     async def _set_size(self, node: Node, size: int, ctx: pyfuse3.RequestContext) -> None:
         match node:
             case AuxFile():
+                await self._layout.seams.before_resize(node, size)
                 node.aux.set_size(size)
             case VmoFile():
                 await self._layout.seams.vmo_set_size(node, size, ctx.pid)
@@ -358,8 +364,7 @@ class Operations(pyfuse3.Operations):
                 raise OSError(errno.EINVAL, f"{node.path} has no size")
             case _:
                 return  # the shell's ``>`` on a control file
-        if ctx.uid != 0:
-            node.drop_privileges()
+        self._layout.seams.content_changed(node, to_caller(ctx), False)
         self._tree.modified(node)
 
     def _keeper_of_attributes(self, inode: int) -> Node:

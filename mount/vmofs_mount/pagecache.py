@@ -52,13 +52,14 @@ class PageCacheStatistics:
 
 
 class _Backlog:
-    __slots__ = ("began", "done", "reads", "running", "stored", "to_drop", "to_store", "under_way")
+    __slots__ = ("began", "done", "dropping", "reads", "running", "stored", "to_drop", "to_store", "under_way")
 
     def __init__(self) -> None:
         self.to_store = RangeSet()
         self.to_drop = RangeSet()
         self.reads = WaitingReads()
         self.running = False
+        self.dropping = False  # whether a thread drops just now
         self.under_way: list[PageRange] = []  # what a thread drops or stores just now
         self.began = 0.0  # when that began
         self.done = trio.Event()
@@ -67,6 +68,10 @@ class _Backlog:
     @property
     def busy(self) -> bool:
         return self.running or bool(self.reads)
+
+    @property
+    def has_drops(self) -> bool:
+        return self.dropping or bool(self.to_drop)
 
 
 class PageCache:
@@ -178,6 +183,53 @@ class PageCache:
         await self._drop(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
         return True
 
+    async def drop_unlocked(self, file: CachedFile, pages: list[PageRange], seconds: float) -> bool:
+        """Drop pages and return when they are gone; what was stored to them through mappings has come here by then.
+
+        Not those that a READ or WRITE that waits for a pager has locked. Their content is what it brings, or on its way
+        here, and whoever has to answer it may be the very one who is kept waiting. What else holds a drop up is waited
+        for at most ``seconds``; return whether nothing did.
+        """
+        left = RangeSet()
+        for part in pages:
+            left.add(part)
+        with trio.move_on_after(seconds) as scope:
+            while left:
+                part = next(iter(left))
+                locked = self._locked(file, part)
+                for held in locked:
+                    left.discard(held)
+                if not locked:
+                    await self._drop_unless_locked(file, part)
+                    if not self._locked(file, part):
+                        left.discard(part)
+        return not scope.cancelled_caught
+
+    async def _drop_unless_locked(self, file: CachedFile, pages: PageRange) -> None:
+        """Drop pages, and return when they are gone, or some are locked; then the thread goes on by itself."""
+        gone = trio.Event()
+
+        async def drop() -> None:
+            try:
+                await self._drop(file, pages)
+            finally:
+                gone.set()
+
+        self._spawn(drop)
+        while not gone.is_set():
+            with trio.move_on_after(_HELD_UP_SECONDS):
+                await gone.wait()
+            if not gone.is_set() and self._locked(file, pages):
+                return
+
+    def _locked(self, file: CachedFile, pages: PageRange) -> list[PageRange]:
+        """Return those of the pages that the kernel has locked for a READ or WRITE that waits for a pager."""
+        if isinstance(file, AuxFile):
+            return []
+        backlog = self._backlogs.get(file)
+        reads = [] if backlog is None else backlog.reads.over(pages)
+        return [locked & pages for locked in [*reads, *self.writes.over(file, pages)]]
+
     async def wait_stored(self, file: VmoFile, seconds: float) -> None:
         """Wait until no store is under way, at most ``seconds``: it might undo a write."""
         backlog = self._backlogs.get(file)
@@ -215,12 +267,27 @@ class PageCache:
         )
 
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
-        """Wait as ``wait_dropped`` does, for all files that may show pages of this VMO except ``but``."""
-        busy = [file for file in {**self._working, **self._telling} if file is not but and _may_show(file, vmo)]
+        """Wait as ``wait_dropped`` does, for all files that have that to come and may show this VMO, except ``but``."""
+        if not (self._working or self._telling):
+            return
+        busy = [
+            file
+            for file in {**self._working, **self._telling}
+            if file is not but and self._is_stale(file) and _may_show(file, vmo)
+        ]
         if busy:
             with trio.move_on_after(seconds):
                 for file in busy:
                     await self.wait_dropped(file, seconds)
+
+    def _is_stale(self, file: CachedFile) -> bool:
+        """Return whether the kernel may have attributes or pages of a file that are not true any more."""
+        backlog = self._backlogs.get(file)
+        return file in self._telling or (backlog is not None and backlog.has_drops)
+
+    def mode_changed(self, file: CachedFile) -> None:
+        """Let the kernel know of a mode: whoever executes the file looks its attributes up, or believes what it has."""
+        self.drop(file, [])
 
     def attributes_changed(self, file: CachedFile) -> None:
         """Let the kernel know soon that attributes changed."""
@@ -309,11 +376,11 @@ class PageCache:
     async def _drop_first(self, file: CachedFile, backlog: _Backlog) -> None:
         pages = next(iter(backlog.to_drop))
         backlog.to_drop.discard(pages)
-        backlog.began, backlog.under_way = trio.current_time(), [pages]
+        backlog.began, backlog.under_way, backlog.dropping = trio.current_time(), [pages], True
         try:
             await self._drop(file, pages)
         finally:
-            backlog.under_way = []
+            backlog.under_way, backlog.dropping = [], False
 
     async def _drop(self, file: CachedFile, pages: PageRange, begun: Callable[[], None] = lambda: None) -> None:
         def drop() -> None:

@@ -14,7 +14,7 @@ from vmofs.core.port import Port
 from vmofs.core.request import PageRequest
 from vmofs.core.source import PageSource
 from vmofs.core.vmo import PagerVmo
-from vmofs.status import InvalidArgsError, OutOfRangeError
+from vmofs.status import BadHandleError, InvalidArgsError, OutOfRangeError, WrongTypeError
 from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
@@ -128,13 +128,17 @@ class PagerDirectory:
         """Return the port of a FIFO of this pager; None stands for the default one.
 
         Raises:
-            InvalidArgsError: there is no such FIFO.
+            BadHandleError: there is nothing of that name.
+            WrongTypeError: it is no FIFO.
         """
         if name is None or name == DEFAULT_PORT:
             return self.ports.default
-        if name not in self.ports.fifos:
-            raise InvalidArgsError(f"there is no FIFO {quote(name)} in {quote(self.directory.path)}")
-        return self.ports.fifos[name].ports[0]
+        fifo = self.ports.fifos.get(name)
+        if fifo is None:
+            if name.encode() in self.directory.children:
+                raise WrongTypeError(f"{quote(name)} in {quote(self.directory.path)} is no FIFO")
+            raise BadHandleError(f"there is no FIFO {quote(name)} in {quote(self.directory.path)}")
+        return fifo.ports[0]
 
 
 class Pagers:

@@ -51,7 +51,11 @@ class PendingWrites:
 
     def has(self, file: VmoFile, pages: PageRange) -> bool:
         """Return whether a WRITE of some of these pages is under way."""
-        return any(write.pages & pages for write in self._by_file.get(file, ()))
+        return bool(self.over(file, pages))
+
+    def over(self, file: VmoFile, pages: PageRange) -> list[PageRange]:
+        """Return the ranges of the WRITEs under way that have a page in common with ``pages``."""
+        return [write.pages for write in self._by_file.get(file, ()) if write.pages & pages]
 
     def note_read(self, file: VmoFile, pages: PageRange) -> None:
         """Note that a READ is about to be answered."""

@@ -19,6 +19,7 @@ _MAX_THREADS = 4096
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of <linux/proc_ns.h>
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
+_FAULT = "handle_mm_fault"  # the same on every architecture
 _FLAGS = 6  # of the fields of /proc/PID/stat behind the name
 _PF_EXITING = 0x4  # of <linux/sched.h>
 
@@ -170,7 +171,14 @@ def state_of(thread: Path) -> str:
 
 
 def _in_fault(thread: Path) -> bool:
-    """Return whether a thread that sleeps in the kernel came there by no system call."""
+    """Return whether a thread that sleeps in the kernel does so in a page fault.
+
+    It may have come there by a system call that copies from or to a mapping. Only the stack shows that, and only root
+    may look at it; without it a thread is taken to be in a fault if it came there by no system call.
+    """
+    stack = _lines(thread / "stack")
+    if stack:
+        return any(_FAULT in line for line in stack)
     return any(line.startswith("-1 ") for line in _lines(thread / "syscall"))
 
 

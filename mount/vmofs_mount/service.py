@@ -13,24 +13,28 @@ from vmofs.core.access import Access
 from vmofs.core.children import is_resizable
 from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
-from vmofs.units import PageRange
+from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
+from vmofs_mount.access import Identity
 from vmofs_mount.ageing import Ageing
 from vmofs_mount.attaching import attaching_threads
-from vmofs_mount.commands import Commands, PagerCommands
+from vmofs_mount.commands import Commands, PagerCommands, vmo_of
 from vmofs_mount.control import CommandHandle
 from vmofs_mount.deadlocks import Deadlocks, PagerFiles, SelfDeadlockError
+from vmofs_mount.direct_writes import DirectWrites
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
 from vmofs_mount.idleness import Idleness
+from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, TextFile, VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import CLOSE_SECONDS
+from vmofs_mount.privileges import drop_privileges
 from vmofs_mount.processes import thread_group
 from vmofs_mount.supply_files import SupplyFile, SupplyHandle
 from vmofs_mount.vmo_commands import VmoCommands
@@ -82,7 +86,19 @@ class Service:
         nursery, place = session.nursery, Place.of(session.mountpoint)
         kernel = session.kernel
         self.cache = PageCache(kernel, system.frames, nursery.start_soon)
-        self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place, layout.tree.modified, layout.limits)
+        self._stores = MappedStores(self.cache)
+        self._direct_writes = DirectWrites(self.cache)
+        self.opened = OpenVmos(
+            self.engine,
+            self.cache,
+            nursery.start_soon,
+            place,
+            layout.tree.modified,
+            layout.limits,
+            self._stores,
+            self._direct_writes,
+            self._content_changed,
+        )
         self.pagers = Pagers(
             layout.tree,
             layout.vmo,
@@ -94,11 +110,12 @@ class Service:
             max_deadline=max_deadline,
         )
         names = self._names = Names(layout.tree, place)
-        self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened)
+        self._pager_commands = PagerCommands(self.engine, names, self.pagers, self.cache, self.opened, self._stores)
         self._commands = Commands(
             self.engine,
+            self.cache,
             self._pager_commands.methods,
-            VmoCommands(self.engine, names, self.cache).methods,
+            VmoCommands(self.engine, names, self.cache, self._stores).methods,
         )
         self._spawn = nursery.start_soon
         self._will_settle = False
@@ -130,6 +147,9 @@ class Service:
         seams.releasers[Directory] = self.pagers.directory_removed
         seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
+        seams.before_resize = self._bring_in_for_size
+        seams.content_changed = self._content_changed
+        seams.written_directly = self._direct_writes.written
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
         seams.open_pager = self.pagers.open
@@ -191,7 +211,20 @@ class Service:
             shown = f"{shown[:_LOGGED_CHARACTERS]}..."
         self.log.add("command", f"uid={handle.identity.uid} {handle.file.path} {shown} -> {result}")
 
+    def _content_changed(self, file: VmoFile | AuxFile, caller: Caller, own: bool) -> None:
+        def keeps() -> bool:
+            return Identity.of_process(caller.uid, caller.gid, caller.pid).keeps_set_id
+
+        drop_privileges(file, keeps, self.cache.mode_changed, own=own)
+
+    async def _bring_in_for_size(self, file: VmoFile | AuxFile, size_bytes: int) -> None:
+        """Bring in what was stored by other names of the memory: of this one the kernel holds it back, and cuts it."""
+        vmo = vmo_of(file)
+        first = min(size_bytes, file.size_bytes) // PAGE_SIZE
+        await self._stores.bring_in(vmo, PageRange(first, vmo.size_pages), but=file)
+
     async def _set_size(self, file: VmoFile, size_bytes: int, thread: int) -> None:
+        await self._bring_in_for_size(file, size_bytes)
         self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
         process = thread_group(thread)
         try:

@@ -10,18 +10,21 @@ from vmofs.core import operations
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxKind, AuxVmo
 from vmofs.core.children import ChildKind, create_child
+from vmofs.core.found import ALL_PAGES
 from vmofs.core.pins import Pin
 from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, VmoError
-from vmofs.units import MAX_VMO_BYTES
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange
 from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOp, VmoOpRange, VmoPin, VmoSetStreamSize
 from vmofs.wire.names import quote
 from vmofs_mount.commands import OK, Method, vmo_of
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
 from vmofs_mount.limits import Resource
+from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, VmoFile
-from vmofs_mount.pagecache import DROP_SECONDS, PageCache
+from vmofs_mount.pagecache import PageCache
+from vmofs_mount.privileges import drop_privileges
 
 T = TypeVar("T")
 
@@ -35,13 +38,18 @@ But who has a handle was given it, while a file can be found by anybody: he must
 """
 
 
+_TAKING = {VmoOp.COMMIT, VmoOp.DECOMMIT, VmoOp.ZERO}
+"""What changes content or copies it: what was stored through mappings must be there. The others bring pages in."""
+
+
 class VmoCommands:
     """The commands that any user of a VMO may give."""
 
-    def __init__(self, engine: Engine, names: Names, cache: PageCache) -> None:
+    def __init__(self, engine: Engine, names: Names, cache: PageCache, stores: MappedStores) -> None:
         self._engine = engine
         self._names = names
         self._cache = cache
+        self._stores = stores
         self.methods: dict[type[Command], Method] = {
             VmoCreate: self._vmo_create,
             VmoCreateChild: self._vmo_create_child,
@@ -71,6 +79,7 @@ class VmoCommands:
             raise AccessDeniedError(f"{quote(command.parent)} was made with no_write")
         is_aux = isinstance(source, AuxFile)
         directory, name = await self._names.new_name(handle, command.child, "aux" if is_aux else "vmo")
+        await self._stores.bring_in(vmo_of(source), _shown(kind, command))
         child = create_child(
             vmo_of(source),
             kind,
@@ -91,26 +100,27 @@ class VmoCommands:
     async def _vmo_op_range(self, command: VmoOpRange, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, _RIGHTS.get(command.op, os.W_OK))
         op = operations.VmoOp[command.op.name]
+        if command.op in _TAKING:
+            await self._stores.bring_in(vmo_of(file), PageRange.of_bytes(command.offset, command.length))
         if command.op is VmoOp.COMMIT:  # zeros and what a snapshot shares get memory of their own
             handle.limits.reserve_range(file, command.length)
-        if command.op is VmoOp.ZERO:
+        if command.op in {VmoOp.ZERO, VmoOp.DECOMMIT}:
             self._drop_privileges(handle, file)
-        return await self._start(handle, file, operations.op_range(op, vmo_of(file), command.offset, command.length))
+        return await self._start(handle, operations.op_range(op, vmo_of(file), command.offset, command.length))
 
     def _drop_privileges(self, handle: CommandHandle, file: VmoFile | AuxFile) -> None:
-        """Clear set-user-ID as a write does: somebody else than root changes the content."""
-        if handle.identity.uid != 0:
-            file.drop_privileges()
-            self._cache.attributes_changed(file)
+        """Clear set-user-ID as a write does."""
+        drop_privileges(file, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
 
     async def _vmo_set_stream_size(self, command: VmoSetStreamSize, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, os.W_OK)
         if isinstance(file, AuxFile):
             raise NotSupportedError("an aux has no stream size: its size is exact")
         vmo = file.vmo
+        await self._stores.bring_in(vmo, PageRange(min(command.size, vmo.stream_size) // PAGE_SIZE, vmo.size_pages))
         self._drop_privileges(handle, file)
         return await self._start(
-            handle, file, vmo.set_stream_size(command.size), lambda _result: self._cache.size_changed(vmo)
+            handle, vmo.set_stream_size(command.size), lambda _result: self._cache.size_changed(vmo)
         )
 
     async def _vmo_pin(self, command: VmoPin, handle: CommandHandle) -> str | Waiting:
@@ -127,12 +137,11 @@ class VmoCommands:
         if isinstance(file, AuxFile):
             keep(file.aux.pin(command.offset, command.length))
             return OK
-        return await self._start(handle, file, file.vmo.pin(command.offset, command.length), keep)
+        return await self._start(handle, file.vmo.pin(command.offset, command.length), keep)
 
     async def _start(
         self,
         handle: CommandHandle,
-        file: VmoFile | AuxFile,
         access: Access[T],
         then: Callable[[T], None] = lambda _result: None,
     ) -> str | Waiting:
@@ -145,7 +154,6 @@ class VmoCommands:
             finally:
                 limits.give(Resource.REQUESTS, uid)
             then(access.result())
-            await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
             return OK
 
         if not self._engine.start(access):
@@ -156,5 +164,9 @@ class VmoCommands:
                 raise
             return wait
         then(access.result())
-        await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)  # whoever reads now sees it
         return OK
+
+
+def _shown(kind: ChildKind, command: VmoCreateChild) -> PageRange:
+    """Return the pages of its parent that a child shows when it is made."""
+    return ALL_PAGES if kind is ChildKind.REFERENCE else PageRange.of_bytes(command.offset, command.size)

@@ -22,12 +22,14 @@ from vmofs.status import IoError, OutOfRangeError, VmoError
 from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount.caller import Caller
 from vmofs_mount.deadlocks import Reader
+from vmofs_mount.direct_writes import DirectWrites
 from vmofs_mount.engine import Engine
 from vmofs_mount.failures import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.handles import Handle
 from vmofs_mount.kernel_sizes import KernelSizes
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.locked_directories import LockedDirectories
+from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
@@ -48,9 +50,15 @@ class OpenVmos:
         place: Place,
         modified: Callable[[VmoFile], None],
         limits: Limits,
+        stores: MappedStores,
+        direct_writes: DirectWrites,
+        content_changed: Callable[[VmoFile, Caller, bool], None],
     ) -> None:
         self.engine = engine
         self.limits = limits
+        self.stores = stores
+        self.direct_writes = direct_writes
+        self.content_changed = content_changed
         self.cache = cache
         self._spawn = spawn
         self._retries = Retries(place.minor)
@@ -199,6 +207,9 @@ class VmoHandle(Handle):
         self.process = thread_group(caller.pid)
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        self.is_mapped = False
+        self._may_map = flags & os.O_ACCMODE == os.O_RDWR
+        file.mapper_count += self._may_map
         file.writer_count += self._may_write
         file.writers_total += self._may_write
         opened.add(file, self.process)
@@ -280,14 +291,16 @@ class VmoHandle(Handle):
         finally:
             cache.writes.end(pending)
         await cache.written(pending, DROP_SECONDS)
+        if self.flags & os.O_DIRECT:
+            await self._opened.direct_writes.written(self, self.file, pending.pages)
         # Who reads the same memory by another name sees it. Our own pages the kernel has: it may keep them locked.
         await cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
         return written
 
     async def _write(self, offset: int, data: bytes) -> int:
         room = await self._make_room(offset, len(data))
-        if self.caller.uid != 0:  # as CAP_FSETID
-            self.file.drop_privileges()
+        self._opened.content_changed(self.file, self.caller, False)
+        await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])
             return await self._opened.run_unless_killed(access, self.process, self.file)
@@ -323,5 +336,6 @@ class VmoHandle(Handle):
 
     def release(self) -> None:
         """Count the file as open no longer."""
+        self.file.mapper_count -= self._may_map
         self.file.writer_count -= self._may_write
         self._opened.remove(self.file, self.process)

@@ -56,7 +56,7 @@ class WaitingReads:
     def _over(self, pages: PageRange) -> dict[int, PageRange]:
         found: dict[int, PageRange] = {}
         start, end = pages
-        stripes = _stripes(pages)
+        stripes = _stripes(pages) if pages else range(0)
         for stripe in stripes if len(stripes) <= len(self._stripes) else self._stripes:
             reads = self._stripes.get(stripe, {})
             found |= {number: read for number, read in reads.items() if read.start < end and start < read.end}

@@ -293,13 +293,16 @@ def test_only_clean_pages_are_evicted(pager: PagerClient) -> None:
 
 
 def test_a_store_into_a_page_that_is_evicted_meanwhile_is_not_lost(pager: PagerClient) -> None:
-    vmo = pager.create(size=2 * PAGE_SIZE)
+    """The pager has not consented to it, so the page is still clean."""
+    vmo = pager.create(size=2 * PAGE_SIZE, options="trap_dirty")
     supply(pager, vmo, 0, 2)
     with opened(vmo.path) as fd, mapped(fd, 2) as mapping:
         mapping.store(PAGE_SIZE + 100, b"stored")
         evict(pager, vmo, 0, 2)  # the kernel still has what was stored, and writes it now
         assert take(pager) == "READ(1,1)"
         supply(pager, vmo, 1, key=OTHER)
+        assert take(pager) == "DIRTY(1,1)"
+        op(pager, "DIRTY", vmo, 1)
         mapping.msync()
         assert mapping.load(PAGE_SIZE + 100, 6) == b"stored"
         assert (

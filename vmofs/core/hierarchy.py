@@ -99,6 +99,35 @@ class Node:
             self.windows = {}
         self.windows[view] = pages
 
+    def written_by(self, pages: PageRange, *, own: bool = True) -> list[tuple[object, PageRange]]:
+        """Return the open VMOs whose writes a range may show, and the pages that they would be written to there.
+
+        Those that are this node or windows on it, if ``own``, and those of the nodes above.
+        """
+        found: list[tuple[object, PageRange]] = []
+        node: Node | None = self
+        while node is not None and pages:
+            if own or node is not self:
+                if node.is_open:
+                    found.append((node.owner, pages))
+                for view, window in node.windows.items():
+                    shown = pages & window
+                    if shown:
+                        found.append((view, shown.moved(-window.start)))
+            pages = (pages & PageRange(0, node.limit)).moved(node.offset)
+            node = node.parent
+        return found
+
+    def seen_by(self) -> list[object]:
+        """Return the open VMOs that show what is written to this node, as far as they have not forked it."""
+        found: list[object] = []
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            found += node.viewers
+            waiting += node.children
+        return found
+
     # Looking
 
     def find(self, page: int, end: int) -> Found:

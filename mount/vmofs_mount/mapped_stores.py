@@ -1,0 +1,81 @@
+"""What was stored through shared mappings and is still in the kernel's page cache: it comes here when it is needed.
+
+Without a write-back cache the kernel keeps such stores as dirty pages until ``msync``, ``munmap``, or until it likes to
+write them; then each comes as a WRITE. It writes them before it closes the mapping, and RELEASE of the open file comes
+after that: so there can be some only while somebody has the file open for reading and writing, which ``mapper_count``
+of a file counts. All others pay nothing.
+
+Whatever takes pages or content away, or shows it by another name, brings the stores in first (``bring_in``), and then
+does its step with no ``await`` in between. Dropping the pages brings them: the kernel writes dirty ones first.
+
+A store that a pager has yet to consent to (TRAP_DIRTY), or whose page must be read first, has not happened yet for
+anybody else. It is not waited for, since whoever gives the command may be that pager.
+"""
+
+from __future__ import annotations
+
+from vmofs.core.children import Vmo
+from vmofs.core.states import PageState
+from vmofs.core.view import AuxView, PagerView
+from vmofs.core.vmo import PagerVmo
+from vmofs.status import NoMemoryError, TimedOutError
+from vmofs.units import PAGE_SIZE, PageRange
+from vmofs_mount.nodes import AuxFile, VmoFile
+from vmofs_mount.pagecache import PageCache
+
+_SECONDS = 5.0
+"""How long stores may take to come, if no pager holds them up. A command file is locked meanwhile."""
+
+
+class MappedStores:
+    """The stores of one mount."""
+
+    def __init__(self, cache: PageCache) -> None:
+        self._cache = cache
+
+    async def bring_in(self, vmo: Vmo, pages: PageRange, but: VmoFile | AuxFile | None = None) -> None:
+        """Bring in what was stored to pages of a VMO, by whatever name of it, and of what it shows of others.
+
+        But not through ``but``, whose stores the kernel keeps in step itself, as during SETATTR.
+
+        Raises:
+            NoMemoryError: there is no memory for stores to an aux.
+            TimedOutError: the kernel does not send them.
+        """
+        await self._bring_in(vmo, pages, but, own=True)
+
+    async def bring_in_source(self, vmo: Vmo, offset: int, length: int) -> None:
+        """Bring in what was stored to others whose pages a write will fork: only what it does not overwrite matters.
+
+        Raises:
+            TimedOutError: the kernel does not send it.
+        """
+        if vmo.node.parent is None:
+            return
+        for page in {edge // PAGE_SIZE for edge in (offset, offset + length) if edge % PAGE_SIZE}:
+            await self._bring_in(vmo, PageRange(page, page + 1), None, own=False)
+
+    async def _bring_in(self, vmo: Vmo, pages: PageRange, but: VmoFile | AuxFile | None, *, own: bool) -> None:
+        shift = vmo.start // PAGE_SIZE if isinstance(vmo, PagerView | AuxView) else 0
+        shown = (pages & PageRange(0, vmo.size_pages)).moved(shift)
+        for written, part in vmo.node.written_by(shown, own=own):
+            file = written.owner  # type: ignore[attr-defined] # every object of the core has one
+            if isinstance(file, VmoFile | AuxFile) and file.mapper_count and file is not but:
+                await self._bring_in_file(file, part)
+
+    async def _bring_in_file(self, file: VmoFile | AuxFile, pages: PageRange) -> None:
+        refused = file.refused_writes
+        parts = [pages] if isinstance(file, AuxFile) else _taken_at_once(file.vmo, pages)
+        if not await self._cache.drop_unlocked(file, parts, _SECONDS):
+            raise TimedOutError(f"what was stored to {file.path} through mappings does not come from the kernel")
+        if isinstance(file, AuxFile) and file.refused_writes != refused:
+            raise NoMemoryError(f"what was stored to {file.path} through mappings could not be taken")
+
+
+def _taken_at_once(vmo: Vmo, pages: PageRange) -> list[PageRange]:
+    """Return the pages whose pager need not be asked before they are written to."""
+    of, shift = (vmo.of, vmo.start // PAGE_SIZE) if isinstance(vmo, PagerView) else (vmo, 0)
+    if not (isinstance(of, PagerVmo) and of.options.trap_dirty):
+        return [pages]
+    runs = of.runs.over(pages.moved(shift))
+    return [run.range.moved(-shift) for run in runs if run.state is PageState.DIRTY]
