@@ -25,7 +25,7 @@ from vmofs.wire.commands import (
     SupplyPages,
 )
 from vmofs.wire.names import quote
-from vmofs.wire.results import format_dirty_ranges, format_result, format_vmo_stats
+from vmofs.wire.results import format_dirty_ranges, format_done, format_result, format_vmo_stats
 from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
@@ -157,8 +157,7 @@ class PagerCommands:
         async def finish() -> str:
             await self._engine.wait(access)
             await self.supplied(file, access.result())
-            await self._cache.wait_dropped(source, DROP_SECONDS)
-            return OK
+            return format_done(await self._cache.wait_dropped(source, DROP_SECONDS))
 
         # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
         return await finish() if self._engine.start(access) else finish
@@ -181,7 +180,7 @@ class PagerCommands:
         pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
         self._engine.settle()
         if PagerOp(command.op) is PagerOp.WRITEBACK_END:  # zeros became absent
-            await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
+            return format_done(await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS))
         return OK
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str:
@@ -189,16 +188,15 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         pager.detach_vmo(file.vmo)
         self._engine.settle()
-        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
-        return OK
+        return format_done(await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS))
 
     async def _evict(self, command: Evict, handle: CommandHandle) -> str:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         dropped = pager.evict(file.vmo, command.offset, command.length)
         self._engine.settle()
-        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
-        return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
+        held = await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
+        return format_done(held, f"pages={sum(pages.pages for pages in dropped)}")
 
     async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str:
         pager = _pager_of(handle)

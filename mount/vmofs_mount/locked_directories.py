@@ -15,11 +15,13 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import trio
 
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.nodes import Directory
 
 _LOCKED_SECONDS = 0.2
@@ -59,7 +61,7 @@ class LockedDirectories:
         self._mountpoint = mountpoint
         self._spawn = spawn
         self._names = (f".vmofs-probe-{number}" for number in itertools.count())
-        self._threads = trio.CapacityLimiter(16)
+        self._threads = Lanes(16)
         self._probes: WeakKeyDictionary[Directory, _Probe] = WeakKeyDictionary()
         self._free_until: WeakKeyDictionary[Directory, float] = WeakKeyDictionary()
 
@@ -77,12 +79,8 @@ class LockedDirectories:
 
     async def _run(self, probe: _Probe, directory: Directory) -> None:
         try:
-            await trio.to_thread.run_sync(
-                probe.look_up,
-                f"{self._mountpoint}/{directory.path}/{next(self._names)}",
-                limiter=self._threads,
-                abandon_on_cancel=True,
-            )
+            path = f"{self._mountpoint}/{directory.path}/{next(self._names)}"
+            await self._threads.run(directory.uid, partial(probe.look_up, path))
         finally:
             probe.done.set()
             self._probes.pop(directory, None)

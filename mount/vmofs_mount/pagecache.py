@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -22,6 +23,7 @@ from vmofs.core.states import PageState
 from vmofs.core.view import AuxView
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.kernel import Kernel
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.nodes import AuxFile, VmoFile
 from vmofs_mount.pending_writes import PendingWrite, PendingWrites
 from vmofs_mount.waiting_reads import WaitingReads
@@ -33,6 +35,9 @@ DROP_SECONDS = 1.0
 
 _HELD_UP_SECONDS = 0.02
 """After how long it is looked whether what is under way is held up by somebody who waits for a pager."""
+
+_DROPS_OF_FILE = 4
+"""That failed reads and writes of one file want at the same time."""
 
 _STORE_BYTES = 2**20  # notify_store reaches its full speed from 128 KiB on
 _BATCH_PAGES = 2048
@@ -67,19 +72,36 @@ class _Backlog:
     def busy(self) -> bool:
         return self.running or bool(self.reads)
 
+    @property
+    def held_pages(self) -> int:
+        """Pages that are still to be dropped, or just being dropped."""
+        dropping = self.under_way if self.stored is None else []
+        return self.to_drop.pages + sum(pages.pages for pages in dropping)
+
 
 class PageCache:
-    """Keeps the kernel's cache of all data files in step. Tasks run in ``spawn``'s nursery."""
+    """Keeps the kernel's cache of all data files in step. Tasks run in ``spawn``'s nursery.
 
-    def __init__(self, kernel: Kernel, frames: Frames, spawn: Callable[..., None]) -> None:
+    ``controller`` returns the user who can let the pages of a file be locked: he answers the READs.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        frames: Frames,
+        spawn: Callable[..., None],
+        controller: Callable[[CachedFile], int] = lambda file: file.uid,
+    ) -> None:
         self._kernel = kernel
         self._frames = frames
         self._spawn = spawn
         self._backlogs: dict[CachedFile, _Backlog] = {}
         self._working: dict[CachedFile, None] = {}  # those whose backlog is being worked off
         # Apart from each other: stores may all be stuck behind pages that a slow pager owes, drops must still go on.
-        self._storers = trio.CapacityLimiter(8)
-        self._droppers = trio.CapacityLimiter(32)
+        self._storers = Lanes(8)
+        self._droppers = Lanes(32)
+        self._drop_turns: WeakKeyDictionary[CachedFile, trio.Semaphore] = WeakKeyDictionary()
+        self._controller = controller
         self.writes = PendingWrites()
         self._changed: dict[CachedFile, None] = {}
         self._read_number = 0
@@ -157,7 +179,7 @@ class PageCache:
             self.drop(write.file, waiting)
         with trio.move_on_after(seconds):
             for pages in write.read:
-                await self._drop(write.file, pages)
+                await self._drop_in_turn(write.file, pages)
 
     async def drop_failed(self, file: VmoFile, pages: PageRange, begun: Callable[[], None]) -> bool:
         """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits.
@@ -167,7 +189,7 @@ class PageCache:
         backlog = self._backlogs.get(file)
         if backlog is not None and backlog.reads.over(pages):
             return False
-        await self._drop(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
+        await self._drop_in_turn(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
         return True
 
     async def wait_stored(self, file: VmoFile, seconds: float) -> None:
@@ -177,8 +199,8 @@ class PageCache:
             with trio.move_on_after(seconds):
                 await backlog.stored.wait()
 
-    async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
-        """Wait until nothing is left to be dropped or stored, at most ``seconds``.
+    async def wait_dropped(self, file: CachedFile, seconds: float) -> int:
+        """Wait until nothing is left to be dropped or stored, at most ``seconds``; return how many pages still are.
 
         But not for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
         the very one who is kept waiting here. Nor for what has taken long enough already, for whatever reason: a pager
@@ -186,14 +208,15 @@ class PageCache:
         """
         backlog = self._backlogs.get(file)
         if backlog is None or not backlog.running:
-            return
+            return 0
         with trio.move_on_after(seconds):
             while True:
                 with trio.move_on_after(_HELD_UP_SECONDS):
                     await backlog.done.wait()
-                    return
+                    break
                 if self._is_held_up(file, backlog, seconds):
-                    return
+                    break
+        return backlog.held_pages
 
     def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
         """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
@@ -203,13 +226,14 @@ class PageCache:
             self.writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
         )
 
-    async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
-        """Wait as ``wait_dropped`` does, for all files that may show pages of this VMO except ``but``."""
+    async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> int:
+        """Do as ``wait_dropped`` does, for all files that may show pages of this VMO except ``but``."""
         busy = [file for file in self._working if file is not but and _may_show(file, vmo)]
-        if busy:
-            with trio.move_on_after(seconds):
-                for file in busy:
-                    await self.wait_dropped(file, seconds)
+        ends = trio.current_time() + seconds
+        held = 0
+        for file in busy:
+            held += await self.wait_dropped(file, max(0.0, ends - trio.current_time()))
+        return held
 
     def attributes_changed(self, file: CachedFile) -> None:
         """Let the kernel know soon that attributes changed."""
@@ -282,7 +306,15 @@ class PageCache:
             self._kernel.drop(file.ino, pages.offset, pages.length)
 
         self._dropped_ranges_total += 1
-        await trio.to_thread.run_sync(drop, limiter=self._droppers, abandon_on_cancel=True)
+        await self._droppers.run(self._controller(file), drop)
+
+    async def _drop_in_turn(self, file: CachedFile, pages: PageRange, begun: Callable[[], None] = lambda: None) -> None:
+        """Drop pages for one of many who want that of a file: they must not take all threads of its pager's owner."""
+        turns = self._drop_turns.get(file)
+        if turns is None:
+            turns = self._drop_turns[file] = trio.Semaphore(_DROPS_OF_FILE)
+        async with turns:
+            await self._drop(file, pages, begun)
 
     async def _store_some(self, file: VmoFile, backlog: _Backlog) -> None:
         """Store some of what is to be stored, as it is now."""
@@ -293,9 +325,7 @@ class PageCache:
         writers_before, stored = file.writers_total, trio.Event()
         backlog.stored, backlog.began, backlog.under_way = stored, trio.current_time(), parts
         try:
-            await trio.to_thread.run_sync(
-                self._kernel.store_all, file.ino, pieces, limiter=self._storers, abandon_on_cancel=True
-            )
+            await self._storers.run(self._controller(file), partial(self._kernel.store_all, file.ino, pieces))
         finally:
             for loan in loans:
                 self._frames.give_back(loan)

@@ -82,9 +82,10 @@ class Service:
         self.engine = Engine(system, self._kick, self._stale, session.turns)
         nursery, place = session.nursery, Place.of(session.mountpoint)
         kernel = Kernel(session.device)
-        self.cache = PageCache(kernel, system.frames, nursery.start_soon)
+        controller_of = lambda file: self.pagers.controller_of(file)  # noqa: E731, PLW0108 - they are made below
+        self.cache = PageCache(kernel, system.frames, nursery.start_soon, controller_of)
         self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place, layout.tree.modified, layout.limits)
-        self.pagers = Pagers(
+        self.pagers: Pagers = Pagers(
             layout.tree,
             layout.vmo,
             self.engine,

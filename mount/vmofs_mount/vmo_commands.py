@@ -15,6 +15,7 @@ from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, 
 from vmofs.units import MAX_VMO_BYTES
 from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOp, VmoOpRange, VmoPin, VmoSetStreamSize
 from vmofs.wire.names import quote
+from vmofs.wire.results import format_done
 from vmofs_mount.commands import OK, Method, vmo_of
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
@@ -145,8 +146,7 @@ class VmoCommands:
             finally:
                 limits.give(Resource.REQUESTS, uid)
             then(access.result())
-            await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
-            return OK
+            return format_done(await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS))
 
         if not self._engine.start(access):
             try:
@@ -156,5 +156,5 @@ class VmoCommands:
                 raise
             return wait
         then(access.result())
-        await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)  # whoever reads now sees it
-        return OK
+        # Whoever reads now sees it.
+        return format_done(await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS))

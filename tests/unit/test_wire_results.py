@@ -13,6 +13,7 @@ from vmofs.wire.results import (
     DirtyRange,
     Result,
     format_dirty_ranges,
+    format_done,
     format_error,
     format_result,
     format_vmo_stats,
@@ -36,6 +37,19 @@ UINT64 = st.integers(0, UINT64_MAX)
 )
 def test_a_result_is_one_line(status: Status, sentence: str, text: str) -> None:
     assert format_result(status, sentence) == text
+
+
+@pytest.mark.parametrize(
+    ("held", "detail", "text"),
+    [
+        (0, "", "ZX_OK\n"),
+        (0, "pages=3", "ZX_OK pages=3\n"),
+        (2, "", "ZX_OK held=2\n"),
+        (2, "x=1", "ZX_OK x=1 held=2\n"),
+    ],
+)
+def test_what_the_kernel_still_has_is_said_at_the_end(held: int, detail: str, text: str) -> None:
+    assert format_done(held, detail) == text
 
 
 @given(st.sampled_from(Status), st.text())

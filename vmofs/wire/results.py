@@ -2,7 +2,8 @@
 
 The first line is ``ZX_OK``, ``ZX_OK`` and a detail, or ``ZX_ERR_NAME: sentence``. The answer of
 ``query_dirty_ranges`` is ``ZX_OK N`` and N lines ``OFFSET LENGTH dirty`` or ``OFFSET LENGTH zero``; that of
-``query_vmo_stats`` is ``ZX_OK modified=0`` or ``ZX_OK modified=1``.
+``query_vmo_stats`` is ``ZX_OK modified=0`` or ``ZX_OK modified=1``. ``held=N`` at the end of a line, where pages were
+to be dropped from the kernel's page cache, says that N of them may still be read there as they were.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def format_result(status: Status, sentence: str = "") -> str:
         return f"{status.zx_name}\n"
     separator = " " if status is Status.OK else ": "
     return f"{status.zx_name}{separator}{printable(sentence)}\n"
+
+
+def format_done(held: int, detail: str = "") -> str:
+    """Return ``ZX_OK``, a detail, and how many pages the kernel may still show as they were, if there are any."""
+    return format_result(Status.OK, " ".join(filter(None, (detail, f"held={held}" if held else ""))))
 
 
 def format_error(error: VmoError) -> str:
