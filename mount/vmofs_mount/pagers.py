@@ -218,7 +218,6 @@ class Pagers:
             vmo_name,
             self._closed_readers,
             pager.ports.kick,
-            lambda: fifo.was_shared,
             self._nursery.start_soon,
         )
         for port in ports:
