@@ -1,19 +1,22 @@
-"""Opening FIFOs for writing, and what is done with an open one. Whatever may wait is done in worker threads.
+"""Opening FIFOs for writing, and what is done with an open one. All of it is done in worker threads.
 
 The kernel locks a pipe while somebody reads from it or writes into it, also while his memory is not there: who reads a
-FIFO into a mapping of a VMO holds the lock for as long as the pager of that VMO takes. So of a FIFO that others than
-root have, everything may wait: opening, writing, counting what is unread, closing.
+FIFO into a mapping of a VMO holds the lock for as long as the pager of that VMO takes. He need not have opened it
+himself: root may have, and given it to him, or have become him. So of every FIFO everything may wait: opening, writing,
+counting what is unread, closing. Only poll takes no lock.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import termios
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,14 +31,21 @@ if TYPE_CHECKING:
 attaching_threads: set[int] = set()
 """Thread ids that are opening a FIFO through the mount: their lookups are no readers."""
 
+_MAX_UNSENT_LINES = 64
+"""Lines that a thread may have to write; more packets wait in the port."""
+
 
 class ClosedReaders:
-    """Tells FIFOs when one of their readers closes; one inotify instance for all of them."""
+    """Tells FIFOs when one of their readers closes, and when the last one is gone.
+
+    One inotify instance and one epoll set for all of them.
+    """
 
     def __init__(self) -> None:
         self._watch = CloseWatch()
+        self._gone = select.epoll()
         self._fifos: dict[int, Fifo] = {}  # watch number -> FIFO
-        self._numbers: dict[int, int] = {}  # descriptor -> watch number
+        self._attached: dict[int, tuple[int, Fifo]] = {}  # descriptor -> watch number, FIFO
 
     def watch(self, fd: int) -> int:
         """Watch the FIFO that ``fd`` has open, and return the number of the watch. In a worker thread.
@@ -50,25 +60,127 @@ class ClosedReaders:
 
     def add(self, fd: int, number: int, fifo: Fifo) -> None:
         """Tell a FIFO from now on; what was closed before does not matter, since nothing was handed out."""
-        self._fifos[number], self._numbers[fd] = fifo, number
+        self._fifos[number], self._attached[fd] = fifo, (number, fifo)
+        self._gone.register(fd, 0)  # an empty mask still reports EPOLLERR: the last reader is gone
 
     def discard(self, fd: int) -> None:
-        """Watch it no longer."""
-        number = self._numbers.pop(fd, None)
-        if number is not None:
-            del self._fifos[number]
-            self._watch.forget(number)
+        """Watch it no longer. Before the descriptor is closed."""
+        number, _ = self._attached.pop(fd)
+        self._gone.unregister(fd)
+        del self._fifos[number]
+        self._watch.forget(number)
 
     async def run(self) -> None:
         """Report until cancelled."""
         try:
-            while True:
-                await trio.lowlevel.wait_readable(self._watch.fileno())
-                for number in self._watch.closed():
-                    if number in self._fifos:
-                        self._fifos[number].reader_closed()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._report_gone)
+                while True:
+                    await trio.lowlevel.wait_readable(self._watch.fileno())
+                    closed = self._watch.closed()
+                    # Who makes the kernel lose count hides what others do: then look at all.
+                    for number in list(self._fifos) if closed.overflow else closed.numbers:
+                        if number in self._fifos:
+                            self._fifos[number].reader_closed()
         finally:
             self._watch.close()
+            self._gone.close()
+
+    async def _report_gone(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._gone.fileno())
+            for fd, _ in self._gone.poll(0):
+                if fd in self._attached:
+                    self._attached[fd][1].reader_gone()
+
+
+class Writer:
+    """Writes lines into an open FIFO, in a thread that runs ``run``; the other methods are for the trio thread.
+
+    ``has_room`` is called in the thread when lines can be taken again after some were refused.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.has_room: Callable[[], None] = lambda: None
+        self.handed_bytes = 0  # this and the next are changed by the trio thread only
+        self.counting = False  # whether anybody wants to know what was read
+        self.lines_total = 0  # this and the next two are changed by the thread only
+        self.written_bytes = 0
+        self.read_bytes = 0  # as it was counted the last time
+        self._lines: deque[bytes] = deque()
+        self._refused = False
+        self._closing = False
+        self._asleep = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def hand(self, line: bytes) -> bool:
+        """Have a line written soon; return False if too many wait already."""
+        if len(self._lines) >= _MAX_UNSENT_LINES:
+            self._refused = True
+            return False
+        self.handed_bytes += len(line)
+        self._lines.append(line)
+        if self._asleep:
+            self._asleep = False
+            os.eventfd_write(self._wake, 1)
+        return True
+
+    def close(self) -> None:
+        """Let the thread end. What is not written yet never will be."""
+        self._closing = True
+        os.eventfd_write(self._wake, 1)
+
+    def run(self) -> None:
+        """Write until it is to be closed, then close it. Then ``read_bytes`` is how much was read."""
+        try:
+            while not self._closing:
+                if self._lines:
+                    self._write_some()
+                else:
+                    self._asleep = True
+                    if not self._lines:  # who appends after this look wakes us
+                        os.eventfd_read(self._wake)
+                    self._asleep = False
+            self._count()
+        finally:
+            os.close(self.fd)
+            os.close(self._wake)
+
+    def _write_some(self) -> None:
+        """Write as many lines as fit in one piece that the kernel does not divide."""
+        lines = self._lines
+        count, piece = 1, lines[0]
+        while count < len(lines) and len(piece) + len(lines[count]) <= select.PIPE_BUF:
+            piece += lines[count]
+            count += 1
+        try:
+            os.write(self.fd, piece)
+        except BlockingIOError:
+            self._wait_for_room()
+            return
+        except BrokenPipeError:
+            self._lines.clear()  # the last reader is gone, and the trio thread is about to learn it
+            return
+        for _ in range(count):
+            lines.popleft()
+        self.lines_total += count
+        self.written_bytes += len(piece)
+        if self.counting:
+            self._count()
+        if self._refused:
+            self._refused = False
+            self.has_room()
+
+    def _wait_for_room(self) -> None:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        poll.register(self._wake, select.POLLIN)
+        if (self._wake, select.POLLIN) in poll.poll():
+            os.eventfd_read(self._wake)
+
+    def _count(self) -> None:
+        self.read_bytes = self.written_bytes - unread_bytes(self.fd)
 
 
 class Attempt:
@@ -79,14 +191,14 @@ class Attempt:
         self._device = device
         self._closes = closes
         self._lock = threading.Lock()
-        self._opened: tuple[int, int] | None = None
+        self._opened: tuple[Writer, int] | None = None
         self._abandoned = False
 
     def open(self) -> None:
         """Open it.
 
         Raises:
-            OSError: no watch is left.
+            OSError: no watch or no descriptor is left.
         """
         thread = threading.get_native_id()
         attaching_threads.add(thread)
@@ -98,17 +210,19 @@ class Attempt:
             attaching_threads.discard(thread)
         if fd is None:
             return
-        try:
+        with ExitStack() as undone:
+            undone.callback(os.close, fd)
             watch = self._closes.watch(fd)
-        except OSError:
-            os.close(fd)
-            raise
+            undone.callback(self._closes.forget, watch)
+            opened = Writer(fd), watch
+            undone.pop_all()
         with self._lock:
-            self._opened = fd, watch
+            self._opened = opened
             abandoned = self._abandoned
         if abandoned:
             self._closes.forget(watch)
-            os.close(fd)
+            opened[0].close()
+            opened[0].run()
 
     def _open_in_own_mount(self) -> int | None:
         """Open the FIFO, unless the path leads elsewhere: another mount may lie over this one, or have replaced it."""
@@ -120,12 +234,12 @@ class Attempt:
         finally:
             os.close(place)
 
-    def take(self) -> tuple[int, int] | None:
-        """Return its descriptor and the number of the watch for its readers; None if nobody reads it, or it is gone."""
+    def take(self) -> tuple[Writer, int] | None:
+        """Return the writer and the number of the watch for the readers; None if nobody reads it, or it is gone."""
         with self._lock:
             return self._opened
 
-    def abandon(self) -> tuple[int, int] | None:
+    def abandon(self) -> tuple[Writer, int] | None:
         """Return what was opened, to be closed; what is opened later is closed at once."""
         with self._lock:
             self._abandoned = True
@@ -138,32 +252,15 @@ def end_opens(place: Place, ino: int) -> None:
         os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
+def is_reader_gone(fd: int) -> bool:
+    """Return whether nobody has the other end of a pipe open. Takes no lock."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
 def unread_bytes(fd: int) -> int:
     """Return how many bytes of a pipe nobody has read yet."""
     answer = fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0")
     (count,) = struct.unpack("i", answer)
     return int(count)
-
-
-def write_lines(fd: int, lines: Iterable[bytes]) -> tuple[int, int]:
-    """Write lines one by one until the pipe is full or nobody reads it.
-
-    Returns:
-        How many were written, and how many bytes are unread.
-    """
-    count = 0
-    try:
-        for line in lines:
-            os.write(fd, line)
-            count += 1
-    except (BlockingIOError, BrokenPipeError):
-        pass
-    return count, unread_bytes(fd)
-
-
-def count_and_close(fd: int) -> int:
-    """Close a pipe, and return how many bytes nobody had read."""
-    try:
-        return unread_bytes(fd)
-    finally:
-        os.close(fd)

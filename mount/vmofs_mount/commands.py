@@ -27,7 +27,7 @@ from vmofs.wire.commands import (
     SupplyPages,
 )
 from vmofs.wire.names import quote
-from vmofs.wire.results import format_dirty_ranges, format_result, format_vmo_stats
+from vmofs.wire.results import add_held, format_dirty_ranges, format_result, format_vmo_stats
 from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
@@ -71,7 +71,7 @@ class Commands:
         """Carry out one command and return its result text, or what remains to be waited for.
 
         It is answered, whatever the answer, when what it changed or took of the files that it names has gone from the
-        page cache, as far as nobody owes that: whoever reads then sees it.
+        page cache, as far as nobody owes that: whoever reads then sees it. Otherwise the answer says ``held=N``.
 
         Raises:
             VmoError: it failed.
@@ -82,15 +82,19 @@ class Commands:
         return result if isinstance(result, str) else partial(self._rest, named, result)
 
     async def _rest(self, named: list[VmoFile | AuxFile], rest: Waiting) -> str:
-        return await self._until_dropped(named, rest())
+        result = await self._until_dropped(named, rest())
+        assert isinstance(result, str)
+        return result
 
-    async def _until_dropped(self, named: list[VmoFile | AuxFile], call: Awaitable[T]) -> T:
+    async def _until_dropped(self, named: list[VmoFile | AuxFile], call: Awaitable[str | Waiting]) -> str | Waiting:
+        held = 0
         try:
-            return await call
+            result = await call
         finally:
             self._engine.settle()
             for file in named:
-                await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
+                held += await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
+        return add_held(result, held) if isinstance(result, str) else result
 
 
 class PagerCommands:

@@ -27,16 +27,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import trio
 
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.processes import Blocked, blocked_threads, descendants, has_mapped, reads_file
-
-T = TypeVar("T")
 
 RETRY_SECONDS = 0.25
 """How long a retry may take to arrive, at least."""
@@ -240,11 +241,9 @@ class Retries:
     def __init__(self, device_minor: int) -> None:
         self._device_minor = device_minor
         self._reads: dict[int, int] = {}
-        self._lock = trio.Lock()
-        self._looks = 0
+        self._looks: defaultdict[int, _Looks] = defaultdict(_Looks)  # by user
+        self._lookers = Lanes(8)  # maps of processes in page faults may hold them up
         self._look_took = 0.0
-        self._seen: dict[int, Blocked] = {}
-        self._map_readers = trio.CapacityLimiter(8)  # of their own: maps of processes in page faults may hold them up
 
     def began(self, process: int) -> None:
         """Note that a READ for a process waits."""
@@ -259,40 +258,49 @@ class Retries:
             del self._reads[process]
 
     async def count(
-        self, process: int, flags: int, others: Iterable[int], ino: int, pages: PageRange, *, stale: bool
+        self,
+        process: int,
+        flags: int,
+        others: Iterable[int],
+        ino: int,
+        pages: PageRange,
+        *,
+        stale: bool,
+        uid: int = 0,
     ) -> RetriesLeft:
         """Return how many retries each process will make of a failed READ, before that is answered.
 
-        ``others`` are the processes that have the file open too.
+        ``others`` are the processes that have the file open too, ``uid`` is the user of this one.
         """
         if flags & os.O_DIRECT:
             return RetriesLeft({})
         others = set(others)  # as they are now: who opens the file while we look has nothing to try again
         with trio.move_on_after(_LOOK_SECONDS):
-            seen = await self._look({process, *others})
+            seen = await self._look(uid, {process, *others})
             if not (stale or seen[process].reads or seen[process].faults):  # not yet asleep?
                 await trio.sleep(_FALL_ASLEEP_SECONDS)
-                seen = await self._look({process, *others})
+                seen = await self._look(uid, {process, *others})
             left = {other: self._behind_lock(other, seen) for other in others if other != process}
-            left[process] = await self._of_reader(process, seen, ino, pages, stale=stale)
+            left[process] = await self._of_reader(uid, process, seen, ino, pages, stale=stale)
             return RetriesLeft(left, self._patience())
         return RetriesLeft({process: _RETRIES_OF_READ}, self._patience())  # the machine is very slow
 
     def _patience(self) -> float:
         return min(max(RETRY_SECONDS, _RETRIES_PER_LOOK * self._look_took), _MAX_RETRY_SECONDS)
 
-    async def _look(self, processes: set[int]) -> Mapping[int, Blocked]:
-        """Look at processes; those who ask while somebody looks share the next look."""
-        asked = self._looks
-        async with self._lock:
-            if self._looks == asked or not processes <= self._seen.keys():
-                self._looks += 1
+    async def _look(self, uid: int, processes: set[int]) -> Mapping[int, Blocked]:
+        """Look at processes; those of a user who ask while somebody looks share the next look."""
+        looks = self._looks[uid]
+        asked = looks.count
+        async with looks.lock:
+            if looks.count == asked or not processes <= looks.seen.keys():
+                looks.count += 1
                 began = trio.current_time()
                 try:
-                    self._seen = await trio.to_thread.run_sync(_look_at, processes, abandon_on_cancel=True)
+                    looks.seen = await self._lookers.run(uid, partial(_look_at, processes))
                 finally:  # also if it took too long
                     self._look_took = trio.current_time() - began
-            return self._seen
+            return looks.seen
 
     def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:
         """Return the retries of threads that wait for a page but have no READ of their own under way."""
@@ -302,30 +310,36 @@ class Retries:
         return faults * _READS_OF_FAULT + (waiting - faults) * _RETRIES_OF_READ
 
     async def _of_reader(
-        self, process: int, seen: Mapping[int, Blocked], ino: int, pages: PageRange, *, stale: bool
+        self, uid: int, process: int, seen: Mapping[int, Blocked], ino: int, pages: PageRange, *, stale: bool
     ) -> int:
         blocked = seen[process]
         if stale:  # the reader itself is not seen as blocked
-            fault = blocked.asking or await self._may_have_inherited(process, ino, pages)
+            fault = blocked.asking or await self._may_have_inherited(uid, process, ino, pages)
             own = _RETRIES_OF_FAULT if fault else 0
         elif blocked.faults or blocked.reads:
             own = _RETRIES_OF_READ if blocked.reads else _RETRIES_OF_FAULT
         elif blocked.asking:
             own = _RETRIES_OF_FAULT_ALONE
-        elif await self._may_have_inherited(process, ino, pages):
-            own = await self._in_thread(lambda: _retries_of_child(process))
+        elif await self._may_have_inherited(uid, process, ino, pages):
+            own = await self._lookers.run(uid, lambda: _retries_of_child(process))
         else:
             own = _RETRIES_OF_READ
         return own + self._behind_lock(process, seen, stale=stale)
 
-    async def _may_have_inherited(self, process: int, ino: int, pages: PageRange) -> bool:
+    async def _may_have_inherited(self, uid: int, process: int, ino: int, pages: PageRange) -> bool:
         """Return whether the reader may be a child with an inherited mapping: the process itself does not read."""
-        return await self._in_thread(
-            lambda: not reads_file(process, ino) and has_mapped(process, ino, self._device_minor, pages)
+        return await self._lookers.run(
+            uid, lambda: not reads_file(process, ino) and has_mapped(process, ino, self._device_minor, pages)
         )
 
-    async def _in_thread(self, look: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(look, limiter=self._map_readers, abandon_on_cancel=True)
+
+class _Looks:
+    """The last look for one user, and how many there were."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.count = 0
+        self.seen: dict[int, Blocked] = {}
 
 
 def _look_at(processes: set[int]) -> dict[int, Blocked]:

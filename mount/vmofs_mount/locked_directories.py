@@ -17,11 +17,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import trio
 
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.nodes import Directory, VmoFile
 from vmofs_mount.processes import state_of
 
@@ -66,7 +68,7 @@ class LockedDirectories:
         self._mountpoint = mountpoint
         self._spawn = spawn
         self._names = (f".vmofs-probe-{number}" for number in itertools.count())
-        self._threads = trio.CapacityLimiter(16)
+        self._threads = Lanes(16)
         self._watchers: dict[object, tuple[VmoFile, Callable[[], None]]] = {}
         self._probes: dict[Directory, _Probe] = {}
         self._free_until: WeakKeyDictionary[Directory, float] = WeakKeyDictionary()
@@ -112,12 +114,8 @@ class LockedDirectories:
 
     async def _look_up(self, probe: _Probe, directory: Directory) -> None:
         try:
-            await trio.to_thread.run_sync(
-                probe.look_up,
-                f"{self._mountpoint}/{directory.path}/{next(self._names)}",
-                limiter=self._threads,
-                abandon_on_cancel=True,
-            )
+            path = f"{self._mountpoint}/{directory.path}/{next(self._names)}"
+            await self._threads.run(directory.uid, partial(probe.look_up, path))
         finally:
             del self._probes[directory]
             self._free_until[directory] = trio.current_time() + _REST_SECONDS

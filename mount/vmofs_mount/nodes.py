@@ -6,7 +6,6 @@ wherever its directory is by then. Nothing here knows FUSE, waiting, or who may 
 
 from __future__ import annotations
 
-import os
 import stat
 import time
 from operator import attrgetter
@@ -233,25 +232,15 @@ class AuxFile(Node):
 
 
 class Fifo(Node):
-    """A named pipe. The kernel carries it; opens and data never come here. Built-in ones cannot be unlinked.
+    """A named pipe. The kernel carries it; opens and data never come here. Built-in ones cannot be unlinked."""
 
-    ``was_shared``: somebody else than root, or than who serves the mount, might open it, or might have.
-    """
-
-    __slots__ = ("builtin", "was_shared")
+    __slots__ = ("builtin",)
 
     TYPE = stat.S_IFIFO
 
     def __init__(self, permissions: int, uid: int, gid: int, *, builtin: bool = False) -> None:
         super().__init__(permissions, uid, gid)
         self.builtin = builtin
-        self.was_shared = False
-        self.note_rights()
-
-    def note_rights(self) -> None:
-        """Note who may open it now. To be called when that has changed."""
-        others = self.mode & (stat.S_IRWXG | stat.S_IRWXO) or self.xattrs
-        self.was_shared = self.was_shared or bool(others) or self.uid not in {0, os.geteuid()}
 
 
 class CommandFile(Node):

@@ -213,8 +213,6 @@ class Operations(pyfuse3.Operations):
         self._set_owner(node, attr, fields)
         if fields.update_mode:
             acl.chmod(node, attr.st_mode)
-        if isinstance(node, Fifo):
-            node.note_rights()
         node.atime_ns = attr.st_atime_ns if fields.update_atime else node.atime_ns
         node.mtime_ns = attr.st_mtime_ns if fields.update_mtime else node.mtime_ns
         self._tree.changed(node)
@@ -241,8 +239,6 @@ class Operations(pyfuse3.Operations):
         except VmoError:
             node.mode, node.xattrs = mode, xattrs or None
             raise
-        if isinstance(node, Fifo):
-            node.note_rights()
         if name == acl.ACCESS and ctx.uid and not _is_member(ctx, node.gid):
             node.mode &= ~stat.S_ISGID  # as chmod does; only pyfuse3 is not told of it (FUSE_SETXATTR_ACL_KILL_SGID)
         self._tree.changed(node)

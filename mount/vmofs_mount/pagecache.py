@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -23,6 +24,7 @@ from vmofs.core.states import PageState
 from vmofs.core.view import AuxView
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.kernel import Kernel
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.nodes import AuxFile, VmoFile
 from vmofs_mount.pending_writes import PendingWrite, PendingWrites
 from vmofs_mount.waiting_reads import WaitingReads
@@ -34,6 +36,9 @@ DROP_SECONDS = 1.0
 
 _HELD_UP_SECONDS = 0.02
 """After how long it is looked whether what is under way is held up by somebody who waits for a pager."""
+
+_DROPS_OF_FILE = 4
+"""That failed reads and writes of one file want at the same time."""
 
 _STORE_BYTES = 2**20  # notify_store reaches its full speed from 128 KiB on
 _BATCH_PAGES = 2048
@@ -52,14 +57,13 @@ class PageCacheStatistics:
 
 
 class _Backlog:
-    __slots__ = ("began", "done", "dropping", "reads", "running", "stored", "to_drop", "to_store", "under_way")
+    __slots__ = ("began", "done", "reads", "running", "stored", "to_drop", "to_store", "under_way")
 
     def __init__(self) -> None:
         self.to_store = RangeSet()
         self.to_drop = RangeSet()
         self.reads = WaitingReads()
         self.running = False
-        self.dropping = False  # whether a thread drops just now
         self.under_way: list[PageRange] = []  # what a thread drops or stores just now
         self.began = 0.0  # when that began
         self.done = trio.Event()
@@ -71,26 +75,41 @@ class _Backlog:
 
     @property
     def has_drops(self) -> bool:
-        return self.dropping or bool(self.to_drop)
+        return bool(self.to_drop) or (bool(self.under_way) and self.stored is None)
+
+    @property
+    def held_pages(self) -> int:
+        """Pages that are still to be dropped, or just being dropped."""
+        dropping = self.under_way if self.stored is None else []
+        return self.to_drop.pages + sum(pages.pages for pages in dropping)
 
 
 class PageCache:
-    """Keeps the kernel's cache of all data files in step. Tasks run in ``spawn``'s nursery."""
+    """Keeps the kernel's cache of all data files in step. Tasks run in ``spawn``'s nursery.
 
-    def __init__(self, kernel: Kernel, frames: Frames, spawn: Callable[..., None]) -> None:
+    ``controller`` returns the user who can let the pages of a file be locked: he answers the READs.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        frames: Frames,
+        spawn: Callable[..., None],
+        controller: Callable[[CachedFile], int] = lambda file: file.uid,
+    ) -> None:
         self._kernel = kernel
         self._frames = frames
         self._spawn = spawn
         self._backlogs: dict[CachedFile, _Backlog] = {}
         self._working: dict[CachedFile, None] = {}  # those whose backlog is being worked off
         # Apart from each other: stores may all be stuck behind pages that a slow pager owes, drops must still go on.
-        self._storers = trio.CapacityLimiter(8)
-        self._droppers = trio.CapacityLimiter(32)
+        self._storers = Lanes(8)
+        self._droppers = Lanes(32)
+        self._drop_turns: WeakKeyDictionary[CachedFile, trio.Semaphore] = WeakKeyDictionary()
         self._tellers = trio.CapacityLimiter(8)
-        self._telling: dict[
-            CachedFile, trio.Event
-        ] = {}  # whose attributes are to be asked for anew, until that is told
+        self._telling: dict[CachedFile, trio.Event] = {}  # whose attributes the kernel is being told to ask for anew
         self._to_tell: set[CachedFile] = set()  # those of them for which no thread has begun
+        self._controller = controller
         self.writes = PendingWrites()
         self._changed: dict[CachedFile, None] = {}
         self._read_number = 0
@@ -170,7 +189,7 @@ class PageCache:
             self.drop(write.file, waiting)
         with trio.move_on_after(seconds):
             for pages in write.read:
-                await self._drop(write.file, pages)
+                await self._drop_in_turn(write.file, pages)
 
     async def drop_failed(self, file: VmoFile, pages: PageRange, begun: Callable[[], None]) -> bool:
         """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits.
@@ -180,7 +199,7 @@ class PageCache:
         backlog = self._backlogs.get(file)
         if backlog is not None and backlog.reads.over(pages):
             return False
-        await self._drop(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
+        await self._drop_in_turn(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
         return True
 
     async def drop_unlocked(self, file: CachedFile, pages: list[PageRange], seconds: float) -> bool:
@@ -237,10 +256,10 @@ class PageCache:
             with trio.move_on_after(seconds):
                 await backlog.stored.wait()
 
-    async def wait_dropped(self, file: CachedFile, seconds: float) -> None:
-        """Wait until nothing is left to be dropped or stored or told, at most ``seconds``.
+    async def wait_dropped(self, file: CachedFile, seconds: float) -> int:
+        """Wait until nothing is left to be dropped, stored or told, at most ``seconds``.
 
-        But not for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
+        Returns how many pages are still to be dropped. It does not wait for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
         the very one who is kept waiting here. Nor for what has taken long enough already, for whatever reason: a pager
         that gives many commands would wait for it in each of them.
         """
@@ -249,14 +268,15 @@ class PageCache:
                 await self._telling[file].wait()
         backlog = self._backlogs.get(file)
         if backlog is None or not backlog.running:
-            return
+            return 0
         with trio.move_on_after(seconds):
             while True:
                 with trio.move_on_after(_HELD_UP_SECONDS):
                     await backlog.done.wait()
-                    return
+                    break
                 if self._is_held_up(file, backlog, seconds):
-                    return
+                    break
+        return backlog.held_pages
 
     def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
         """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
@@ -266,19 +286,20 @@ class PageCache:
             self.writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
         )
 
-    async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
-        """Wait as ``wait_dropped`` does, for all files that have that to come and may show this VMO, except ``but``."""
+    async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> int:
+        """Do as ``wait_dropped`` does, for all files that have that to come and may show this VMO, except ``but``."""
         if not (self._working or self._telling):
-            return
+            return 0
         busy = [
             file
             for file in {**self._working, **self._telling}
             if file is not but and self._is_stale(file) and _may_show(file, vmo)
         ]
-        if busy:
-            with trio.move_on_after(seconds):
-                for file in busy:
-                    await self.wait_dropped(file, seconds)
+        ends = trio.current_time() + seconds
+        held = 0
+        for file in busy:
+            held += await self.wait_dropped(file, max(0.0, ends - trio.current_time()))
+        return held
 
     def _is_stale(self, file: CachedFile) -> bool:
         """Return whether the kernel may have attributes or pages of a file that are not true any more."""
@@ -376,11 +397,11 @@ class PageCache:
     async def _drop_first(self, file: CachedFile, backlog: _Backlog) -> None:
         pages = next(iter(backlog.to_drop))
         backlog.to_drop.discard(pages)
-        backlog.began, backlog.under_way, backlog.dropping = trio.current_time(), [pages], True
+        backlog.began, backlog.under_way = trio.current_time(), [pages]
         try:
             await self._drop(file, pages)
         finally:
-            backlog.under_way, backlog.dropping = [], False
+            backlog.under_way = []
 
     async def _drop(self, file: CachedFile, pages: PageRange, begun: Callable[[], None] = lambda: None) -> None:
         def drop() -> None:
@@ -388,7 +409,15 @@ class PageCache:
             self._kernel.drop(file.ino, pages.offset, pages.length)
 
         self._dropped_ranges_total += 1
-        await trio.to_thread.run_sync(drop, limiter=self._droppers, abandon_on_cancel=True)
+        await self._droppers.run(self._controller(file), drop)
+
+    async def _drop_in_turn(self, file: CachedFile, pages: PageRange, begun: Callable[[], None] = lambda: None) -> None:
+        """Drop pages for one of many who want that of a file: they must not take all threads of its pager's owner."""
+        turns = self._drop_turns.get(file)
+        if turns is None:
+            turns = self._drop_turns[file] = trio.Semaphore(_DROPS_OF_FILE)
+        async with turns:
+            await self._drop(file, pages, begun)
 
     async def _store_some(self, file: VmoFile, backlog: _Backlog) -> None:
         """Store some of what is to be stored, as it is now."""
@@ -399,9 +428,7 @@ class PageCache:
         writers_before, stored = file.writers_total, trio.Event()
         backlog.stored, backlog.began, backlog.under_way = stored, trio.current_time(), parts
         try:
-            await trio.to_thread.run_sync(
-                self._kernel.store_all, file.ino, pieces, limiter=self._storers, abandon_on_cancel=True
-            )
+            await self._storers.run(self._controller(file), partial(self._kernel.store_all, file.ino, pieces))
         finally:
             for loan in loans:
                 self._frames.give_back(loan)

@@ -25,7 +25,7 @@ from vmofs_mount.deadlocks import PagerFiles
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.kernel import Kernel
 from vmofs_mount.mountinfo import Place
-from vmofs_mount.nodes import CommandFile, Directory, Fifo, Node, TextFile, VmoFile
+from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.ports import SETTLE_SECONDS, PagerPorts
 from vmofs_mount.ports import Fifo as FifoLane
 from vmofs_mount.supply_files import SupplyDirectory, SupplyFile, SupplyRealm
@@ -222,7 +222,6 @@ class Pagers:
             vmo_name,
             self._closed_readers,
             pager.ports.kick,
-            lambda: fifo.was_shared,
             self._nursery.start_soon,
         )
         for port in ports:
@@ -331,6 +330,12 @@ class Pagers:
         file = request.source.owner
         pager = self._by_pager.get(file.pager) if isinstance(file, VmoFile) else None
         return 0.0 if pager is None else pager.deadline
+
+    def controller_of(self, file: VmoFile | AuxFile) -> int:
+        """Return the user who decides how long pages of a file stay locked: he answers for them, or owns the file."""
+        source = file.vmo.source.owner if isinstance(file, VmoFile) else None
+        pager = self._by_pager.get(source.pager) if isinstance(source, VmoFile) else None
+        return file.uid if pager is None else pager.directory.uid
 
     def shortest_deadline(self) -> float:
         """Return the shortest deadline of all pagers, infinite without any."""

@@ -4,8 +4,8 @@ A FIFO in the mount is an ordinary kernel pipe: reading it never comes to vmofs.
 while somebody reads it, since whatever it holds open keeps the mount busy. Every open of the FIFO looks its name up
 first (entry_timeout 0); from then on vmofs tries to open it for writing, without blocking, until a reader is there.
 
-Of a FIFO that others than root have, or whoever serves the mount, everything is done in a thread of its own: see
-``attaching``. Then a packet counts as dequeued when it is given to the thread.
+Everything that is done with an open FIFO is done in a thread of its own, because it may wait: see ``attaching``. A
+packet counts as dequeued when it is given to the thread.
 
 While a FIFO is attached two things are watched. Its descriptor reports EPOLLERR when the last reader is gone, and
 inotify reports every reader that closes. In both cases requests that were handed out and not answered are delivered
@@ -16,10 +16,9 @@ a request that stays unanswered is delivered again by another FIFO of the pager,
 from __future__ import annotations
 
 import logging
-import os
-import select
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -28,7 +27,7 @@ from vmofs.core.port import Port
 from vmofs.core.request import Command, PageRequest
 from vmofs.core.source import PageSource
 from vmofs.wire.packets import PacketCommand, format_packet
-from vmofs_mount.attaching import Attempt, ClosedReaders, count_and_close, unread_bytes, write_lines
+from vmofs_mount.attaching import Attempt, ClosedReaders, Writer, is_reader_gone
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +41,6 @@ _POLL_SECONDS = 1.0
 
 SETTLE_SECONDS = 0.1
 """How long the removal of FIFOs waits for readers who are just opening them. The kernel has ``control/`` locked."""
-
-_MAX_UNSENT_LINES = 64
-"""Lines that a thread may have to write; more packets wait in the port."""
 
 CLOSE_SECONDS = 1.0
 """How long anybody waits for the thread of a FIFO to close it. It goes on, and what comes after it has to wait."""
@@ -60,6 +56,38 @@ class FifoStatistics:
     handovers_total: int
 
 
+class _Attached:
+    """An open FIFO: what writes into it, and what it was given that must be sent again if nobody has read it."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.completes: deque[tuple[int, PageSource]] = deque(maxlen=65536)  # (end in the stream, source)
+        self.gone = trio.Event()  # set when it is detached, or is to be
+        self.closing = trio.CancelScope(shield=True)
+        self.let_go = trio.Event()  # set when the thread has closed it, or has had time to
+
+    def close(self) -> None:
+        """Let the thread close it; from now on that is waited for, but not for long."""
+        self.gone.set()
+        self.closing.deadline = trio.current_time() + CLOSE_SECONDS
+        self.writer.close()
+
+    def forget_read_completes(self) -> None:
+        """Keep what stands in the pipe, and nothing of VMOs whose end was read: they are gone."""
+        while self.completes and self.completes[0][0] <= self.writer.read_bytes:
+            self.completes.popleft()
+
+    async def run(self, thread: trio.CapacityLimiter) -> None:
+        """Have a thread write, until ``close``. COMPLETE lines that nobody has read are sent again then."""
+        with self.closing:
+            await trio.to_thread.run_sync(self.writer.run, limiter=thread, abandon_on_cancel=True)
+        read = 0 if self.closing.cancelled_caught else self.writer.read_bytes
+        for end, source in self.completes:
+            if end > read:
+                source.send_complete()
+        self.let_go.set()
+
+
 class Fifo:
     """One FIFO of a pager: a lane by which the packets of ``ports`` are delivered."""
 
@@ -71,7 +99,6 @@ class Fifo:
         name_of: Callable[[PageSource], str],
         closes: ClosedReaders,
         kick: Callable[[Port], None],
-        is_shared: Callable[[], bool],
         spawn: Callable[..., None],
     ) -> None:
         self.ports = ports
@@ -80,29 +107,22 @@ class Fifo:
         self._name_of = name_of
         self._closes = closes
         self._kick = kick
-        self._is_shared = is_shared
         self._spawn = spawn
         self._thread = trio.CapacityLimiter(1)  # what is done with the FIFO is done in order
-        self._unsent: deque[bytes] = deque()  # lines that are to be written by the thread
-        self._has_unsent = trio.Event()
-        self._let_go = trio.Event()  # unset while the thread closes the last descriptor
+        self._attached: _Attached | None = None
+        self._let_go = trio.Event()  # unset while the thread closes what was attached last
         self._let_go.set()
-        self._fd: int | None = None
         self._wanted = trio.Event()
         self._was_looked_up = False
         self._settled = trio.Event()  # unset while somebody who looked the name up may be in open
         self._settled.set()
-        self._blocked = trio.Event()
-        self._serving = trio.CancelScope()
-        self._lines_total = 0
+        self._lines_total = 0  # of those that were attached before
         self._handovers_total = 0
-        self._bytes_written = 0
-        self._completes: deque[tuple[int, PageSource]] = deque(maxlen=65536)  # (end in the stream, source)
 
     @property
     def attached(self) -> bool:
         """Whether somebody reads."""
-        return self._fd is not None
+        return self._attached is not None
 
     @property
     def load(self) -> int:
@@ -123,9 +143,9 @@ class Fifo:
         Returns:
             What he should wait for, or he would read what the last reader left in the pipe; None for nothing.
         """
-        if self._fd is not None and self._reader_is_gone(self._fd):
+        if self._attached is not None and is_reader_gone(self._attached.writer.fd):
             self._hand_over()
-        if self._fd is None and self._settled.is_set():
+        if self._attached is None and self._settled.is_set():
             self._settled = trio.Event()
         self._was_looked_up = True
         self._wanted.set()
@@ -147,73 +167,23 @@ class Fifo:
             self._wanted.set()
 
     def send(self, port: Port) -> bool:
-        """Write the oldest packet of a port into the pipe; return False if the pipe is full or its reader gone."""
-        request = port.oldest()
-        if request is None or not self._write(self._line(request)):
+        """Have the oldest packet of a port written into the pipe; return False if there is no room or no reader."""
+        request, attached = port.oldest(), self._attached
+        if request is None or attached is None or not attached.writer.hand(self._line(request)):
             return False
         port.take(self, trio.current_time())
         if request.command is Command.COMPLETE:
-            self._completes.append((self._bytes_written + sum(map(len, self._unsent)), request.source))
-            if not self._unsent:
-                assert self._fd is not None
-                self._forget_read_completes(unread_bytes(self._fd))
+            attached.completes.append((attached.writer.handed_bytes, request.source))
+            attached.writer.counting = True
+            attached.forget_read_completes()
         return True
 
     def send_again(self, request: PageRequest) -> bool:
         """Write the packet of a request that another FIFO was given and did not answer; return False if that fails."""
-        if not self._write(self._line(request)):
+        if self._attached is None or not self._attached.writer.hand(self._line(request)):
             return False
         request.source.port.redeliver(request, self, trio.current_time())
         return True
-
-    def _write(self, line: bytes) -> bool:
-        if self._fd is None:
-            return False
-        if self._is_shared():
-            if len(self._unsent) >= _MAX_UNSENT_LINES or self._reader_is_gone(self._fd):
-                return False
-            self._unsent.append(line)
-            self._has_unsent.set()
-            return True
-        try:
-            os.write(self._fd, line)
-        except BlockingIOError:
-            self._blocked.set()
-            return False
-        except BrokenPipeError:
-            return False  # run() is about to learn it too
-        self._lines_total += 1
-        self._bytes_written += len(line)
-        return True
-
-    def _forget_read_completes(self, unread: int) -> None:
-        """Keep what stands in the pipe, and nothing of VMOs whose end was read: they are gone."""
-        while self._completes and self._completes[0][0] <= self._bytes_written - unread:
-            self._completes.popleft()
-
-    async def _write_unsent(self, fd: int) -> None:
-        """Write what was left to the thread, until cancelled or nobody reads any more."""
-        while True:
-            await self._has_unsent.wait()
-            self._has_unsent = trio.Event()
-            while self._unsent:
-                unsent, lines = self._unsent, list(self._unsent)
-                written, unread = await trio.to_thread.run_sync(
-                    write_lines, fd, lines, limiter=self._thread, abandon_on_cancel=True
-                )
-                if self._unsent is not unsent:
-                    return  # handed over meanwhile
-                for line in lines[:written]:
-                    unsent.popleft()
-                    self._bytes_written += len(line)
-                self._lines_total += written
-                self._forget_read_completes(unread)
-                if written < len(lines):
-                    try:
-                        await trio.lowlevel.wait_writable(fd)
-                    except trio.ClosedResourceError:
-                        return  # handed over meanwhile
-                self._deliver()
 
     def _line(self, request: PageRequest) -> bytes:
         packet = request.packet()
@@ -238,8 +208,8 @@ class Fifo:
             attached = await self._attach()
             if attached or not self._wanted.is_set():
                 self._settled.set()
-            if attached:
-                await self._serve()
+            if self._attached is not None:
+                await self._serve(self._attached)
         except OSError as error:  # no descriptors, or no inotify watches, are left: others must not suffer from it
             _log.warning("%s cannot be served now: %s", self._path(), error)
             self._hand_over()
@@ -258,42 +228,41 @@ class Fifo:
             except trio.Cancelled:
                 opened = attempt.abandon()
                 if opened is not None:
-                    self._closes.forget(opened[1])
-                    self._close(opened[0], 0, [])
+                    writer, watch = opened
+                    self._closes.forget(watch)
+                    attached = _Attached(writer)
+                    attached.close()
+                    self._spawn(attached.run, self._thread)
                 raise
             opened = attempt.take()
             if opened is not None:
-                self._fd, watch = opened
-                self._closes.add(self._fd, watch, self)
+                self._serve_by(*opened)
                 return True
         return False
 
-    async def _serve(self) -> None:
-        fd = self._fd
-        assert fd is not None
-        gone = select.epoll()
-        try:
-            gone.register(fd, 0)  # an empty mask still reports EPOLLERR: the last reader is gone
-            async with trio.open_nursery() as nursery:
-                self._serving = nursery.cancel_scope
-                nursery.start_soon(self._resume_when_writable, fd)
-                nursery.start_soon(self._write_unsent, fd)
-                self._deliver()
-                await trio.lowlevel.wait_readable(gone.fileno())
-                nursery.cancel_scope.cancel()
-        finally:
-            gone.close()
-            self._hand_over()
+    def _serve_by(self, writer: Writer, watch: int) -> None:
+        token = trio.lowlevel.current_trio_token()
 
-    async def _resume_when_writable(self, fd: int) -> None:
-        while True:
-            await self._blocked.wait()
-            self._blocked = trio.Event()
-            try:
-                await trio.lowlevel.wait_writable(fd)
-            except trio.ClosedResourceError:
-                return  # handed over meanwhile
+        def has_room() -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._deliver, idempotent=True)
+
+        writer.has_room = has_room
+        self._attached = _Attached(writer)
+        self._closes.add(writer.fd, watch, self)
+        self._spawn(self._write, self._attached)
+
+    async def _write(self, attached: _Attached) -> None:
+        await attached.run(self._thread)
+        self._lines_total += attached.writer.lines_total
+        self._deliver()
+
+    async def _serve(self, attached: _Attached) -> None:
+        try:
             self._deliver()
+            await attached.gone.wait()
+        finally:
+            self._hand_over()
 
     def _deliver(self) -> None:
         for port in self.ports:
@@ -301,13 +270,15 @@ class Fifo:
 
     def reader_closed(self) -> None:
         """Deliver again what was handed out and not answered: one of the readers is gone."""
+        if self._attached is not None and is_reader_gone(self._attached.writer.fd):
+            self._hand_over()
+            return
         self._requeue()
         self._deliver()
 
-    def _reader_is_gone(self, fd: int) -> bool:
-        poll = select.poll()
-        poll.register(fd, 0)
-        return bool(poll.poll(0))
+    def reader_gone(self) -> None:
+        """End serving: the last reader is gone."""
+        self._hand_over()
 
     def _requeue(self) -> None:
         count = sum(port.requeue_delivered(self) for port in self.ports)
@@ -316,45 +287,19 @@ class Fifo:
 
     def _hand_over(self) -> None:
         """Let go of the pipe, and put everything that its readers did not answer back in the ports."""
-        fd, self._fd = self._fd, None
-        if fd is None:
+        attached, self._attached = self._attached, None
+        if attached is None:
             return
-        completes = list(self._completes)
-        self._completes.clear()
-        self._unsent = deque()
-        self._closes.discard(fd)
-        self._serving.cancel()
-        trio.lowlevel.notify_closing(fd)
-        self._close(fd, self._bytes_written, completes)
+        self._let_go = attached.let_go
+        self._closes.discard(attached.writer.fd)
+        attached.close()
         self._requeue()
         self._deliver()  # to the other FIFOs of this pager
 
-    def _close(self, fd: int, written: int, completes: list[tuple[int, PageSource]]) -> None:
-        if self._is_shared():
-            self._let_go = trio.Event()
-            self._spawn(self._close_in_thread, fd, written, completes)
-        else:
-            _send_again(completes, written - count_and_close(fd))
-
-    async def _close_in_thread(self, fd: int, written: int, completes: list[tuple[int, PageSource]]) -> None:
-        read = 0
-        with trio.move_on_after(CLOSE_SECONDS, shield=True):
-            unread = await trio.to_thread.run_sync(count_and_close, fd, limiter=self._thread, abandon_on_cancel=True)
-            read = written - unread
-        _send_again(completes, read)
-        self._let_go.set()
-        self._deliver()
-
     def statistics(self) -> FifoStatistics:
         """Return the present counts."""
-        return FifoStatistics(self.attached, self.load, self._lines_total, self._handovers_total)
-
-
-def _send_again(completes: list[tuple[int, PageSource]], read: int) -> None:
-    """Send those COMPLETE lines again that end behind what was read."""
-    for end, source in completes:
-        if end > read:
-            source.send_complete()
+        lines = self._lines_total + (self._attached.writer.lines_total if self._attached is not None else 0)
+        return FifoStatistics(self.attached, self.load, lines, self._handovers_total)
 
 
 class PagerPorts:

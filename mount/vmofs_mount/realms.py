@@ -134,7 +134,6 @@ class PagerRealm(Realm):
         """Make another port."""
         fifo = Fifo(mode, caller.uid, caller.gid)
         adopt(parent, fifo)
-        fifo.note_rights()
         self.tree.add(parent, name, fifo)
         self._add_fifo(parent, fifo)
         return fifo

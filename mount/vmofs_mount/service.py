@@ -85,7 +85,8 @@ class Service:
         self.engine = Engine(system, self._kick, self._stale, session.turns)
         nursery, place = session.nursery, Place.of(session.mountpoint)
         kernel = session.kernel
-        self.cache = PageCache(kernel, system.frames, nursery.start_soon)
+        controller_of = lambda file: self.pagers.controller_of(file)  # noqa: E731, PLW0108 - they are made below
+        self.cache = PageCache(kernel, system.frames, nursery.start_soon, controller_of)
         self._stores = MappedStores(self.cache)
         self._direct_writes = DirectWrites(self.cache)
         self.opened = OpenVmos(
@@ -99,7 +100,7 @@ class Service:
             self._direct_writes,
             self._content_changed,
         )
-        self.pagers = Pagers(
+        self.pagers: Pagers = Pagers(
             layout.tree,
             layout.vmo,
             self.engine,

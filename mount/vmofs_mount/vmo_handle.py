@@ -89,7 +89,13 @@ class OpenVmos:
         stale_by = await find_stale(suspects)
         others = self._open.get(file, Counter())
         retries = await self._retries.count(
-            handle.process, handle.flags, others, file.ino, pages, stale=stale_by is not None
+            handle.process,
+            handle.flags,
+            others,
+            file.ino,
+            pages,
+            stale=stale_by is not None,
+            uid=handle.caller.uid,
         )
         self._remember(file, retries, pages, error, stale_by)
 

@@ -12,6 +12,7 @@ from vmofs.wire.names import printable
 from vmofs.wire.results import (
     DirtyRange,
     Result,
+    add_held,
     format_dirty_ranges,
     format_error,
     format_result,
@@ -36,6 +37,21 @@ UINT64 = st.integers(0, UINT64_MAX)
 )
 def test_a_result_is_one_line(status: Status, sentence: str, text: str) -> None:
     assert format_result(status, sentence) == text
+
+
+@pytest.mark.parametrize(
+    ("held", "answer", "text"),
+    [
+        (0, "ZX_OK\n", "ZX_OK\n"),
+        (0, "ZX_OK pages=3\n", "ZX_OK pages=3\n"),
+        (2, "ZX_OK\n", "ZX_OK held=2\n"),
+        (2, "ZX_OK pages=3\n", "ZX_OK pages=3 held=2\n"),
+        (2, "ZX_OK modified=1\n", "ZX_OK modified=1\n"),
+        (2, "ZX_OK 0\n", "ZX_OK 0\n"),
+    ],
+)
+def test_what_the_kernel_still_has_is_said_at_the_end(held: int, answer: str, text: str) -> None:
+    assert add_held(answer, held) == text
 
 
 @given(st.sampled_from(Status), st.text())

@@ -2,7 +2,8 @@
 
 The first line is ``ZX_OK``, ``ZX_OK`` and a detail, or ``ZX_ERR_NAME: sentence``. The answer of
 ``query_dirty_ranges`` is ``ZX_OK N`` and N lines ``OFFSET LENGTH dirty`` or ``OFFSET LENGTH zero``; that of
-``query_vmo_stats`` is ``ZX_OK modified=0`` or ``ZX_OK modified=1``.
+``query_vmo_stats`` is ``ZX_OK modified=0`` or ``ZX_OK modified=1``. ``held=N`` at the end of a line, where pages were
+to be dropped from the kernel's page cache, says that N of them may still be read there as they were.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _STATUSES = {status.zx_name: status for status in Status}
+_MAY_BE_HELD = (f"{Status.OK.zx_name}\n", f"{Status.OK.zx_name} pages=")
 _IS_ZERO = {"dirty": False, "zero": True}
 _MODIFIED = {"modified=0": False, "modified=1": True}
 
@@ -56,6 +58,16 @@ def format_result(status: Status, sentence: str = "") -> str:
         return f"{status.zx_name}\n"
     separator = " " if status is Status.OK else ": "
     return f"{status.zx_name}{separator}{printable(sentence)}\n"
+
+
+def add_held(text: str, pages: int) -> str:
+    """Return a result to which is added how many pages the kernel may still show as they were, if there are any.
+
+    Not to the answer of a query, whose detail is an answer by itself.
+    """
+    if not pages or not text.startswith(_MAY_BE_HELD):
+        return text
+    return f"{text[:-1]} held={pages}\n"
 
 
 def format_error(error: VmoError) -> str:
