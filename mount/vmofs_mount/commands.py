@@ -12,7 +12,7 @@ from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import AccessDeniedError, BadStateError, NotSupportedError, OutOfRangeError, Status, VmoError
-from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.units import Key, PageRange
 from vmofs.wire.commands import (
     Command,
     CreateVmo,
@@ -106,7 +106,8 @@ class PagerCommands:
         self._names.add(parent, name, file, command.vmo)
         try:
             key = self._pagers.new_key() if command.key is None else Key(command.key)
-            file.vmo = pager.pager.create_vmo(port, key, command.size, options)
+            account = handle.limits.account(file.uid)
+            file.vmo = pager.pager.create_vmo(port, key, command.size, options, account)
         except VmoError:
             self._names.discard(file)
             raise
@@ -136,7 +137,8 @@ class PagerCommands:
         if directory is None:
             raise BadStateError("the pager is closed")
         pager = directory.pager
-        vmo = pager.create_vmo(served.port, self._pagers.new_key(), 0, served.options)
+        account = self._opened.limits.account(caller.uid)
+        vmo = pager.create_vmo(served.port, self._pagers.new_key(), 0, served.options, account)
         file = VmoFile(mode, caller.uid, caller.gid, vmo, pager)
         vmo.owner = vmo.source.owner = file
         return file
@@ -148,8 +150,6 @@ class PagerCommands:
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
         if command.xxh3 is not None and command.length > _MAX_CHECKED_BYTES:
             raise OutOfRangeError(f"length {command.length} is above {_MAX_CHECKED_BYTES}, the most with a checksum")
-        if source.uid != file.uid:
-            handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
         access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
@@ -176,8 +176,6 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        if PagerOp(command.op) is PagerOp.DIRTY:
-            handle.limits.reserve_range(file, command.length)  # zeros get memory
         pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
         self._engine.settle()
         if PagerOp(command.op) is PagerOp.WRITEBACK_END:  # zeros became absent

@@ -65,6 +65,7 @@ class CommandHandle(Handle):
     """
 
     nonseekable = True
+    BYTES = 2700
 
     def __init__(
         self,

@@ -153,7 +153,9 @@ def build_layout(
     root.realm = Realm(tree)
     permissions = 0o1777 if open_to_all else 0o755
     vmo = Directory(permissions, uid, gid, FileRealm(tree, lambda *arguments: seams.make_vmo(*arguments)))  # noqa: PLW0108
-    aux = Directory(permissions, uid, gid, AuxRealm(tree, lambda: AuxVmo(system)))
+    aux = Directory(
+        permissions, uid, gid, AuxRealm(tree, lambda caller: AuxVmo(system, account=limits.account(caller.uid)))
+    )
     control_realm = ControlRealm(
         tree,
         open_pager=lambda directory, caller: seams.open_pager(directory, caller),  # noqa: PLW0108 - late binding
@@ -167,8 +169,9 @@ def build_layout(
     layout = Layout(tree, seams, vmo, aux, control, limits)
     _add_first_names(layout, uid, gid)
     tree.admit = limits.add
+    tree.on_forgotten = limits.forget
     seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(node, flags, caller, tree)
-    seams.openers[TextFile] = TextHandle
+    seams.openers[TextFile] = lambda node, flags, caller: TextHandle(node, flags, caller, limits)
     seams.releasers[AuxFile] = lambda node: node.aux.close()
     seams.computed_xattrs[Directory] = lambda node: _daemon_xattrs() if node is root else {}
     return layout

@@ -48,6 +48,7 @@ class Node:
         "nlink",
         "open_count",
         "parent",
+        "payer",
         "uid",
         "xattrs",
     )
@@ -70,6 +71,7 @@ class Node:
         self.cookie = 0  # the position in the listing of the parent
         self.lookup_count = 0  # how often the kernel was told of this inode, less what it forgot
         self.open_count = 0
+        self.payer: int | None = None  # for whom it is counted, see ``limits``
 
     @property
     def path(self) -> str:
@@ -264,11 +266,12 @@ class CommandFile(Node):
 class TextFile(Node):
     """Text that is made when the file is opened and read, such as ``stats``.
 
-    ``produce`` returns the text; ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never
-    changes, so it has a size and the kernel may cache it; others have the size 0, as in ``/proc``.
+    ``produce`` returns the text, and ``personal``, if any, what only the user with that number sees at its end;
+    ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never changes, so it has a size and the
+    kernel may cache it; others have the size 0, as in ``/proc``.
     """
 
-    __slots__ = ("_made", "_made_again_at", "accept", "constant", "produce")
+    __slots__ = ("_made", "_made_again_at", "accept", "constant", "personal", "produce")
 
     def __init__(
         self,
@@ -278,10 +281,12 @@ class TextFile(Node):
         produce: Callable[[], str],
         accept: Callable[[bytes], None] | None = None,
         *,
+        personal: Callable[[int], str] | None = None,
         constant: bool = False,
     ) -> None:
         super().__init__(permissions, uid, gid)
         self.produce = produce
+        self.personal = personal
         self.accept = accept
         self.constant = constant
         self._made = ""
@@ -300,6 +305,10 @@ class TextFile(Node):
         self._made = text if took > _LONG_SECONDS else ""
         self._made_again_at = time.perf_counter() + _REST_PER_TEXT * took if took > _LONG_SECONDS else 0.0
         return text
+
+    def text_for(self, uid: int) -> str:
+        """Return the text that a user sees."""
+        return self.text() if self.personal is None else self.text() + self.personal(uid)
 
     @property
     def size_bytes(self) -> int:

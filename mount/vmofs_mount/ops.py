@@ -30,7 +30,7 @@ from vmofs_mount.deadlocks import SelfDeadlockError
 from vmofs_mount.errno_map import errno_of
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.supply_files import MirrorDirectory, SupplyFile
-from vmofs_mount.xattrs import Xattrs, bytes_of
+from vmofs_mount.xattrs import Xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,7 +237,7 @@ class Operations(pyfuse3.Operations):
         mode, xattrs = node.mode, dict(node.xattrs or {})
         self._xattrs.set(node, name, value)
         try:
-            self._layout.limits.xattrs_change(node, bytes_of(xattrs), bytes_of(node.xattrs))
+            self._layout.limits.xattrs_change(node, ctx.uid)
         except VmoError:
             node.mode, node.xattrs = mode, xattrs or None
             raise
@@ -251,9 +251,8 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove an extended attribute."""
         node = self._keeper_of_attributes(inode)
-        before = bytes_of(node.xattrs)
         self._xattrs.remove(node, name)
-        self._layout.limits.xattrs_change(node, before, bytes_of(node.xattrs))
+        self._layout.limits.xattrs_change(node, ctx.uid)
         self._tree.changed(node)
 
     @handler
@@ -287,10 +286,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write; may wait for a pager."""
-        handle = self._handles.get(fh)
-        node = handle.node
-        self._layout.limits.reserve(node.file if isinstance(node, SupplyFile) else node, len(buf))
-        return await handle.write(off, buf)
+        return await self._handles.get(fh).write(off, buf)
 
     @handler
     async def release(self, fh: int) -> None:

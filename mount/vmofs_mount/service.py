@@ -15,7 +15,7 @@ from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
 from vmofs.units import PageRange
 from vmofs.wire.commands import CommandKind
-from vmofs.wire.metrics import format_metrics
+from vmofs.wire.metrics import format_labelled_metrics, format_metrics
 from vmofs_mount.ageing import Ageing
 from vmofs_mount.attaching import attaching_threads
 from vmofs_mount.commands import Commands, PagerCommands
@@ -139,7 +139,7 @@ class Service:
         seams.add_fifo = self.pagers.add_fifo
         tree, control = self._layout.tree, self._layout.control
         for name, file in {
-            b"stats": TextFile(0o444, control.uid, control.gid, self._stats_text),
+            b"stats": TextFile(0o444, control.uid, control.gid, self._stats_text, personal=self._user_stats_text),
             b"log": TextFile(0o400, control.uid, control.gid, self.log.text),
         }.items():
             tree.add(control, name, file)
@@ -237,6 +237,9 @@ class Service:
         }
         return format_metrics("vmofs", values)
 
+    def _user_stats_text(self, asked_by: int) -> str:
+        return format_labelled_metrics("vmofs", self._layout.limits.of_users(asked_by), "uid")
+
     def shut_down(self) -> Dirty:
         """End all waits with an error: the mount is going down. Return what the pagers have not written back."""
         dirty = self.pagers.dirty()
@@ -248,7 +251,7 @@ class Service:
         """Assert the invariants of all parts."""
         self.system.check()
         self._layout.tree.check()
-        self._layout.limits.check()
+        self._layout.limits.check(self._layout.tree.nodes())
         self.cache.check()
         self.opened.check()
         self.pagers.check()

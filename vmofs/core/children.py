@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from vmofs.core.account import Account
 from vmofs.core.aux import AuxKind, AuxVmo
 from vmofs.core.clone import CloneVmo
 from vmofs.core.hierarchy import Node
@@ -33,7 +34,14 @@ class ChildKind(Enum):
 
 
 def create_child(
-    parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write: bool = False, resizable: bool = False
+    parent: Vmo,
+    kind: ChildKind,
+    offset: int,
+    size: int,
+    *,
+    no_write: bool = False,
+    resizable: bool = False,
+    account: Account | None = None,
 ) -> Vmo:
     """Make a child that shows ``size`` bytes of its parent from ``offset`` on, zeros where the parent ends before.
 
@@ -51,6 +59,8 @@ def create_child(
         BadStateError: pages of the parent are pinned, and it would have to share them both ways.
         NoMemoryError: the last page of an anonymous snapshot must be cut, and there is no memory for a copy.
 
+    ``account``: who pays for what the child does not share.
+
     Zircon: zx_vmo_create_child. Its rights are the edge's affair; NO_WRITE is kept by the child, and by all slices of
     and references to it, which are the same memory. A snapshot of it can be written to again.
     """
@@ -59,16 +69,16 @@ def create_child(
     if no_write and resizable:
         raise InvalidArgsError("a child that cannot be written to cannot be resizable")
     if kind is ChildKind.SLICE:
-        child = _slice(parent, offset, size, no_write=no_write or parent.no_write, resizable=resizable)
+        child = _slice(parent, offset, size, account, no_write=no_write or parent.no_write, resizable=resizable)
     elif kind is ChildKind.REFERENCE:
-        child = _reference(parent, offset, size, no_write=no_write or parent.no_write, resizable=resizable)
+        child = _reference(parent, offset, size, account, no_write=no_write or parent.no_write, resizable=resizable)
     else:
-        child = _snapshot(parent, kind, offset, size, no_write=no_write, resizable=resizable)
+        child = _snapshot(parent, kind, offset, size, account, no_write=no_write, resizable=resizable)
     parent.lineage.add(child.lineage)
     return child
 
 
-def _slice(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bool) -> Vmo:
+def _slice(parent: Vmo, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool) -> Vmo:
     if resizable:
         raise InvalidArgsError("a slice cannot be resizable")
     _check_aligned(offset)
@@ -83,10 +93,10 @@ def _slice(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bo
             0, min(size, parent.size_bytes - offset)
         )  # pages lie inside, but what a file has may end within the last
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
-    return make(vmo, start + offset, size, no_write=no_write)  # type: ignore[arg-type]
+    return make(vmo, start + offset, size, no_write=no_write, account=account)  # type: ignore[arg-type]
 
 
-def _reference(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bool) -> Vmo:
+def _reference(parent: Vmo, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool) -> Vmo:
     if offset or size:
         raise InvalidArgsError(f"a reference is to the whole parent: offset {offset} and size {size} must be 0")
     vmo, _ = _resolve(parent)
@@ -97,10 +107,12 @@ def _reference(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable
     if resizable and not is_resizable(vmo):
         raise NotSupportedError("the parent is not resizable, so a reference to it cannot be")
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
-    return make(vmo, no_write=no_write)  # type: ignore[arg-type]
+    return make(vmo, no_write=no_write, account=account)  # type: ignore[arg-type]
 
 
-def _snapshot(parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write: bool, resizable: bool) -> Vmo:
+def _snapshot(
+    parent: Vmo, kind: ChildKind, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool
+) -> Vmo:
     vmo, start = _resolve(parent)
     if isinstance(vmo, AuxVmo) and vmo.kind is AuxKind.PHYSICAL:
         raise NotSupportedError("physical memory cannot have snapshots")
@@ -112,7 +124,7 @@ def _snapshot(parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write:
         raise OutOfRangeError(f"snapshot {offset}+{size} overflows, or leaves the slice")
     first = (start + offset) // PAGE_SIZE
     above, first, limit = _find_place(vmo, kind, first, page_count(size), is_slice=_is_slice(parent))
-    child = _bare_child(vmo, size, no_write=no_write, resizable=resizable)
+    child = _bare_child(vmo, size, account, no_write=no_write, resizable=resizable)
     above.hang(child.node, first, limit)
     if above.hidden:
         whole = start + offset == 0 and child.size_pages >= vmo.size_pages
@@ -126,10 +138,13 @@ def _snapshot(parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write:
     return child
 
 
-def _bare_child(vmo: PagerVmo | CloneVmo | AuxVmo, size: int, *, no_write: bool, resizable: bool) -> CloneVmo | AuxVmo:
+def _bare_child(
+    vmo: PagerVmo | CloneVmo | AuxVmo, size: int, account: Account | None, *, no_write: bool, resizable: bool
+) -> CloneVmo | AuxVmo:
     if isinstance(vmo, AuxVmo):
-        return AuxVmo(vmo.system, size, resizable=resizable, no_write=no_write)
-    return CloneVmo(vmo if isinstance(vmo, PagerVmo) else vmo.root, size, resizable=resizable, no_write=no_write)
+        return AuxVmo(vmo.system, size, resizable=resizable, no_write=no_write, account=account)
+    root = vmo if isinstance(vmo, PagerVmo) else vmo.root
+    return CloneVmo(root, size, resizable=resizable, no_write=no_write, account=account)
 
 
 def _find_place(

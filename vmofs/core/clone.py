@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from vmofs.core import content
 from vmofs.core.access import Access, Need, Steps
+from vmofs.core.account import Account
 from vmofs.core.content import Bytes
 from vmofs.core.found import ALL_PAGES, Found
 from vmofs.core.hierarchy import Node
@@ -49,7 +50,15 @@ class CloneVmo:
     ``root`` is the VMO whose pager is asked.
     """
 
-    def __init__(self, root: PagerVmo, stream_size: int, *, resizable: bool = False, no_write: bool = False) -> None:
+    def __init__(
+        self,
+        root: PagerVmo,
+        stream_size: int,
+        *,
+        resizable: bool = False,
+        no_write: bool = False,
+        account: Account | None = None,
+    ) -> None:
         self.system = root.system
         self.root = root
         self.source = root.source
@@ -59,7 +68,7 @@ class CloneVmo:
         self.no_write = no_write
         self.pins = Pins()
         self.pinned = self.pins.pages
-        self.node = Node(self.system, RunMap(), self)
+        self.node = Node(self.system, RunMap(account), self)
         self.lineage = Lineage()
         self.owner: object = None  # the edge's
         self.system.register(self, self.node.runs)
@@ -191,6 +200,7 @@ class CloneVmo:
         """Zero bytes, as steps of a larger call."""
         self.check_writable()
         self.check_inside(offset, length)
+        self.node.runs.check_ranges()
         end = offset + length
         first, last = min(end, page_count(offset) * PAGE_SIZE), max(offset, end - end % PAGE_SIZE)
         for start, stop in ((offset, first), (max(first, last), end)):
@@ -361,6 +371,10 @@ class CloneVmo:
         return self.pins.add(pages)
 
     # The end
+
+    def charge_to(self, account: Account | None) -> None:
+        """Let its pages be another's from now on, whatever his limits. Not those that it shares."""
+        self.node.runs.charge_to(account)
 
     def close(self) -> None:
         """Give up the handle. What no child needs is freed; the last of the family frees the root, too."""

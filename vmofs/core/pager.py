@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, KeysView
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from weakref import WeakSet
 
 from vmofs.core import children, content, writeback
 from vmofs.core.access import Access, Steps
+from vmofs.core.account import Account
 from vmofs.core.aux import AuxVmo
 from vmofs.core.content import Bytes
+from vmofs.core.hierarchy import Node
 from vmofs.core.port import Port
 from vmofs.core.request import Command, PageRequest
-from vmofs.core.runs import Run
+from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, Tally
 from vmofs.core.states import PageEvent
 from vmofs.core.system import System
@@ -103,8 +106,15 @@ class Pager:
         )
         self._tally = Tally()
 
-    def create_vmo(self, port: Port, key: Key, size: int, options: VmoOptions = VmoOptions()) -> PagerVmo:  # noqa: B008
-        """Make a VMO of ``size`` bytes whose requests go to ``port``. All its pages are absent.
+    def create_vmo(
+        self,
+        port: Port,
+        key: Key,
+        size: int,
+        options: VmoOptions = VmoOptions(),  # noqa: B008
+        account: Account | None = None,
+    ) -> PagerVmo:
+        """Make a VMO of ``size`` bytes whose requests go to ``port``. All its pages are absent. ``account`` pays.
 
         Raises:
             BadStateError: the pager was closed.
@@ -125,6 +135,7 @@ class Pager:
             size,
             _SHARED.setdefault(options, options),
             self,
+            account,
         )
         self._vmos[vmo] = None
         return vmo
@@ -195,9 +206,11 @@ class Pager:
         target = self.check_vmo(vmo)
         if isinstance(aux, AuxVmo | AuxView):
             aux.check_can_give(aux_offset, length, xxh3)
+            start = aux.start if isinstance(aux, AuxView) else 0
+            _check_accounts(target.runs, aux.node, PageRange.of_bytes(start + aux_offset, length))
             taken = aux.take(aux_offset, length)
         else:
-            taken = yield from take_steps(aux, aux_offset, length, xxh3)
+            taken = yield from take_steps(aux, aux_offset, length, xxh3, partial(_check_accounts, target.runs))
         return self._insert_taken(target, offset, length, taken, aux_offset)
 
     def _insert_taken(
@@ -226,7 +239,7 @@ class Pager:
         check_page_aligned(offset=offset)
         target = self.check_vmo(vmo)
         pages = _check_target(target, offset, len(data))
-        fresh = content.fresh(target.frames, pages, data)
+        fresh = content.fresh(target.frames, pages, data, target.runs.account)
         self._totals["supply_calls"] += 1
         return self._insert(target, pages, fresh)
 
@@ -382,6 +395,15 @@ class Pager:
         """Assert that a closed pager has no VMO left, and that outstanding requests are counted right."""
         assert not (self._closed and self._vmos)
         assert self._tally.outstanding == sum(vmo.source.statistics().outstanding for vmo in self._vmos)
+
+
+def _check_accounts(target: RunMap, aux: Node, pages: PageRange) -> None:
+    """Check that who pays for the VMO has room for pages of another's aux, and who pays for either for new ranges."""
+    aux.runs.check_ranges()
+    target.check_ranges()
+    account = target.account
+    if account is not None and account is not aux.runs.account and not account.has_room(pages.pages):
+        account.check(sum(part.pages for part in aux.committed(pages)))  # it mostly has room for all
 
 
 def _check_data(op: PagerOp, data: int, *allowed: int) -> None:

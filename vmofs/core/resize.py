@@ -27,6 +27,8 @@ def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
     if pinned:
         raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
     beyond_stream = PageRange(page_count(vmo.stream_size), new)
+    if size > vmo.stream_size:
+        vmo.runs.check_ranges()
     if size != vmo.stream_size:
         vmo.syncs.size_changed()
     vmo.size_pages, vmo.stream_size = new, size
@@ -74,6 +76,7 @@ def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
         old = vmo.stream_size
         if size == old:
             return
+        vmo.runs.check_ranges()
         yield from zero.tail_steps(vmo, min(old, size))
         if vmo.stream_size == old and size <= vmo.size_pages * PAGE_SIZE:
             break  # nobody has moved anything while this waited

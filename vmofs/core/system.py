@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from itertools import takewhile
 
 from vmofs.core.access import Access
+from vmofs.core.account import Account
 from vmofs.core.eviction import Eviction
 from vmofs.core.frames import Frames, FramesStatistics
 from vmofs.core.port import Port
@@ -117,6 +118,17 @@ class System:
             self.eviction.check()
         for owner in self._objects:
             owner.check()  # type: ignore[attr-defined]
+        self._check_accounts()
         for request in self.requests:
             assert request.source.is_outstanding(request)
         assert self.waiters == sum(len(request.waiters()) for request in self.requests)
+
+    def _check_accounts(self) -> None:
+        """Assert that each account has what the objects of its payer hold."""
+        pages, ranges = Counter[Account](), Counter[Account]()
+        for runs in self._objects.values():
+            if runs.account is not None:
+                pages[runs.account] += runs.committed_pages
+                ranges[runs.account] += runs.frameless_ranges()
+        assert all(account.pages == count for account, count in pages.items())
+        assert all(account.ranges == count for account, count in ranges.items())

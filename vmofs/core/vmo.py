@@ -22,6 +22,8 @@ from vmofs.status import NotSupportedError, OutOfRangeError, Status
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
+    from vmofs.core.account import Account
+    from vmofs.core.frames import Frames
     from vmofs.core.system import System
 
 WRITE_BATCH_PAGES = 16
@@ -85,13 +87,11 @@ class PagerVmo:
         "_gathering",
         "_maker",
         "always_needed",
-        "frames",
         "lineage",
         "modified",
         "node",
         "options",
         "owner",
-        "pinned",
         "pins",
         "recency",
         "runs",
@@ -103,10 +103,17 @@ class PagerVmo:
         "unneeded",
     )
 
-    def __init__(self, system: System, source: PageSource, stream_size: int, options: VmoOptions, maker: Maker) -> None:
+    def __init__(
+        self,
+        system: System,
+        source: PageSource,
+        stream_size: int,
+        options: VmoOptions,
+        maker: Maker,
+        account: Account | None = None,
+    ) -> None:
         self.system = system
-        self.frames = system.frames
-        self.runs = RunMap()
+        self.runs = RunMap(account)
         self.source = source
         self.options = options
         self.node = Node(system, self.runs, self, has_source=True)
@@ -120,7 +127,6 @@ class PagerVmo:
         if system.eviction is not None and not options.noevict:
             self.recency = self.node.recency = system.eviction.join(self)
         self.pins = Pins(self)
-        self.pinned = self.pins.pages
         self._gathering: Pins | None = None  # most VMOs are never pinned
         self.always_needed = RangeSet()
         """Pages that are not evicted, present or not."""
@@ -131,6 +137,16 @@ class PagerVmo:
         if options.unbounded:
             self.put_zero(PageRange(page_count(stream_size), self.size_pages), PageState.UNTRACKED)
         system.register(self, self.runs)
+
+    @property
+    def frames(self) -> Frames:
+        """The memory that holds pages."""
+        return self.system.frames
+
+    @property
+    def pinned(self) -> RangeSet:
+        """The pages that are pinned."""
+        return self.pins.pages
 
     @property
     def gathering(self) -> Pins:
@@ -514,6 +530,10 @@ class PagerVmo:
     def mark_stale(self, pages: PageRange) -> None:
         """Note that the bytes of these pages have changed or gone, other than by a write."""
         self.node.changed(pages)
+
+    def charge_to(self, account: Account | None) -> None:
+        """Let its pages be another's from now on, whatever his limits."""
+        self.runs.charge_to(account)
 
     def close(self) -> None:
         """Give up the handle. When no child needs the VMO either, it is freed, and COMPLETE is sent unless it was."""

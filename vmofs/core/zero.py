@@ -21,6 +21,7 @@ _IN_PLACE_PAGES = 16  # pinned pages are written in pieces of this many, so that
 def zero_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
     """Zero bytes: first the parts of pages at the start and at the end, which may wait, then the pages between."""
     vmo.check_inside(offset, length)
+    vmo.runs.check_ranges()
     start, end = offset, offset + length
     if start % PAGE_SIZE:
         start = min(end, start + -start % PAGE_SIZE)
