@@ -155,9 +155,7 @@ def refused_after(way: Callable[[Path, int], None], mount: Path) -> int:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_no_way_leads_past_the_limit_of_memory(
-    mounted: Mounted, user: Actor, way: Callable[[Path, int], None]
-) -> None:
+def test_no_way_leads_past_the_limit_of_memory(mounted: Mounted, user: Actor, way: Callable[[Path, int], None]) -> None:
     before = held(mounted)
     worked = user(refused_after, way, mounted.path)
     assert held(mounted) - before <= LIMIT

@@ -85,7 +85,7 @@ class Frames:
         self._used = 0
         self._peak = 0
         self._limit_pages = limit_pages
-        self._lent = Pins()
+        self._lent = Pins(most=2**62)
         self._loans: dict[int, Pin] = {}  # by number
         self._last_loan = 0
         self._held = RangeSet()

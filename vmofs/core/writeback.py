@@ -36,13 +36,12 @@ def begin(runs: RunMap, pages: PageRange, pinned: RangeSet, *, is_zero: bool) ->
                 _change(runs, part, event)
 
 
-def end(runs: RunMap, pages: PageRange) -> list[PageRange]:
+def end(runs: RunMap, pages: PageRange, reach: int = 0) -> tuple[list[PageRange], int]:
     """Make awaiting pages clean, and the awaiting front of zero intervals whose start is covered gaps; return those.
 
     An awaiting length that is longer than its interval (a write has split it) reaches the pieces behind it, as far as
-    this one call goes.
+    this one WRITEBACK_END goes: how far is returned too, and ``reach`` is what was for the pages before.
     """
-    reach = 0
     gaps = []
     for run in runs.whole_over(pages):
         if run.state is PageState.AWAITING:
@@ -54,7 +53,7 @@ def end(runs: RunMap, pages: PageRange) -> list[PageRange]:
                 assert after(PageState.ZERO_AWAITING, PageEvent.END) is PageState.GAP
                 runs.take(cleaned)
                 gaps.append(cleaned)
-    return gaps
+    return gaps, reach
 
 
 def make_dirty(runs: RunMap, pages: PageRange, event: PageEvent) -> None:
@@ -88,10 +87,11 @@ def dirty_ranges(runs: RunMap, pages: PageRange) -> list[DirtyRange]:
 def first_run_in(runs: RunMap, pages: PageRange, states: frozenset[PageState]) -> PageRange:
     """Return the longest run from the start of ``pages`` whose pages are all in one of ``states``."""
     stop = pages.start
-    for run in runs.over(pages):
-        if run.start != stop or run.state not in states:
+    while stop < pages.end:  # not all runs at once: mostly it is the first that ends it
+        run = runs.at(stop)
+        if run is None or run.state not in states:
             break
-        stop = run.end
+        stop = min(run.end, pages.end)
     return PageRange(pages.start, stop)
 
 
