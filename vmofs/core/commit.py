@@ -34,8 +34,10 @@ def always_need_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
     """Ask for every gap, skipping those that fail; protected is the whole range, also what comes later."""
     vmo.check_inside(offset, length)
     pages = PageRange.of_bytes(offset, length)
+    vmo.check_hints()
     vmo.always_needed.add(pages)
     vmo.unneeded.discard(pages)
+    vmo.count_hints()
     yield from _page_in_steps(vmo, pages, best_effort=True)
 
 

@@ -31,6 +31,7 @@ from vmofs.core.content import Bytes
 from vmofs.core.found import ALL_PAGES, Found
 from vmofs.core.ranges import RangeSet
 from vmofs.core.runs import NO_FRAME, Run, RunMap
+from vmofs.core.spans import SLICE
 from vmofs.core.states import PageState
 from vmofs.units import PAGE_SIZE, PageRange
 
@@ -140,6 +141,16 @@ class Node:
             found.append((page, self.find(page, pages.end)))
             page += found[-1][1].pages
         return found
+
+    def reach(self, start: int, end: int) -> int:
+        """Return up to where, at most ``end``, no more is found from ``start`` on than is done in one go."""
+        if self.parent is None:
+            return self.runs.reach(start, end, SLICE)
+        for _ in range(SLICE):
+            if start >= end:
+                break
+            start += self.find(start, end).pages
+        return start
 
     def committed(self, pages: PageRange) -> list[PageRange]:
         """Return the parts of a range that show more than zeros and are not absent."""

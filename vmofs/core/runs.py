@@ -80,11 +80,12 @@ class RunMap(Spans):
     ``account`` is whose pages they are; None is nobody's.
     """
 
-    __slots__ = ("_awaiting", "_counts", "account")
+    __slots__ = ("_awaiting", "_besides", "_counts", "account")
 
     def __init__(self, account: Account | None = None) -> None:
         super().__init__()
         self.account = account
+        self._besides = 0
         self._counts = _NO_COUNTS  # pages, by code of the state
         self._awaiting = _NO_AWAITING  # start of an interval -> its awaiting length
 
@@ -228,8 +229,14 @@ class RunMap(Spans):
             self.account.check_ranges()
 
     def frameless_ranges(self) -> int:
-        """Return how many runs have no frames, by looking."""
-        return sum(value < 0 for block in self._blocks for value in block.values)
+        """Return how many runs have no frames, by looking, and the ranges besides."""
+        return sum(value < 0 for block in self._blocks for value in block.values) + self._besides
+
+    def count_besides(self, ranges: int) -> None:
+        """Count ranges that are kept beside these runs, for the same payer."""
+        if self.account is not None:
+            self.account.ranges += ranges - self._besides
+            self._besides = ranges
 
     def swap(self, other: RunMap) -> None:
         """Exchange the contents of two maps of the same account; the size does not matter."""

@@ -31,7 +31,7 @@ def take_steps(
     what ``admit``, which is asked just before, raises.
     """
     while length:
-        clone, start = _check_can_give(aux, offset, length)
+        clone, start = check_can_give(aux, offset, length)
         pages = PageRange.of_bytes(start, length)
         absent = next((found for _, found in clone.node.find_all(pages) if found.absent), None)
         if absent is not None:
@@ -44,8 +44,12 @@ def take_steps(
     return []
 
 
-def _check_can_give(aux: PagerVmo | CloneVmo | PagerView, offset: int, length: int) -> tuple[CloneVmo, int]:
-    """Check all but the sum, in Zircon's order; return whose pages they are, and where."""
+def check_can_give(aux: PagerVmo | CloneVmo | PagerView, offset: int, length: int) -> tuple[CloneVmo, int]:
+    """Check all but the sum, in Zircon's order; return whose pages they are, and where.
+
+    Raises:
+        VmoError: as ``take_steps``.
+    """
     vmo, start = (aux.of, aux.start + offset) if isinstance(aux, PagerView) else (aux, offset)
     if not isinstance(aux, PagerVmo):
         aux.check_writable()

@@ -18,7 +18,7 @@ from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, SourceStatistics
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
 from vmofs.core.sync import Syncs
-from vmofs.status import NotSupportedError, OutOfRangeError, Status
+from vmofs.status import NoMemoryError, NotSupportedError, OutOfRangeError, Status
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 WRITE_BATCH_PAGES = 16
 """A write asks for at most this many pages at a time (zircon-pager 3.2; a tuning number, not API)."""
+
+_MOST_HINTS = 1024
 
 MAX_VMO_PAGES = MAX_VMO_BYTES // PAGE_SIZE
 
@@ -150,7 +152,7 @@ class PagerVmo:
 
     @property
     def gathering(self) -> Pins:
-        """Pages that are being brought in to be pinned; those that are there must not go before the others come."""
+        """Pages that are being brought in to be pinned: none must go before the others come."""
         if self._gathering is None:
             self._gathering = Pins(self)
         return self._gathering
@@ -370,10 +372,26 @@ class PagerVmo:
         Zircon: ZX_VMO_OP_DONT_NEED.
         """
         self.check_inside(offset, length)
+        self.check_hints()
         for part in self.always_needed.missing(PageRange.of_bytes(offset, length)):
             self.unneeded.add(part)
             if self.recency is not None:
                 self.recency.unneeded()
+        self.count_hints()
+
+    def check_hints(self) -> None:
+        """Check that another hint may come: anybody who may read gives them.
+
+        Raises:
+            NoMemoryError: there are many.
+        """
+        self.runs.check_ranges()
+        if len(self.always_needed) + len(self.unneeded) >= _MOST_HINTS:
+            raise NoMemoryError(f"hints were given for {_MOST_HINTS} ranges, which is too many")
+
+    def count_hints(self) -> None:
+        """Count the ranges that hints were given for."""
+        self.runs.count_besides(len(self.always_needed) + len(self.unneeded))
 
     def decommit(self, offset: int, length: int) -> None:
         """Refuse: what a pager VMO holds is not its user's to drop.
@@ -449,27 +467,10 @@ class PagerVmo:
 
     # The end
 
-    def detach(self) -> list[PageRange]:
-        """End the bond with the pager: waiters get BAD_STATE, clean pages and markers go; return what went."""
-        dropped = self._drop(
-            [
-                part
-                for run in self.runs.over(PageRange(0, self.size_pages))
-                if after(run.state, PageEvent.DETACH) is PageState.GAP
-                for part in self.pinned.missing(run.range)
-            ]
-        )
-        if self.source.state is SourceState.ATTACHED:
-            self.source.state = SourceState.DETACHED
-            self.source.fail_all(Status.BAD_STATE)
-            self.source.send_complete()
-        return dropped
-
     def pager_closed(self) -> None:
-        """Lose the pager: waiters get BAD_STATE, all pages stay, and no packet is left behind."""
+        """Lose the pager: waiters are to get BAD_STATE, all pages stay, and no packet is left behind."""
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.PAGER_CLOSED
-            self.source.fail_all(Status.BAD_STATE)
         self.source.withdraw_all()
 
     def evictable(self, pages: PageRange) -> list[PageRange]:
@@ -484,7 +485,7 @@ class PagerVmo:
 
     def evict(self, pages: PageRange) -> list[PageRange]:
         """Drop what is evictable in a range; return what was dropped. The next access asks again."""
-        return self._drop(self.evictable(pages))
+        return self.drop(self.evictable(pages))
 
     def evict_idle(self, pages: PageRange, spared: RangeSet) -> list[PageRange]:
         """Drop what is evictable in a range, except pages being gathered or in the frames ``spared``; return what went.
@@ -498,7 +499,7 @@ class PagerVmo:
             parts = [free for part in parts for free in self._gathering.pages.missing(part)]
         if spared:
             parts = [free for part in parts for free in self._outside(part, spared)]
-        return self._drop(parts)
+        return self.drop(parts)
 
     def _outside(self, pages: PageRange, spared: RangeSet) -> list[PageRange]:
         """Return the parts of pages of one run that are not in the frames ``spared``."""
@@ -511,7 +512,7 @@ class PagerVmo:
         """Return the first present page from ``page`` on, at most ``limit``."""
         return page if self.runs.at(page) is not None else self.runs.next_start(page, limit)
 
-    def _drop(self, parts: list[PageRange]) -> list[PageRange]:
+    def drop(self, parts: list[PageRange]) -> list[PageRange]:
         """Turn pages into gaps; return them, coalesced."""
         dropped = RangeSet()
         taken: list[Run] = []
@@ -549,6 +550,7 @@ class PagerVmo:
         self.system.unregister(self)
         if self.recency is not None:
             self.recency.leave()
+        self.runs.count_besides(0)
         self._maker.vmo_freed(self)
 
     @property

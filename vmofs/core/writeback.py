@@ -5,12 +5,16 @@ These work on the runs alone; they neither wait nor allocate.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from vmofs.core.access import Steps
 from vmofs.core.ranges import RangeSet
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.states import PageEvent, PageState, after
 from vmofs.units import PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.vmo import PagerVmo
 
 
 class DirtyRange(NamedTuple):
@@ -56,6 +60,28 @@ def end(runs: RunMap, pages: PageRange, reach: int = 0) -> tuple[list[PageRange]
     return gaps, reach
 
 
+def begin_steps(vmo: PagerVmo, pages: PageRange, *, is_zero: bool) -> Steps[None]:
+    """Begin the writeback of a range, slice by slice."""
+    for part in vmo.runs.in_slices(pages):
+        if part.start > pages.start:
+            yield None
+        begin(vmo.runs, part, vmo.pinned, is_zero=is_zero)
+
+
+def end_steps(vmo: PagerVmo, pages: PageRange) -> Steps[None]:
+    """End the writeback of a range, slice by slice; readers of the gaps will ask, and who waits for it may go on."""
+    reach = 0
+    for part in vmo.runs.in_slices(pages):
+        if part.start > pages.start:
+            yield None
+        gaps, reach = end(vmo.runs, part, reach)
+        for gap in gaps:
+            vmo.mark_stale(gap)
+        vmo.became_evictable(part)
+        vmo.syncs.written_back(vmo, part)
+    vmo.syncs.end(vmo, PageRange(pages.end, pages.end))
+
+
 def make_dirty(runs: RunMap, pages: PageRange, event: PageEvent) -> None:
     """Make pages dirty that all have frames, for a write or an OP_DIRTY."""
     for run in runs.over(pages):
@@ -81,6 +107,21 @@ def dirty_ranges(runs: RunMap, pages: PageRange) -> list[DirtyRange]:
                 records[-1] = DirtyRange(PageRange(last.range.start, run.end), is_zero=False)
             else:
                 records.append(DirtyRange(run.range, is_zero=False))
+    return records
+
+
+def dirty_ranges_steps(runs: RunMap, pages: PageRange) -> Steps[list[DirtyRange]]:
+    """Return what is dirty in a range, looking at it slice by slice."""
+    records: list[DirtyRange] = []
+    for part in runs.in_slices(pages):
+        if part.start > pages.start:
+            yield None
+        found = dirty_ranges(runs, part)
+        if records and found and not (records[-1].is_zero or found[0].is_zero):
+            last = records[-1].range
+            if last.end == found[0].range.start:
+                records[-1] = DirtyRange(PageRange(last.start, found.pop(0).range.end), is_zero=False)
+        records += found
     return records
 
 
