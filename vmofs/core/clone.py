@@ -19,6 +19,7 @@ from vmofs.core.hierarchy import Node
 from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.runs import RunMap
+from vmofs.core.spans import SLICE
 from vmofs.core.states import PageState
 from vmofs.core.vmo import WRITE_BATCH_PAGES, PagerVmo
 from vmofs.status import (
@@ -206,11 +207,20 @@ class CloneVmo:
         for start, stop in ((offset, first), (max(first, last), end)):
             yield from self._part_steps(start, stop)
             self.check_inside(offset, length)
-        whole = PageRange(first // PAGE_SIZE, last // PAGE_SIZE)
-        for part in self.pinned.over(whole):
+        position, last = first // PAGE_SIZE, last // PAGE_SIZE
+        while position < last:
+            part = PageRange(position, self.node.reach(position, last))
+            self._zero_pages(part)
+            position = part.end
+            if position < last:
+                yield None
+                self.check_inside(offset, length)
+
+    def _zero_pages(self, pages: PageRange) -> None:
+        for part in self.pinned.over(pages):
             content.wipe_committed(self.system.frames, self.node.runs, part.offset, part.end * PAGE_SIZE)
             self.node.changed(part)
-        for part in self.pinned.missing(whole):
+        for part in self.pinned.missing(pages):
             self._mark_stale(part)
             self.node.blank(part)
 
@@ -248,9 +258,15 @@ class CloneVmo:
         if pinned:
             raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
         end = min(size, self.stream_size)
-        if pages < self.size_pages:
-            self._mark_stale(PageRange(pages, self.size_pages))
-            self.node.cut(pages)
+        while pages < self.size_pages:
+            step = max(pages, self.node.runs.reach_back(pages, self.size_pages, SLICE))
+            self._mark_stale(PageRange(step, self.size_pages))
+            self.node.cut(step)
+            if step > pages:
+                self.size_pages, self.stream_size = step, min(self.stream_size, step * PAGE_SIZE)
+                yield None
+            else:
+                break
         self.size_pages, self.stream_size = pages, size
         try:
             yield from self._part_steps(end, end + -end % PAGE_SIZE)
@@ -287,8 +303,12 @@ class CloneVmo:
         yield from self._fork_steps(PageRange.of_bytes(offset, length))
 
     def _fork_steps(self, pages: PageRange) -> Steps[None]:
-        position = pages.start
+        position, count = pages.start, 0
         while position < (end := min(pages.end, self.size_pages)):
+            count += 1
+            if not count % SLICE:
+                yield None
+                continue
             found = self.node.find(position, end)
             if found.absent:
                 yield self.need(found)
@@ -312,10 +332,16 @@ class CloneVmo:
         pages = PageRange.of_bytes(offset, length)
         if best_effort:
             for part in self._of_root(pages):
+                self.root.check_hints()
                 self.root.always_needed.add(part)
                 self.root.unneeded.discard(part)
-        position = pages.start
+                self.root.count_hints()
+        position, count = pages.start, 0
         while position < (end := min(pages.end, self.size_pages)):
+            count += 1
+            if not count % SLICE:
+                yield None
+                continue
             found = self.node.find(position, end)
             if not found.absent:
                 position += found.pages

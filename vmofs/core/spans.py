@@ -128,6 +128,19 @@ class Spans:
                 return end
         return min(end, self._blocks[number].starts[index])
 
+    def reach_back(self, start: int, end: int, count: int) -> int:
+        """Return from where on, at least ``start``, there are ``count`` spans at most up to ``end``; none is cut."""
+        if not self._blocks:
+            return start
+        number = bisect_left(self._heads, end)
+        index = bisect_left(self._blocks[number].starts, end) - count
+        while index < 0:
+            number -= 1
+            if number < 0:
+                return start
+            index += len(self._blocks[number].starts)
+        return max(start, min(end, self._blocks[number].starts[index]))
+
     def in_slices(self, pages: PageRange) -> Iterator[PageRange]:
         """Cut a range where spans begin, so that each part has ``SLICE`` of them at most; they may change meanwhile."""
         start, limit = pages
