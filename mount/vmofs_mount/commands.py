@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
+import trio
+
+from vmofs.core.access import Access
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
+from vmofs.core.writeback import DirtyRange
 from vmofs.status import AccessDeniedError, BadStateError, NotSupportedError, OutOfRangeError, Status, VmoError
 from vmofs.units import Key, PageRange
 from vmofs.wire.commands import (
@@ -25,7 +29,7 @@ from vmofs.wire.commands import (
     SupplyPages,
 )
 from vmofs.wire.names import quote
-from vmofs.wire.results import format_dirty_ranges, format_result, format_vmo_stats
+from vmofs.wire.results import format_dirty_range_lines, format_result, format_vmo_stats
 from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
@@ -35,8 +39,13 @@ from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
 from vmofs_mount.vmo_handle import OpenVmos
 
-_MAX_CHECKED_BYTES = 2**28
-"""Others wait while a sum is made: 0.1 s for this many."""
+_MAX_CHECKED_BYTES = 2**25
+"""Others wait while a sum is made, and all moves at one moment: 15 ms for this many."""
+
+_PIECES = 1000
+"""Ranges that are dealt with in one go."""
+
+T = TypeVar("T")
 
 OK = format_result(Status.OK)
 
@@ -161,48 +170,77 @@ class PagerCommands:
             return OK
 
         # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
-        return await finish() if self._engine.start(access) else finish
+        return await finish() if await self._engine.start_patiently(access) else finish
+
+    async def _carry_out(self, access: Access[T], then: Callable[[T], Awaitable[str]]) -> str | Waiting:
+        """Do something that does not wait for a pager, but may take long."""
+
+        async def finish() -> str:
+            await self._engine.wait(access)
+            return await then(access.result())
+
+        return await finish() if await self._engine.start_patiently(access) else finish
 
     async def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Act on newly filled pages: who waits is answered first, the other pages go to the page cache."""
         self._engine.settle()
-        self._opened.supplied(file, filled)
-        self._cache.supplied(file, filled)
+        for first in range(0, len(filled), _PIECES) or (0,):
+            if first:
+                await trio.lowlevel.checkpoint()
+            self._opened.supplied(file, filled[first : first + _PIECES])
+            self._cache.supplied(file, filled[first : first + _PIECES])
         await self._engine.answer_first()
 
-    async def _op_range(self, command: OpRange, handle: CommandHandle) -> str:
+    async def _op_range(self, command: OpRange, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         check_page_aligned(offset=command.offset, length=command.length)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
-        self._engine.settle()
-        if PagerOp(command.op) is PagerOp.WRITEBACK_END:  # zeros became absent
+        op = PagerOp(command.op)
+
+        async def then(_result: None) -> str:
+            if op is PagerOp.WRITEBACK_END:  # zeros became absent
+                await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
+            return OK
+
+        steps = pager.op_range_steps(op, file.vmo, command.offset, command.length, command.data)
+        return await self._carry_out(Access(steps), then)
+
+    async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str | Waiting:
+        pager = _pager_of(handle)
+        file = await self._file(handle, command.vmo, os.W_OK, pager)
+
+        async def then(_dropped: list[PageRange]) -> str:
             await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
-        return OK
+            return OK
 
-    async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str:
+        return await self._carry_out(Access(pager.detach_steps(file.vmo)), then)
+
+    async def _evict(self, command: Evict, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
-        pager.detach_vmo(file.vmo)
-        self._engine.settle()
-        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
-        return OK
 
-    async def _evict(self, command: Evict, handle: CommandHandle) -> str:
-        pager = _pager_of(handle)
-        file = await self._file(handle, command.vmo, os.W_OK, pager)
-        dropped = pager.evict(file.vmo, command.offset, command.length)
-        self._engine.settle()
-        await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
-        return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
+        async def then(dropped: list[PageRange]) -> str:
+            await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
+            return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
 
-    async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str:
+        return await self._carry_out(Access(pager.evict_steps(file.vmo, command.offset, command.length)), then)
+
+    async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.R_OK, pager)
-        records = pager.query_dirty_ranges(file.vmo, command.offset, command.length)
-        return format_dirty_ranges((pages.offset, pages.length, is_zero) for pages, is_zero in records)
+
+        async def then(records: list[DirtyRange]) -> str:
+            pieces = []
+            for first in range(0, len(records), _PIECES):
+                if first:
+                    await trio.lowlevel.checkpoint()
+                pieces.append(format_dirty_range_lines(_in_bytes(records[first : first + _PIECES])))
+            return format_result(Status.OK, str(len(records))) + "".join(pieces)
+
+        steps = pager.query_dirty_ranges_steps(file.vmo, command.offset, command.length)
+        return await self._carry_out(Access(steps), then)
 
     async def _query_vmo_stats(self, command: QueryVmoStats, handle: CommandHandle) -> str:
         pager = _pager_of(handle)
@@ -219,6 +257,10 @@ class PagerCommands:
         pager.check_vmo(vmo_of(file))
         assert isinstance(file, VmoFile)
         return file
+
+
+def _in_bytes(records: Iterable[DirtyRange]) -> Iterator[tuple[int, int, bool]]:
+    return ((pages.offset, pages.length, is_zero) for pages, is_zero in records)
 
 
 def _pager_directory_of(handle: CommandHandle) -> PagerDirectory:

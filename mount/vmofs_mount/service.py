@@ -79,8 +79,9 @@ class Service:
         self.log = EventLog()
         self._layout = layout
         self._handles = session.handles
-        self.engine = Engine(system, self._kick, self._stale, session.turns)
-        nursery, place = session.nursery, Place.of(session.mountpoint)
+        nursery = session.nursery
+        self.engine = Engine(system, self._kick, self._stale, session.turns, nursery.start_soon)
+        place = Place.of(session.mountpoint)
         kernel = Kernel(session.device)
         self.cache = PageCache(kernel, system.frames, nursery.start_soon)
         self.opened = OpenVmos(self.engine, self.cache, nursery.start_soon, place, layout.tree.modified, layout.limits)
@@ -148,8 +149,7 @@ class Service:
 
     def _reclaim(self, pages: int, spared: Iterable[FrameRun]) -> None:
         """Evict pages, and soon drop them from the page cache: who wants memory need not have anything to settle."""
-        assert self.system.eviction is not None
-        self.system.eviction.reclaim(pages, spared)
+        self.system.reclaim(pages, spared)
         if not self._will_settle:
             self._will_settle = True
             self._spawn(self._settle_soon)

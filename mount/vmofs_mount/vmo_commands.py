@@ -147,7 +147,7 @@ class VmoCommands:
             await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
             return OK
 
-        if not self._engine.start(access):
+        if not await self._engine.start_patiently(access):
             try:
                 limits.take(Resource.REQUESTS, uid)
             except VmoError:

@@ -23,6 +23,12 @@ Vmo = PagerVmo | CloneVmo | PagerView | AuxVmo | AuxView
 """All there is: what a name in a command may stand for, where a VMO is asked for."""
 
 
+MOST_CHILDREN = 1024
+"""Of one memory that one payer may have."""
+
+MOST_GENERATIONS = 256
+
+
 class ChildKind(Enum):
     """What a child shares with its parent. Zircon: ZX_VMO_CHILD_*; the values are the words of the commands."""
 
@@ -57,7 +63,8 @@ def create_child(
             clone that has children or hangs below another; a slice of a resizable VMO; a reference to a slice, or a
             resizable one to a VMO that is not; a snapshot of, or reference to, physical memory.
         BadStateError: pages of the parent are pinned, and it would have to share them both ways.
-        NoMemoryError: the last page of an anonymous snapshot must be cut, and there is no memory for a copy.
+        NoMemoryError: the last page of an anonymous snapshot must be cut, and there is no memory for a copy; who pays
+            has too many children of this memory, or there are too many generations.
 
     ``account``: who pays for what the child does not share.
 
@@ -92,6 +99,7 @@ def _slice(parent: Vmo, offset: int, size: int, account: Account | None, *, no_w
         size = max(
             0, min(size, parent.size_bytes - offset)
         )  # pages lie inside, but what a file has may end within the last
+    _check_family(vmo.node, account)
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
     return make(vmo, start + offset, size, no_write=no_write, account=account)  # type: ignore[arg-type]
 
@@ -106,6 +114,7 @@ def _reference(parent: Vmo, offset: int, size: int, account: Account | None, *, 
         raise NotSupportedError(f"{vmo.kind.value} memory cannot have references")
     if resizable and not is_resizable(vmo):
         raise NotSupportedError("the parent is not resizable, so a reference to it cannot be")
+    _check_family(vmo.node, account)
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
     return make(vmo, no_write=no_write, account=account)  # type: ignore[arg-type]
 
@@ -123,7 +132,7 @@ def _snapshot(
     if offset + length > UINT64_MAX or (_is_slice(parent) and offset + length > parent.size_pages * PAGE_SIZE):
         raise OutOfRangeError(f"snapshot {offset}+{size} overflows, or leaves the slice")
     first = (start + offset) // PAGE_SIZE
-    above, first, limit = _find_place(vmo, kind, first, page_count(size), is_slice=_is_slice(parent))
+    above, first, limit = _find_place(vmo, kind, first, page_count(size), account, is_slice=_is_slice(parent))
     child = _bare_child(vmo, size, account, no_write=no_write, resizable=resizable)
     above.hang(child.node, first, limit)
     if above.hidden:
@@ -148,7 +157,13 @@ def _bare_child(
 
 
 def _find_place(
-    vmo: PagerVmo | CloneVmo | AuxVmo, kind: ChildKind, first: int, pages: int, *, is_slice: bool
+    vmo: PagerVmo | CloneVmo | AuxVmo,
+    kind: ChildKind,
+    first: int,
+    pages: int,
+    account: Account | None,
+    *,
+    is_slice: bool,
 ) -> tuple[Node, int, int]:
     """Decide what a snapshot is, in Zircon's order, and return the node it is to hang below, and what it shows of it.
 
@@ -169,10 +184,21 @@ def _find_place(
         raise BadStateError(f"{vmo.pinned.pages} pages are pinned")
     limit = max(0, min(pages, vmo.size_pages - first))
     above, first, limit = node.place(first, limit, two_way=two_way)
+    _check_family(above, account)
     if not two_way:
         return above, first, limit
     _check_two_way(node, above.parent)
     return (above if above.hidden else above.hide(vmo.size_pages)), first, limit
+
+
+def _check_family(node: Node, account: Account | None) -> None:
+    """Check that who pays has not too many children of a node: whoever writes to it looks at each, and upwards."""
+    if account is None:
+        return
+    if node.members_of(account) >= MOST_CHILDREN:
+        raise NoMemoryError(f"{account.payer} has {MOST_CHILDREN} children of this memory, which is too many")
+    if node.depth() >= MOST_GENERATIONS:
+        raise NoMemoryError(f"the child would be one of {MOST_GENERATIONS} generations, which is too many")
 
 
 def _check_two_way(node: Node, above: Node | None) -> None:

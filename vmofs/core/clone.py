@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmofs.core import content
+from vmofs.core import content, hints
 from vmofs.core.access import Access, Need, Steps
 from vmofs.core.account import Account
 from vmofs.core.content import Bytes
@@ -332,10 +332,7 @@ class CloneVmo:
         pages = PageRange.of_bytes(offset, length)
         if best_effort:
             for part in self._of_root(pages):
-                self.root.check_hints()
-                self.root.always_needed.add(part)
-                self.root.unneeded.discard(part)
-                self.root.count_hints()
+                hints.always_need(self.root, part)
         position, count = pages.start, 0
         while position < (end := min(pages.end, self.size_pages)):
             count += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmofs.core import content, writeback
+from vmofs.core import content, hints, writeback
 from vmofs.core.access import Need, Steps
 from vmofs.core.pins import Pin
 from vmofs.core.request import Command
@@ -34,10 +34,7 @@ def always_need_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
     """Ask for every gap, skipping those that fail; protected is the whole range, also what comes later."""
     vmo.check_inside(offset, length)
     pages = PageRange.of_bytes(offset, length)
-    vmo.check_hints()
-    vmo.always_needed.add(pages)
-    vmo.unneeded.discard(pages)
-    vmo.count_hints()
+    hints.always_need(vmo, pages)
     yield from _page_in_steps(vmo, pages, best_effort=True)
 
 

@@ -116,6 +116,18 @@ class Node:
             self.windows = {}
         self.windows[view] = window
 
+    def members_of(self, account: Account) -> int:
+        """Return how many children and windows are an account's."""
+        windows = sum(window.account is account for window in self.windows.values())
+        return windows + sum(child.runs.account is account for child in self.children)
+
+    def depth(self) -> int:
+        """Return how many nodes are above."""
+        count, node = 0, self.parent
+        while node is not None:
+            count, node = count + 1, node.parent
+        return count
+
     # Looking
 
     def find(self, page: int, end: int) -> Found:
@@ -418,7 +430,7 @@ class Node:
         self._free_unseen_above(PageRange(0, self.limit))
         owner, self.owner = self.owner, None
         (owner or self).freed()
-        content.free_runs(self.frames, self.runs.take(ALL_PAGES))
+        self.system.bury(self.runs)
         if self.parent is not None:
             del self.parent.children[self]
             self.parent = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from vmofs.core import commit, content, resize, writeback, zero
+from vmofs.core import commit, content, hints, resize, writeback, zero
 from vmofs.core.access import Access, Need, Steps
 from vmofs.core.content import Bytes
 from vmofs.core.eviction import Recency
@@ -18,7 +18,7 @@ from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, SourceStatistics
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
 from vmofs.core.sync import Syncs
-from vmofs.status import NoMemoryError, NotSupportedError, OutOfRangeError, Status
+from vmofs.status import NotSupportedError, OutOfRangeError, Status
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 WRITE_BATCH_PAGES = 16
 """A write asks for at most this many pages at a time (zircon-pager 3.2; a tuning number, not API)."""
-
-_MOST_HINTS = 1024
 
 MAX_VMO_PAGES = MAX_VMO_BYTES // PAGE_SIZE
 
@@ -372,26 +370,7 @@ class PagerVmo:
         Zircon: ZX_VMO_OP_DONT_NEED.
         """
         self.check_inside(offset, length)
-        self.check_hints()
-        for part in self.always_needed.missing(PageRange.of_bytes(offset, length)):
-            self.unneeded.add(part)
-            if self.recency is not None:
-                self.recency.unneeded()
-        self.count_hints()
-
-    def check_hints(self) -> None:
-        """Check that another hint may come: anybody who may read gives them.
-
-        Raises:
-            NoMemoryError: there are many.
-        """
-        self.runs.check_ranges()
-        if len(self.always_needed) + len(self.unneeded) >= _MOST_HINTS:
-            raise NoMemoryError(f"hints were given for {_MOST_HINTS} ranges, which is too many")
-
-    def count_hints(self) -> None:
-        """Count the ranges that hints were given for."""
-        self.runs.count_besides(len(self.always_needed) + len(self.unneeded))
+        hints.dont_need(self, PageRange.of_bytes(offset, length))
 
     def decommit(self, offset: int, length: int) -> None:
         """Refuse: what a pager VMO holds is not its user's to drop.
