@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import trio
 
 from vmofs.status import NoMemoryError
 from vmofs_mount.caller import Caller
@@ -60,6 +63,9 @@ class Handle(ABC):
         """The last descriptor was closed."""
 
 
+_TURN_SECONDS = 0.003
+"""How long a text is worked on before others have their turn."""
+
 _SHORT_TEXT_BYTES = 4096
 """A text up to here is not counted."""
 
@@ -106,10 +112,19 @@ class TextHandle(Handle):
     async def read(self, offset: int, size: int) -> Data:
         """Return a part of the text."""
         if offset == 0 or self._text is None:
-            text = self._file.text_for(self.caller.uid).encode()
-            self._count(len(text))
-            self._text = text
+            self._text = await self._make()
         return self._text[offset : offset + size]
+
+    async def _make(self) -> bytes:
+        pieces, began = [], time.perf_counter()
+        for piece in self._file.pieces(self.caller.uid):
+            pieces.append(piece)
+            if time.perf_counter() - began > _TURN_SECONDS:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
+        text = "".join(pieces).encode()
+        self._count(len(text))
+        return text
 
     def _count(self, size: int) -> None:
         """Count a text that is kept until the file is closed, if it is long."""

@@ -179,10 +179,10 @@ def build_layout(
 
 def _add_first_names(layout: Layout, uid: int, gid: int) -> None:
     root = layout.tree.root
-    readme = TextFile(0o444, uid, gid, lambda: README_TEXT, constant=True)
+    readme = TextFile(0o444, uid, gid, lambda: iter((README_TEXT,)), constant=True)
     for name, node in ((b"README", readme), (b"vmo", layout.vmo), (b"aux", layout.aux), (b"control", layout.control)):
         layout.tree.add(root, name, node)
-    version = TextFile(0o444, uid, gid, lambda: VERSION_TEXT, constant=True)
+    version = TextFile(0o444, uid, gid, lambda: iter((VERSION_TEXT,)), constant=True)
     layout.tree.add(layout.control, b"version", version)
 
 

@@ -266,7 +266,7 @@ class CommandFile(Node):
 class TextFile(Node):
     """Text that is made when the file is opened and read, such as ``stats``.
 
-    ``produce`` returns the text, and ``personal``, if any, what only the user with that number sees at its end;
+    ``produce`` yields the text, and ``personal``, if any, what only the user with that number sees at its end;
     ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never changes, so it has a size and the
     kernel may cache it; others have the size 0, as in ``/proc``.
     """
@@ -278,7 +278,7 @@ class TextFile(Node):
         permissions: int,
         uid: int,
         gid: int,
-        produce: Callable[[], str],
+        produce: Callable[[], Iterator[str]],
         accept: Callable[[bytes], None] | None = None,
         *,
         personal: Callable[[int], str] | None = None,
@@ -292,25 +292,38 @@ class TextFile(Node):
         self._made = ""
         self._made_again_at = 0.0
 
-    def text(self) -> str:
-        """Return the text. One that takes long to make is given again for a while, so that nobody holds others up.
+    def pieces(self, uid: int) -> Iterator[str]:
+        """Yield the text that a user sees, piece by piece: each takes little work, and after each others may go on.
 
-        A mount with 65536 VMOs takes 0.1 s for its statistics, and everybody may read them.
+        A text that took long to make is given again for a while, so that who reads it again and again does not take all
+        the time. A mount with 65536 VMOs takes 0.1 s for its statistics, and everybody may read them.
         """
-        if time.perf_counter() < self._made_again_at:
-            return self._made
-        began = time.thread_time()  # while another process has the CPU, we hold nobody up
-        text = self.produce()
-        took = time.thread_time() - began
-        self._made = text if took > _LONG_SECONDS else ""
-        self._made_again_at = time.perf_counter() + _REST_PER_TEXT * took if took > _LONG_SECONDS else 0.0
-        return text
+        if time.perf_counter() >= self._made_again_at:
+            yield from self._make()
+        yield self._made
+        self._made = self._made if time.perf_counter() < self._made_again_at else ""
+        if self.personal is not None:
+            yield self.personal(uid)
 
-    def text_for(self, uid: int) -> str:
-        """Return the text that a user sees."""
-        return self.text() if self.personal is None else self.text() + self.personal(uid)
+    def _make(self) -> Iterator[str]:
+        pieces, took = [], 0.0
+        produced = self.produce()
+        while True:
+            began = time.thread_time()  # while another process has the CPU, we hold nobody up
+            piece = next(produced, None)
+            took += time.thread_time() - began
+            if piece is None:
+                break
+            pieces.append(piece)
+            yield ""
+        self._made = "".join(pieces)
+        self._made_again_at = time.perf_counter() + _REST_PER_TEXT * took if took > _LONG_SECONDS else 0.0
+
+    def text(self, uid: int = 0) -> str:
+        """Return the text that a user sees, in one go."""
+        return "".join(self.pieces(uid))
 
     @property
     def size_bytes(self) -> int:
         """The length of a constant text."""
-        return len(self.produce().encode()) if self.constant else 0
+        return len(self.text().encode()) if self.constant else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -135,7 +135,7 @@ class Service:
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
         seams.open_pager = self.pagers.open
-        seams.before_removal = self.pagers.wait_settled
+        seams.before_removal = self.pagers.prepare_removal
         seams.close_pager = self.pagers.remove
         seams.add_fifo = self.pagers.add_fifo
         tree, control = self._layout.tree, self._layout.control
@@ -214,10 +214,13 @@ class Service:
                 with trio.move_on_after(CLOSE_SECONDS):
                     await let_go.wait()
 
-    def _stats_text(self) -> str:
+    def _stats_text(self) -> Iterator[str]:
+        dirty = Dirty(0, 0)
+        for counted in self.pagers.count_dirty():
+            dirty = counted
+            yield ""
         system = self.system.statistics()
         frames = asdict(system.frames)
-        dirty = self.pagers.dirty()
         values = {
             "frames_used": frames["used"],
             "frames_peak": frames["peak"],
@@ -235,7 +238,7 @@ class Service:
             **self._layout.limits.statistics(),
             **{f"pagecache_{name}": value for name, value in asdict(self.cache.statistics()).items()},
         }
-        return format_metrics("vmofs", values)
+        yield format_metrics("vmofs", values)
 
     def _user_stats_text(self, asked_by: int) -> str:
         return format_labelled_metrics("vmofs", self._layout.limits.of_users(asked_by), "uid")

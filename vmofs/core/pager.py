@@ -418,6 +418,11 @@ class Pager:
         """The VMOs of this pager that still exist: open ones, and those that have children."""
         return self._vmos.keys()
 
+    @property
+    def tally(self) -> Tally:
+        """What all its page sources have in common."""
+        return self._tally
+
     def pending(self) -> list[PageRequest]:
         """Return the requests that are not answered, oldest first."""
         return [request for request in self._system.requests if request.source.tally is self._tally]
