@@ -6,6 +6,8 @@ be seen, and some things that cannot. ``fuse/contract_mount.py`` adds a mount as
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.contract_calls import (
     ROOT_ONLY,
     Call,
@@ -18,6 +20,7 @@ from tests.contract_calls import (
     outcome,
     pages_of,
 )
+from tests.payers import Payers
 from tests.stale_copies import Caches
 from vmofs.core.aux import AuxVmo
 from vmofs.core.children import ChildKind, create_child
@@ -45,6 +48,7 @@ class Worlds:
 
     def __init__(self) -> None:
         self.system, self.model = System(), ContractModel()
+        self.payers = Payers()
         self.sides = [Side.make(self.system, number) for number in range(2)]
         self.trees: list[Tree] = []
         self.members: list[Member] = []
@@ -66,6 +70,7 @@ class Worlds:
             member.core.close()
         assert self.system.frames.statistics().used == 0
         assert self.system.statistics().objects == 0
+        self.payers.check_empty()
         self.system.frames.close()
 
     def possible(self, name: str, member: Member, where: tuple[int, int] = (0, 0), way: str = "") -> bool:  # noqa: ARG002
@@ -81,8 +86,8 @@ class Worlds:
 
     def make_root(self, side: Side, size: int, options: VmoOptions) -> Member | Status:
         """Make a VMO of a pager."""
-        key = self.count
-        core = outcome(lambda: side.core.create_vmo(side.port, Key(key), size, options))
+        key, payer = self.count, self.payers.next()
+        core = outcome(lambda: side.core.create_vmo(side.port, Key(key), size, options, payer))
         if not isinstance(core, PagerVmo):
             assert core is Status.BAD_STATE
             assert side.closed
@@ -106,9 +111,10 @@ class Worlds:
 
     def make_child(self, of: Member, kind: ChildKind, first: int, count: int, flags: str) -> Member | Status:
         """Make a child of any kind; for a reference ``first`` and ``count`` are 0."""
-        flag = {flags: True} if flags else {}
+        flag: dict[str, Any] = {flags: True} if flags else {}
+        payer = self.payers.next()
         where = first * PAGE_SIZE, count * PAGE_SIZE
-        core = outcome(lambda: create_child(of.core, kind, *where, **flag))
+        core = outcome(lambda: create_child(of.core, kind, *where, account=payer, **flag))
         is_view = kind in {ChildKind.SLICE, ChildKind.REFERENCE}
         made = (self._expected_view if is_view else self._expected_clone)(of, kind, first, count, flags)
         if isinstance(made, Status):
@@ -221,7 +227,7 @@ class Worlds:
     def supply_pages(self, member: Member, where: tuple[int, int], pages: list[bytes | None]) -> object:
         """Supply pages, None for a marker; return those that were filled or the error."""
         side = member.tree.side
-        aux, model_aux = AuxVmo(self.system, where[1]), ModelAux(list(pages))
+        aux, model_aux = AuxVmo(self.system, where[1], account=self.payers.next()), ModelAux(list(pages))
         for page, data in enumerate(pages):
             if data is not None:
                 aux.write_nowait(page * PAGE_SIZE, data)

@@ -56,6 +56,12 @@ class Mounted:
         assert found, name
         return int(found[1])
 
+    def user_counter(self, name: str, uid: int) -> int:
+        """Return a number of ``control/stats`` for one user, 0 if it has none."""
+        stats = (self.path / "control" / "stats").read_text()
+        found = re.search(rf'^vmofs_user_{name}{{uid="{uid}"}} (\d+)$', stats, re.MULTILINE)
+        return int(found[1]) if found else 0
+
     def is_mounted(self) -> bool:
         """Return whether the kernel has the mount."""
         return any(line.split(" ")[1] == str(self.path) for line in Path("/proc/mounts").read_text().splitlines())

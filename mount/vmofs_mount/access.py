@@ -66,6 +66,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 for _function in (_LIBC.setfsuid, _LIBC.setfsgid):
     _function.argtypes, _function.restype = [ctypes.c_uint32], ctypes.c_uint32  # an int would make uid 2^32-2 negative
 
+_OPENED_TOGETHER = 16
+"""Directories that a thread has open at the same time."""
+
 _OWN_UID = 0xFFFF_FFFF
 """Asks setfsuid for the present value: it is nobody's."""
 
@@ -142,18 +145,25 @@ def examine(place: Place, directories: Sequence[int], ino: int, mode: int, ident
 
     ``ino`` 0 stands for no file. In a worker thread, if ``can_open_inodes``.
     """
+    asked = [(number, os.X_OK) for number in directories] + ([(ino, mode)] if ino else [])
+    with _opened_root(place, os.O_RDONLY) as root:
+        for first in range(0, len(asked), _OPENED_TOGETHER):  # a path may have 2,000 components
+            some = asked[first : first + _OPENED_TOGETHER]
+            for number, refused in enumerate(_refusals(root, some, identity), start=first):
+                if refused:
+                    return Examined(found=number >= len(directories), errno=refused)
+    return Examined(found=True, errno=0)
+
+
+def _refusals(root: int, asked: Sequence[tuple[int, int]], identity: Identity) -> list[int]:
+    """Return for each inode the errno with which a use is refused, or 0."""
     with ExitStack() as stack:
-        root = stack.enter_context(_opened_root(place, os.O_RDONLY))
         opened = []
-        for number in (*directories, ino) if ino else directories:
+        for number, _ in asked:
             opened.append(_open_inode(root, number))
             stack.callback(os.close, opened[-1])
         with _as(identity):
-            for directory in opened[: len(directories)]:
-                refused = _access(directory, os.X_OK)
-                if refused:
-                    return Examined(found=False, errno=refused)
-            return Examined(found=True, errno=_access(opened[-1], mode) if ino else 0)
+            return [_access(fd, mode) for fd, (_, mode) in zip(opened, asked, strict=True)]
 
 
 def examine_path(place: Place, path: str, mode: int, identity: Identity) -> Examined:

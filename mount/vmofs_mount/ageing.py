@@ -15,6 +15,7 @@ _TICK_SECONDS = 0.25
 _TICKS_PER_DEADLINE = 20  # a deadline is kept to 5 %
 _SHORTEST_TICK_SECONDS = 0.01  # whatever deadline somebody gives his pager
 _REST_PER_LOOK = 9  # so that looking takes a tenth of the time, however many requests somebody leaves unanswered
+_REQUESTS_PER_TURN = 500
 _STALL_SECONDS = 5.0
 _STALLS_PER_DEADLINE = 4
 
@@ -55,19 +56,27 @@ class Ageing:
         while True:
             tick = min(_TICK_SECONDS, self._shortest() / _TICKS_PER_DEADLINE)
             await trio.sleep(max(tick, _SHORTEST_TICK_SECONDS, rest))
-            began = time.perf_counter()
-            self._look(trio.current_time())
-            rest = _REST_PER_LOOK * (time.perf_counter() - began)
+            rest = _REST_PER_LOOK * await self._look(trio.current_time())
 
-    def _look(self, now: float) -> None:
+    async def _look(self, now: float) -> float:
+        """Look at all requests, some in each turn of the loop; return how many seconds that took."""
         requests = self._engine.system.requests
+        began, took = time.perf_counter(), 0.0
         self._warned &= requests.keys()
-        expired = []
+        expired: list[PageRequest] = []
         shortest = self._shortest()
         youngest = now - min(self._warn, shortest, self._stall_seconds(shortest))
-        for request in requests:
+        for number, request in enumerate(list(requests)):
             if request.raised_at > youngest:
                 break  # and so are all others
+            if not number % _REQUESTS_PER_TURN and number:
+                took += time.perf_counter() - began
+                self._expire(now, expired)
+                expired = []
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
+            if request not in requests:
+                continue  # answered meanwhile
             age = now - request.raised_at
             deadline = self._deadline_of(request)
             if self._stalls(request, now, self._stall_seconds(deadline)) and self._again(request):
@@ -78,8 +87,12 @@ class Ageing:
             elif age >= self._warn and request not in self._warned:
                 self._warned.add(request)
                 self._note("slow", request, age)
-        if expired:
-            self._engine.system.expire(now, expired)
+        self._expire(now, expired)
+        return took + time.perf_counter() - began
+
+    def _expire(self, now: float, requests: list[PageRequest]) -> None:
+        if requests:
+            self._engine.system.expire(now, requests)
             self._engine.settle()
 
     def _stall_seconds(self, deadline: float) -> float:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
+import trio
+
+from vmofs.core.access import Access
 from vmofs.core.found import ALL_PAGES
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
+from vmofs.core.writeback import DirtyRange
 from vmofs.status import AccessDeniedError, BadStateError, NotSupportedError, OutOfRangeError, Status, VmoError
-from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.units import Key, PageRange
 from vmofs.wire.commands import (
     Command,
     CreateVmo,
@@ -27,7 +31,7 @@ from vmofs.wire.commands import (
     SupplyPages,
 )
 from vmofs.wire.names import quote
-from vmofs.wire.results import add_held, format_dirty_ranges, format_result, format_vmo_stats
+from vmofs.wire.results import add_held, format_dirty_range_lines, format_result, format_vmo_stats
 from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
@@ -39,12 +43,15 @@ from vmofs_mount.pagers import PagerDirectory, Pagers
 from vmofs_mount.privileges import drop_privileges
 from vmofs_mount.vmo_handle import OpenVmos
 
-_MAX_CHECKED_BYTES = 2**28
-"""Others wait while a sum is made: 0.1 s for this many."""
+_MAX_CHECKED_BYTES = 2**25
+"""Others wait while a sum is made, and all moves at one moment: 15 ms for this many."""
 
-OK = format_result(Status.OK)
+_PIECES = 1000
+"""Ranges that are dealt with in one go."""
 
 T = TypeVar("T")
+
+OK = format_result(Status.OK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,8 @@ class PagerCommands:
         self._names.add(parent, name, file, command.vmo)
         try:
             key = self._pagers.new_key() if command.key is None else Key(command.key)
-            file.vmo = pager.pager.create_vmo(port, key, command.size, options)
+            account = handle.limits.account(file.uid)
+            file.vmo = pager.pager.create_vmo(port, key, command.size, options, account)
         except VmoError:
             self._names.discard(file)
             raise
@@ -170,7 +178,8 @@ class PagerCommands:
         if directory is None:
             raise BadStateError("the pager is closed")
         pager = directory.pager
-        vmo = pager.create_vmo(served.port, self._pagers.new_key(), 0, served.options)
+        account = self._opened.limits.account(caller.uid)
+        vmo = pager.create_vmo(served.port, self._pagers.new_key(), 0, served.options, account)
         file = VmoFile(mode, caller.uid, caller.gid, vmo, pager)
         vmo.owner = vmo.source.owner = file
         return file
@@ -184,8 +193,6 @@ class PagerCommands:
             raise OutOfRangeError(f"length {command.length} is above {_MAX_CHECKED_BYTES}, the most with a checksum")
         taken = PageRange.of_bytes(command.aux_offset, command.length)
         await self._stores.bring_in(vmo_of(source), taken)
-        if source.uid != file.uid:
-            handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
         access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
@@ -198,45 +205,66 @@ class PagerCommands:
             return OK
 
         # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
-        return await finish() if self._engine.start(access) else finish
+        return await finish() if await self._engine.start_patiently(access) else finish
+
+    async def _carry_out(self, access: Access[T], then: Callable[[T], Awaitable[str]]) -> str | Waiting:
+        """Do something that does not wait for a pager, but may take long."""
+
+        async def finish() -> str:
+            await self._engine.wait(access)
+            return await then(access.result())
+
+        return await finish() if await self._engine.start_patiently(access) else finish
 
     async def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Act on newly filled pages: who waits is answered first, the other pages go to the page cache."""
         self._engine.settle()
-        self._opened.supplied(file, filled)
-        self._cache.supplied(file, filled)
+        for first in range(0, len(filled), _PIECES) or (0,):
+            if first:
+                await trio.lowlevel.checkpoint()
+            self._opened.supplied(file, filled[first : first + _PIECES])
+            self._cache.supplied(file, filled[first : first + _PIECES])
         await self._engine.answer_first()
 
-    async def _op_range(self, command: OpRange, handle: CommandHandle) -> str:
+    async def _op_range(self, command: OpRange, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         check_page_aligned(offset=command.offset, length=command.length)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        if PagerOp(command.op) is PagerOp.DIRTY:
-            handle.limits.reserve_range(file, command.length)  # zeros get memory
-        pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
-        return OK
+        steps = pager.op_range_steps(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
+        return await self._carry_out(Access(steps), _done)
 
-    async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str:
+    async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         await self._stores.bring_in(file.vmo, ALL_PAGES)  # pages that are dirty stay
-        pager.detach_vmo(file.vmo)
-        return OK
+        return await self._carry_out(Access(pager.detach_steps(file.vmo)), _done)
 
-    async def _evict(self, command: Evict, handle: CommandHandle) -> str:
+    async def _evict(self, command: Evict, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         await self._stores.bring_in(file.vmo, PageRange.of_bytes(command.offset, command.length))
-        dropped = pager.evict(file.vmo, command.offset, command.length)
-        return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
 
-    async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str:
+        async def then(dropped: list[PageRange]) -> str:
+            return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
+
+        return await self._carry_out(Access(pager.evict_steps(file.vmo, command.offset, command.length)), then)
+
+    async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
         file = await self._file(handle, command.vmo, os.R_OK, pager)
-        records = pager.query_dirty_ranges(file.vmo, command.offset, command.length)
-        return format_dirty_ranges((pages.offset, pages.length, is_zero) for pages, is_zero in records)
+
+        async def then(records: list[DirtyRange]) -> str:
+            pieces = []
+            for first in range(0, len(records), _PIECES):
+                if first:
+                    await trio.lowlevel.checkpoint()
+                pieces.append(format_dirty_range_lines(_in_bytes(records[first : first + _PIECES])))
+            return format_result(Status.OK, str(len(records))) + "".join(pieces)
+
+        steps = pager.query_dirty_ranges_steps(file.vmo, command.offset, command.length)
+        return await self._carry_out(Access(steps), then)
 
     async def _query_vmo_stats(self, command: QueryVmoStats, handle: CommandHandle) -> str:
         pager = _pager_of(handle)
@@ -253,6 +281,14 @@ class PagerCommands:
         pager.check_vmo(vmo_of(file))
         assert isinstance(file, VmoFile)
         return file
+
+
+def _in_bytes(records: Iterable[DirtyRange]) -> Iterator[tuple[int, int, bool]]:
+    return ((pages.offset, pages.length, is_zero) for pages, is_zero in records)
+
+
+async def _done(_result: object) -> str:
+    return OK
 
 
 def _pager_directory_of(handle: CommandHandle) -> PagerDirectory:

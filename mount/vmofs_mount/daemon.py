@@ -16,7 +16,7 @@ from vmofs.core.system import System
 from vmofs.units import page_count
 from vmofs_mount.guardian import Guardian
 from vmofs_mount.layout import build_layout
-from vmofs_mount.limits import Limits, Resource
+from vmofs_mount.limits import DEFAULTS, Limits, Resource
 from vmofs_mount.notify import notify
 from vmofs_mount.options import machine_memory_bytes
 from vmofs_mount.service import Service
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _READY = b"ready"
+_MANY_DESCRIPTORS = 2**20
 _SYSLOG = Path("/dev/log")
 
 
@@ -40,16 +41,19 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
     """
     limit = options.memory_limit_bytes
     system = System(None if limit is None else page_count(limit))
+    descriptors = _raise_descriptor_limit()
     user_limits = {Resource.MEMORY: (limit or machine_memory_bytes()) // 2, **options.user_limits}
+    if DEFAULTS[Resource.DESCRIPTORS] == user_limits[Resource.DESCRIPTORS]:
+        user_limits[Resource.DESCRIPTORS] = min(user_limits[Resource.DESCRIPTORS], descriptors // 4)
+    totals = {Resource.REQUESTS: options.requests, Resource.DESCRIPTORS: descriptors - descriptors // 4}
     layout = build_layout(
         system,
         uid=os.geteuid(),
         gid=os.getegid(),
         open_to_all=options.allow_other,
-        limits=Limits(user_limits, options.requests, os.geteuid()),
+        limits=Limits(user_limits, totals, os.geteuid()),
         pager_gid=options.pager_gid,
     )
-    _raise_descriptor_limit()
     guardian = Guardian()
 
     def guard(minor: int) -> None:
@@ -101,10 +105,11 @@ def _shut_down(service: Service) -> None:
     _log.info("%s", service.shut_down().sentence or "nothing was dirty")
 
 
-def _raise_descriptor_limit() -> None:
-    """Every FIFO that is read takes two descriptors."""
+def _raise_descriptor_limit() -> int:
+    """Return how many descriptors there may be, as many as possible: every FIFO that is read takes two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else _MANY_DESCRIPTORS
 
 
 def run_in_foreground(mountpoint: str, options: MountOptions) -> None:

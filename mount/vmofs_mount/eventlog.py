@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from vmofs.wire.names import printable
 
@@ -22,9 +22,9 @@ class EventLog:
         self._total += 1
         self._lines.append(f"{self._now():.6f} {kind} {printable(text)}\n")
 
-    def text(self) -> str:
-        """Return all lines."""
-        return "".join(self._lines)
+    def text(self) -> Iterator[str]:
+        """Yield all lines."""
+        yield "".join(self._lines)
 
     @property
     def lines_total(self) -> int:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import trio
+
+from vmofs.status import NoMemoryError
 from vmofs.units import PageRange
 from vmofs_mount.caller import Caller
+from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.nodes import AuxFile, Node, TextFile
 
 if TYPE_CHECKING:
@@ -31,6 +36,8 @@ class Handle(ABC):
 
     direct_io: bool = False
     nonseekable: ClassVar[bool] = False
+    BYTES: ClassVar[int] = 500
+    """What one takes in memory, about."""
 
     def __init__(self, node: Node, flags: int, caller: Caller) -> None:
         self.node = node
@@ -56,6 +63,12 @@ class Handle(ABC):
     def release(self) -> None:  # noqa: B027 - most have nothing to do
         """The last descriptor was closed."""
 
+
+_TURN_SECONDS = 0.003
+"""How long a text is worked on before others have their turn."""
+
+_SHORT_TEXT_BYTES = 4096
+"""A text up to here is not counted."""
 
 Opener = Callable[[Any, int, Caller], Handle]
 """Opens a node: the node, the open flags, who opens. Raises OSError or VmoError to refuse."""
@@ -109,17 +122,41 @@ class AuxHandle(Handle):
 class TextHandle(Handle):
     """An open text file: the text is made at the first read and at each read from the beginning."""
 
-    def __init__(self, node: TextFile, flags: int, caller: Caller) -> None:
+    def __init__(self, node: TextFile, flags: int, caller: Caller, limits: Limits) -> None:
         super().__init__(node, flags, caller)
         self._file = node
+        self._limits = limits
         self._text: bytes | None = None
+        self._counted = 0
         self.direct_io = not node.constant
 
     async def read(self, offset: int, size: int) -> Data:
         """Return a part of the text."""
         if offset == 0 or self._text is None:
-            self._text = self._file.text().encode()
+            self._text = await self._make()
         return self._text[offset : offset + size]
+
+    async def _make(self) -> bytes:
+        pieces, began = [], time.perf_counter()
+        for piece in self._file.pieces(self.caller.uid):
+            pieces.append(piece)
+            if time.perf_counter() - began > _TURN_SECONDS:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
+        text = "".join(pieces).encode()
+        self._count(len(text))
+        return text
+
+    def _count(self, size: int) -> None:
+        """Count a text that is kept until the file is closed, if it is long."""
+        counted = size if size > _SHORT_TEXT_BYTES else 0
+        self._limits.take(Resource.QUEUE_BYTES, self.caller.uid, counted)
+        self._limits.give(Resource.QUEUE_BYTES, self.caller.uid, self._counted)
+        self._counted = counted
+
+    def release(self) -> None:
+        """Let go of the text."""
+        self._limits.give(Resource.QUEUE_BYTES, self.caller.uid, self._counted)
 
     async def write(self, offset: int, data: bytes) -> int:
         """Hand the text of one write on, wherever it is written to."""
@@ -144,8 +181,9 @@ class Handles:
     Directories need none: the kernel keeps the inode of an open directory.
     """
 
-    def __init__(self, tree: Tree, openers: Mapping[type[Node], Opener]) -> None:
+    def __init__(self, tree: Tree, openers: Mapping[type[Node], Opener], limits: Limits) -> None:
         self._tree = tree
+        self._limits = limits
         self._openers = openers
         self._handles: dict[int, Handle] = {}
         self._opened = 0
@@ -155,7 +193,7 @@ class Handles:
 
         Raises:
             OSError: what the opener of this kind of node raises; EPERM, there is none; ESTALE.
-            VmoError: what the opener raises.
+            VmoError: what the opener raises; NO_MEMORY, whoever opens it has too much.
         """
         opener = self._openers.get(type(node))
         if opener is None:
@@ -164,6 +202,12 @@ class Handles:
         try:
             handle = opener(node, flags, caller)
         except BaseException:
+            self._tree.close(node)
+            raise
+        try:
+            self._limits.take(Resource.QUEUE_BYTES, caller.uid, handle.BYTES)
+        except NoMemoryError:
+            handle.release()
             self._tree.close(node)
             raise
         self._opened += 1
@@ -192,6 +236,7 @@ class Handles:
         try:
             handle.release()
         finally:
+            self._limits.give(Resource.QUEUE_BYTES, handle.caller.uid, handle.BYTES)
             self._tree.close(handle.node)
 
     def nodes(self) -> set[Node]:

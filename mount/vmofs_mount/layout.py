@@ -160,7 +160,9 @@ def build_layout(
     root.realm = Realm(tree)
     permissions = 0o1777 if open_to_all else 0o755
     vmo = Directory(permissions, uid, gid, FileRealm(tree, lambda *arguments: seams.make_vmo(*arguments)))  # noqa: PLW0108
-    aux = Directory(permissions, uid, gid, AuxRealm(tree, lambda: AuxVmo(system)))
+    aux = Directory(
+        permissions, uid, gid, AuxRealm(tree, lambda caller: AuxVmo(system, account=limits.account(caller.uid)))
+    )
     control_realm = ControlRealm(
         tree,
         open_pager=lambda directory, caller: seams.open_pager(directory, caller),  # noqa: PLW0108 - late binding
@@ -174,10 +176,11 @@ def build_layout(
     layout = Layout(tree, seams, vmo, aux, control, limits)
     _add_first_names(layout, uid, gid)
     tree.admit = limits.add
+    tree.on_forgotten = limits.forget
     seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(
         node, flags, caller, tree, seams.written_directly, seams.content_changed
     )
-    seams.openers[TextFile] = TextHandle
+    seams.openers[TextFile] = lambda node, flags, caller: TextHandle(node, flags, caller, limits)
     seams.releasers[AuxFile] = lambda node: node.aux.close()
     seams.computed_xattrs[Directory] = lambda node: _daemon_xattrs() if node is root else {}
     return layout
@@ -185,10 +188,10 @@ def build_layout(
 
 def _add_first_names(layout: Layout, uid: int, gid: int) -> None:
     root = layout.tree.root
-    readme = TextFile(0o444, uid, gid, lambda: README_TEXT, constant=True)
+    readme = TextFile(0o444, uid, gid, lambda: iter((README_TEXT,)), constant=True)
     for name, node in ((b"README", readme), (b"vmo", layout.vmo), (b"aux", layout.aux), (b"control", layout.control)):
         layout.tree.add(root, name, node)
-    version = TextFile(0o444, uid, gid, lambda: VERSION_TEXT, constant=True)
+    version = TextFile(0o444, uid, gid, lambda: iter((VERSION_TEXT,)), constant=True)
     layout.tree.add(layout.control, b"version", version)
 
 

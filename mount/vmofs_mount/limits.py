@@ -1,31 +1,27 @@
 """What one user may hold, so that no user can exhaust the mount for the others.
 
-Things are counted for the user who owns them (files), or who asked (requests, queued commands), from when they are made
-until the last reference to them is gone. Root is exempt, and the user who serves the mount. A count that is reached is
-NO_SPACE (ENOSPC), memory and outstanding requests are NO_MEMORY (ENOMEM).
+Who makes something grow pays for it, until the last reference to it is gone. For a file that is its owner; for
+requests, open files and what these hold, and for extended attributes, whoever asked. Root is exempt, and the user who
+serves the mount. A count that is reached is NO_SPACE (ENOSPC); memory, ranges and outstanding requests are NO_MEMORY
+(ENOMEM).
 
-Memory is not counted page by page: every call that may take pages adds them to an estimate, which never falls below
-what the user's files hold; when the estimate passes the limit, the files are looked at and it starts afresh. Looking
-is held to a tenth of the time; until it is due again the last verdict holds. Pages that several files share count in
-each of them.
+Pages and ranges are counted by the core, in one ``Account`` for each user, which every object of his has: exactly, and
+where they come and go. All else goes through ``take`` and ``give``.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from weakref import WeakValueDictionary
 
+from vmofs.core.account import Account
 from vmofs.status import NoMemoryError, NoSpaceError
-from vmofs.units import PAGE_SIZE, page_count
+from vmofs.units import PAGE_SIZE
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.realms import PagerRealm
-from vmofs_mount.xattrs import bytes_of
-
-_LOOK_SHARE = 10
 
 
 class Resource(StrEnum):
@@ -36,9 +32,11 @@ class Resource(StrEnum):
     AUX_FILES = "aux_files"
     FIFOS = "fifos"
     NODES = "nodes"
+    DESCRIPTORS = "descriptors"
     REQUESTS = "requests"
     QUEUE_BYTES = "queue_bytes"
     XATTR_BYTES = "xattr_bytes"
+    RANGES = "ranges"
     MEMORY = "memory"
 
 
@@ -47,51 +45,57 @@ DEFAULTS: Mapping[Resource, int] = MappingProxyType(
         Resource.PAGERS: 256,
         Resource.VMOS: 65536,
         Resource.AUX_FILES: 65536,
-        Resource.FIFOS: 256,  # each that is read costs the daemon two descriptors
+        Resource.FIFOS: 256,
         Resource.NODES: 131072,
+        Resource.DESCRIPTORS: 1024,  # of the daemon; less if it may have only few
         Resource.REQUESTS: 16384,  # the kernel holds at most 65535 reads outstanding, for all users together
-        Resource.QUEUE_BYTES: 64 * 2**20,  # also long answers, pins, and names that were turned into files
+        Resource.QUEUE_BYTES: 64 * 2**20,  # also open command files, long answers, pins, names turned into files
         Resource.XATTR_BYTES: 16 * 2**20,
+        Resource.RANGES: 262144,  # some 100 bytes each, at most
     }
 )
 """Per user. That of memory depends on the machine."""
 
-_NO_MEMORY = {Resource.REQUESTS, Resource.QUEUE_BYTES, Resource.MEMORY}
+FIFO_DESCRIPTORS = 2
+"""What a FIFO that is read costs the daemon."""
 
+XATTR_BYTES = 200
+"""What an extended attribute takes in memory, about, besides its name and its value."""
 
-@dataclass(eq=False)
-class _Memory:
-    """The files of one user, and an estimate of the pages in them."""
-
-    files: dict[VmoFile | AuxFile, None] = field(default_factory=dict)
-    estimate: int = 0
-    look_again_at: float = 0.0
-    is_full: bool = False
+_NO_MEMORY = {Resource.REQUESTS, Resource.QUEUE_BYTES, Resource.RANGES, Resource.MEMORY}
+_IN_ACCOUNTS = {Resource.RANGES, Resource.MEMORY}
 
 
 class Limits:
     """Counts by user.
 
-    ``limits`` are those of each user, a missing or zero one is none; ``total_requests`` is for all users but the exempt
-    ones, who are ``exempt_uid`` and root.
+    ``limits`` are those of each user, a missing or zero one is none; ``totals`` are for all users but the exempt ones,
+    who are ``exempt_uid`` and root.
     """
 
     def __init__(
         self,
         limits: Mapping[Resource, int] = DEFAULTS,
-        total_requests: int = 0,
+        totals: Mapping[Resource, int] = MappingProxyType({}),
         exempt_uid: int = 0,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._limits = limits
-        self._total_requests = total_requests
+        self._totals = totals
         self._exempt = {0, exempt_uid}
-        self._clock = clock
         self._held: dict[Resource, dict[int, int]] = {resource: {} for resource in Resource}  # by user
-        self._refused: Counter[Resource] = Counter()
-        self._memory: dict[int, _Memory] = {}
-        self._owners: dict[Node, int] = {}
-        self._owners_of_others: dict[Node, int] = {}  # of what is not counted itself, but its attributes are
+        self._refused: Counter[str] = Counter()
+        self._accounts: WeakValueDictionary[int, Account] = WeakValueDictionary()  # whose objects have them
+        self._attributes: dict[Node, dict[bytes, tuple[int, int]]] = {}  # name -> who pays, and for how much
+
+    def account(self, uid: int) -> Account:
+        """Return what counts pages and ranges of a user. For all objects that he makes."""
+        account = self._accounts.get(uid)
+        if account is None:
+            limits: Mapping[Resource, int] = {} if uid in self._exempt else self._limits
+            pages = -(-limits.get(Resource.MEMORY, 0) // PAGE_SIZE)
+            account = Account(f"uid {uid}", pages, limits.get(Resource.RANGES, 0), self._refused)
+            self._accounts[uid] = account
+        return account
 
     def take(self, resource: Resource, uid: int, amount: int = 1) -> None:
         """Count something that a user is about to hold.
@@ -106,8 +110,9 @@ class Limits:
             limit = self._limits.get(resource, 0)
             if limit and held + amount > limit:
                 self._refuse(resource, f"uid {uid} holds {held} of at most {limit} {resource}")
-            if resource is Resource.REQUESTS and 0 < self._total_requests < self._requests_of_users() + amount:
-                self._refuse(resource, f"all users hold {self._total_requests} requests, and more are not possible")
+            total = self._totals.get(resource, 0)
+            if total and self._of_users(resource) + amount > total:
+                self._refuse(resource, f"all users hold {total} {resource}, and more are not possible")
         by_user[uid] = held + amount
 
     def give(self, resource: Resource, uid: int, amount: int = 1) -> None:
@@ -119,8 +124,8 @@ class Limits:
         else:
             by_user.pop(uid, None)
 
-    def _requests_of_users(self) -> int:
-        held = self._held[Resource.REQUESTS]
+    def _of_users(self, resource: Resource) -> int:
+        held = self._held[resource]
         return sum(held.values()) - sum(held.get(uid, 0) for uid in self._exempt)
 
     def _refuse(self, resource: Resource, sentence: str) -> None:
@@ -130,144 +135,154 @@ class Limits:
     # Files
 
     def add(self, node: Node) -> None:
-        """Count a new node for its owner.
+        """Count a new node for who made it.
 
         Raises:
             NoSpaceError: he has too many of that kind; nothing was counted.
         """
-        wanted = dict.fromkeys(_resources(node), 1)
-        if node.xattrs:  # ACLs that it inherits
-            wanted[Resource.XATTR_BYTES] = bytes_of(node.xattrs)
-        taken: dict[Resource, int] = {}
+        uid = _maker(node)
+        wanted = _resources(node)
+        taken: list[Resource] = []
         try:
             for resource, amount in wanted.items():
-                self.take(resource, node.uid, amount)
-                taken[resource] = amount
+                self.take(resource, uid, amount)
+                taken.append(resource)
+            self.xattrs_change(node, uid)  # ACLs that it inherits
         except NoSpaceError:
-            for resource, amount in taken.items():
-                self.give(resource, node.uid, amount)
+            for resource in taken:
+                self.give(resource, uid, wanted[resource])
             raise
-        if taken:
-            self._owners[node] = node.uid
-        if isinstance(node, VmoFile | AuxFile):
-            self._memory.setdefault(node.uid, _Memory()).files[node] = None
+        if wanted:
+            node.payer = uid
 
     def remove(self, node: Node) -> None:
-        """Count a node no longer, if it was counted: its last reference is gone."""
-        other = self._owners_of_others.pop(node, None)
-        if other is not None:
-            self.give(Resource.XATTR_BYTES, other, bytes_of(node.xattrs))
-        uid = self._owners.pop(node, None)
-        if uid is None:
-            return
-        for resource in _resources(node):
-            self.give(resource, uid)
-        self.give(Resource.XATTR_BYTES, uid, bytes_of(node.xattrs))
-        if isinstance(node, VmoFile | AuxFile):
-            memory = self._memory[uid]
-            del memory.files[node]
-            if not memory.files:
-                del self._memory[uid]
+        """Count what a node stands for no longer, if it was counted: its last reference is gone."""
+        for uid, size in self._attributes.pop(node, {}).values():
+            self.give(Resource.XATTR_BYTES, uid, size)
+        if node.payer is not None:
+            for resource, amount in _resources(node).items():
+                if resource is not Resource.NODES:
+                    self.give(resource, node.payer, amount)
+
+    def forget(self, node: Node) -> None:
+        """Count the node itself no longer: the kernel does not know it any more."""
+        if node.payer is not None:
+            self.give(Resource.NODES, node.payer)
 
     def chown(self, node: Node, uid: int) -> None:
         """Give a node to another user, whatever his limits: only root does that."""
-        owner = self._owners.get(node)
+        owner = node.payer
         if owner is None or owner == uid:
             return
-        self.remove(node)
-        self._owners[node] = uid
-        for resource in _resources(node):
-            self.give(resource, uid, -1)
-        self.give(Resource.XATTR_BYTES, uid, -bytes_of(node.xattrs))
-        if isinstance(node, VmoFile | AuxFile):
-            memory = self._memory.setdefault(uid, _Memory())
-            memory.files[node] = None
-            memory.estimate += node.committed_pages
+        node.payer = uid
+        moved = Counter(_resources(node))
+        paid = self._attributes.get(node, {})
+        for name, (payer, size) in paid.items():
+            if payer == owner:
+                paid[name] = uid, size
+                moved[Resource.XATTR_BYTES] += size
+        for resource, amount in moved.items():
+            self.give(resource, owner, amount)
+            self.give(resource, uid, -amount)
+        if isinstance(node, VmoFile):
+            node.vmo.charge_to(self.account(uid))
+        elif isinstance(node, AuxFile):
+            node.aux.charge_to(self.account(uid))
 
-    def xattrs_change(self, node: Node, before: int, after: int) -> None:
-        """Count what the extended attributes of a node take, which grow or shrink.
-
-        Raises:
-            NoSpaceError: the owner would hold too much.
-        """
-        uid = self._owners.get(node)
-        if uid is None:
-            uid = self._owners_of_others.setdefault(node, node.uid)
-        if after > before:
-            self.take(Resource.XATTR_BYTES, uid, after - before)
-        elif after < before:
-            self.give(Resource.XATTR_BYTES, uid, before - after)
-
-    # Memory
-
-    def reserve(self, file: Node, size_bytes: int) -> None:
-        """Check that the owner of a file may have that many bytes more in pages. To be called before they are taken.
+    def xattrs_change(self, node: Node, uid: int) -> None:
+        """Count what the extended attributes of a node take, which a user has just changed.
 
         Raises:
-            NoMemoryError: he may not.
+            NoSpaceError: he would hold too much; nothing was counted.
         """
-        limit = self._limits.get(Resource.MEMORY, 0)
-        uid = self._owners.get(file)
-        if not limit or uid is None or uid in self._exempt:
+        paid = self._attributes.get(node, {})
+        sizes = {name: len(name) + len(value) + XATTR_BYTES for name, value in (node.xattrs or {}).items()}
+        now = {name: paid[name] if paid.get(name, (0, 0))[1] == size else (uid, size) for name, size in sizes.items()}
+        if now == paid:
             return
-        memory = self._memory[uid]
-        pages = page_count(size_bytes) + 1  # it may begin within a page
-        memory.estimate += pages
-        if memory.estimate * PAGE_SIZE > limit:
-            self._look(uid, memory, pages, limit)
+        wanted = sum(size for name, (_, size) in now.items() if now[name] is not paid.get(name))
+        freed = [(payer, size) for name, (payer, size) in paid.items() if now.get(name) is not paid[name]]
+        growth = wanted - sum(size for payer, size in freed if payer == uid)
+        if growth > 0:
+            self.take(Resource.XATTR_BYTES, uid, growth)
+        else:
+            self.give(Resource.XATTR_BYTES, uid, -growth)
+        for payer, size in freed:
+            if payer != uid:
+                self.give(Resource.XATTR_BYTES, payer, size)
+        if now:
+            self._attributes[node] = now
+        else:
+            del self._attributes[node]
 
-    def reserve_range(self, file: VmoFile | AuxFile, length: int) -> None:
-        """Check as ``reserve`` does, for a range of a file that may have pages there already."""
-        self.reserve(file, min(length, max(0, file.size_bytes - file.committed_pages * PAGE_SIZE)))
+    # What is shown
 
-    def _look(self, uid: int, memory: _Memory, pages: int, limit: int) -> None:
-        """Find out what the user's files hold, if it is time to, and refuse if it is too much."""
-        began = self._clock()
-        if began >= memory.look_again_at:
-            held = sum(file.committed_pages for file in memory.files)
-            memory.estimate = held + pages
-            memory.is_full = memory.estimate * PAGE_SIZE > limit
-            ended = self._clock()
-            memory.look_again_at = ended + _LOOK_SHARE * (ended - began)
-        if memory.is_full:
-            memory.estimate -= pages
-            # Not how much: whoever may write one of them may ask.
-            self._refuse(Resource.MEMORY, f"the files of uid {uid} may hold no more than {limit} bytes of memory")
+    def _held_by(self, uid: int) -> dict[Resource, int]:
+        account = self._accounts.get(uid)
+        held = {resource: self._held[resource].get(uid, 0) for resource in Resource}
+        if account is not None:
+            held |= {Resource.MEMORY: account.pages * PAGE_SIZE, Resource.RANGES: account.ranges}
+        return held
+
+    def of_users(self, asked_by: int) -> dict[str, dict[int, int]]:
+        """Return what users hold, by the name of the counter and the user: who is exempt sees all, others themselves.
+
+        Nobody learns by this how much others have.
+        """
+        known = set[int](self._accounts).union(*self._held.values())
+        shown = {uid: self._held_by(uid) for uid in sorted(known) if asked_by in self._exempt or asked_by == uid}
+        return {
+            f"user_{resource}{'_bytes' if resource is Resource.MEMORY else ''}": {
+                uid: held[resource] for uid, held in shown.items()
+            }
+            for resource in Resource
+            if shown
+        }
 
     def statistics(self) -> dict[str, int]:
         """Return what exempt and other users hold together, and how often a limit was met."""
         values = {f"held_{resource}": sum(held.values()) for resource, held in self._held.items()}
+        values[f"held_{Resource.RANGES}"] = sum(account.ranges for account in self._accounts.values())
         del values[f"held_{Resource.MEMORY}"]  # that is frames_used
         refused = {f"refused_{resource}_total": self._refused[resource] for resource in Resource}
         limits = {f"limit_user_{resource}": self._limits.get(resource, 0) for resource in Resource}
         return {**values, **refused, **limits}
 
-    def check(self) -> None:
-        """Assert that the counts are those of the nodes."""
+    def check(self, nodes: Iterable[Node]) -> None:
+        """Assert that the counts are those of the nodes, which are all that live."""
         expected: dict[Resource, Counter[int]] = {resource: Counter() for resource in Resource}
-        for node, uid in self._owners.items():
-            for resource in _resources(node):
-                expected[resource][uid] += 1
-            expected[Resource.XATTR_BYTES][uid] += bytes_of(node.xattrs)
-        for node, uid in self._owners_of_others.items():
-            expected[Resource.XATTR_BYTES][uid] += bytes_of(node.xattrs)
+        for node in nodes:
+            for resource, amount in _resources(node).items():
+                if node.payer is not None and (resource is Resource.NODES or node.nlink or node.open_count):
+                    expected[resource][node.payer] += amount
+        for paid in self._attributes.values():
+            for uid, size in paid.values():
+                expected[Resource.XATTR_BYTES][uid] += size
         for resource, counts in expected.items():
             if resource not in _NO_MEMORY:
                 assert Counter(self._held[resource]) == counts, (resource, self._held[resource], counts)
         assert all(count >= 0 for held in self._held.values() for count in held.values())
 
 
-def _resources(node: Node) -> tuple[Resource, ...]:
-    """Return what a node counts as. The files of a pager belong to it; what stands in ``supply/`` is nothing."""
+def _maker(node: Node) -> int:
+    """Return who pays for a node: its owner, but for what stands in ``supply/`` that of the pager."""
+    top = node
+    while top.NAMELESS and top.parent is not None and top.parent.NAMELESS:
+        top = top.parent
+    return top.uid
+
+
+def _resources(node: Node) -> dict[Resource, int]:
+    """Return what a node counts as. The files of a pager belong to it."""
     match node:
         case VmoFile():
-            return (Resource.VMOS, Resource.NODES)
+            return {Resource.VMOS: 1, Resource.NODES: 1}
         case AuxFile():
-            return (Resource.AUX_FILES, Resource.NODES)
+            return {Resource.AUX_FILES: 1, Resource.NODES: 1}
         case Fifo(builtin=False):
-            return (Resource.FIFOS, Resource.NODES)
-        case Directory(realm=PagerRealm()):
-            return (Resource.PAGERS, Resource.NODES)
-        case Directory(NAMELESS=False):
-            return (Resource.NODES,)
-    return ()
+            return {Resource.FIFOS: 1, Resource.NODES: 1, Resource.DESCRIPTORS: FIFO_DESCRIPTORS}
+        case Directory(realm=PagerRealm()):  # with the FIFO that comes with it
+            return {Resource.PAGERS: 1, Resource.NODES: 1, Resource.DESCRIPTORS: FIFO_DESCRIPTORS}
+        case Directory(NAMELESS=False) | Node(NAMELESS=True, parent=Directory(NAMELESS=True)):
+            return {Resource.NODES: 1}
+    return {}

@@ -47,6 +47,7 @@ class Node:
         "nlink",
         "open_count",
         "parent",
+        "payer",
         "uid",
         "xattrs",
     )
@@ -69,6 +70,7 @@ class Node:
         self.cookie = 0  # the position in the listing of the parent
         self.lookup_count = 0  # how often the kernel was told of this inode, less what it forgot
         self.open_count = 0
+        self.payer: int | None = None  # for whom it is counted, see ``limits``
 
     @property
     def path(self) -> str:
@@ -257,44 +259,64 @@ class CommandFile(Node):
 class TextFile(Node):
     """Text that is made when the file is opened and read, such as ``stats``.
 
-    ``produce`` returns the text; ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never
-    changes, so it has a size and the kernel may cache it; others have the size 0, as in ``/proc``.
+    ``produce`` yields the text, and ``personal``, if any, what only the user with that number sees at its end;
+    ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never changes, so it has a size and the
+    kernel may cache it; others have the size 0, as in ``/proc``.
     """
 
-    __slots__ = ("_made", "_made_again_at", "accept", "constant", "produce")
+    __slots__ = ("_made", "_made_again_at", "accept", "constant", "personal", "produce")
 
     def __init__(
         self,
         permissions: int,
         uid: int,
         gid: int,
-        produce: Callable[[], str],
+        produce: Callable[[], Iterator[str]],
         accept: Callable[[bytes], None] | None = None,
         *,
+        personal: Callable[[int], str] | None = None,
         constant: bool = False,
     ) -> None:
         super().__init__(permissions, uid, gid)
         self.produce = produce
+        self.personal = personal
         self.accept = accept
         self.constant = constant
         self._made = ""
         self._made_again_at = 0.0
 
-    def text(self) -> str:
-        """Return the text. One that takes long to make is given again for a while, so that nobody holds others up.
+    def pieces(self, uid: int) -> Iterator[str]:
+        """Yield the text that a user sees, piece by piece: each takes little work, and after each others may go on.
 
-        A mount with 65536 VMOs takes 0.1 s for its statistics, and everybody may read them.
+        A text that took long to make is given again for a while, so that who reads it again and again does not take all
+        the time. A mount with 65536 VMOs takes 0.1 s for its statistics, and everybody may read them.
         """
-        if time.perf_counter() < self._made_again_at:
-            return self._made
-        began = time.thread_time()  # while another process has the CPU, we hold nobody up
-        text = self.produce()
-        took = time.thread_time() - began
-        self._made = text if took > _LONG_SECONDS else ""
+        if time.perf_counter() >= self._made_again_at:
+            yield from self._make()
+        yield self._made
+        self._made = self._made if time.perf_counter() < self._made_again_at else ""
+        if self.personal is not None:
+            yield self.personal(uid)
+
+    def _make(self) -> Iterator[str]:
+        pieces, took = [], 0.0
+        produced = self.produce()
+        while True:
+            began = time.thread_time()  # while another process has the CPU, we hold nobody up
+            piece = next(produced, None)
+            took += time.thread_time() - began
+            if piece is None:
+                break
+            pieces.append(piece)
+            yield ""
+        self._made = "".join(pieces)
         self._made_again_at = time.perf_counter() + _REST_PER_TEXT * took if took > _LONG_SECONDS else 0.0
-        return text
+
+    def text(self, uid: int = 0) -> str:
+        """Return the text that a user sees, in one go."""
+        return "".join(self.pieces(uid))
 
     @property
     def size_bytes(self) -> int:
         """The length of a constant text."""
-        return len(self.produce().encode()) if self.constant else 0
+        return len(self.text().encode()) if self.constant else 0

@@ -30,7 +30,7 @@ from vmofs_mount.deadlocks import SelfDeadlockError
 from vmofs_mount.errno_map import errno_of
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.supply_files import MirrorDirectory, SupplyFile
-from vmofs_mount.xattrs import Xattrs, bytes_of
+from vmofs_mount.xattrs import Xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,7 +235,7 @@ class Operations(pyfuse3.Operations):
         mode, xattrs = node.mode, dict(node.xattrs or {})
         self._xattrs.set(node, name, value)
         try:
-            self._layout.limits.xattrs_change(node, bytes_of(xattrs), bytes_of(node.xattrs))
+            self._layout.limits.xattrs_change(node, ctx.uid)
         except VmoError:
             node.mode, node.xattrs = mode, xattrs or None
             raise
@@ -247,9 +247,8 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove an extended attribute."""
         node = self._keeper_of_attributes(inode)
-        before = bytes_of(node.xattrs)
         self._xattrs.remove(node, name)
-        self._layout.limits.xattrs_change(node, before, bytes_of(node.xattrs))
+        self._layout.limits.xattrs_change(node, ctx.uid)
         self._tree.changed(node)
 
     @handler
@@ -284,13 +283,11 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write; may wait for a pager."""
         handle = self._handles.get(fh)
-        node = handle.node
         try:
-            self._layout.limits.reserve(node.file if isinstance(node, SupplyFile) else node, len(buf))
             return await handle.write(off, buf)
         except Exception:
-            if isinstance(node, VmoFile | AuxFile):
-                node.refused_writes += 1
+            if isinstance(handle.node, VmoFile | AuxFile):
+                handle.node.refused_writes += 1
             raise
 
     @handler

@@ -259,9 +259,9 @@ class PageCache:
     async def wait_dropped(self, file: CachedFile, seconds: float) -> int:
         """Wait until nothing is left to be dropped, stored or told, at most ``seconds``.
 
-        Returns how many pages are still to be dropped. It does not wait for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
-        the very one who is kept waiting here. Nor for what has taken long enough already, for whatever reason: a pager
-        that gives many commands would wait for it in each of them.
+        Returns how many pages are still to be dropped. It does not wait for pages that the kernel has locked for a READ
+        or WRITE that waits: the one who has to answer it may be the very one who is kept waiting here. Nor for what has
+        taken long enough already, for whatever reason: a pager that gives many commands would wait for it each time.
         """
         if file in self._telling:
             with trio.move_on_after(seconds):

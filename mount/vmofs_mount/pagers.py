@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
+from vmofs.core.access import Access
 from vmofs.core.pager import Pager
 from vmofs.core.port import Port
 from vmofs.core.request import PageRequest
@@ -47,6 +48,11 @@ PAGER_COMMANDS = (
 )
 DEFAULT_PORT = "requests"
 
+_PAGER_SETTLE_SECONDS = 0.02
+_REQUESTS_PER_PIECE = 100  # that are looked at, or VMOs, before others may have their turn
+_REST_PER_WAIT = 9
+"""Waiting before pagers are removed takes a tenth of the time at most. Who is late to open a FIFO is let go as well."""
+
 _FORGETTERS = trio.CapacityLimiter(1)  # somebody may have the directory locked, for a moment
 _LATE_OPENS = trio.CapacityLimiter(8)  # FIFOs that are gone count for nobody, and each may be locked
 
@@ -75,34 +81,37 @@ class PagerDirectory:
         """The name of the directory."""
         return self.directory.name.decode()
 
-    def pending_text(self) -> str:
-        """Return the unanswered requests, oldest first: the request line, its age, deliveries, and by which FIFO."""
-        now = trio.current_time()
-        names: dict[object, str] = {fifo: name for name, fifo in self.ports.fifos.items()}
-        lines = []
-        for request in self.pager.pending():
-            packet = request.packet()
-            by = names.get(packet.source.port.delivered().get(request))
-            state = f"delivered={escape(by)}" if by is not None else "queued"
-            lines.append(
-                f"{packet.command.name} {packet.key} {packet.offset} {packet.length} {escape(vmo_name(packet.source))} "
-                f"age={now - request.raised_at:.3f} deliveries={request.deliveries} {state}\n"
-            )
-        return "".join(lines)
+    def pending_lines(self) -> Iterator[str]:
+        """Yield the unanswered requests, oldest first: the request line, its age, deliveries, and by which FIFO."""
+        for number, request in enumerate(list(self._engine.system.requests)):
+            if request.source.tally is self.pager.tally and request.source.is_outstanding(request):
+                yield self._pending_line(request)
+            elif not number % _REQUESTS_PER_PIECE:
+                yield ""
 
-    def stats_text(self) -> str:
-        """Return the counters of the pager and of its FIFOs."""
+    def _pending_line(self, request: PageRequest) -> str:
+        packet = request.packet()
+        lane = packet.source.port.delivered().get(request)
+        by = next((name for name, fifo in self.ports.fifos.items() if fifo is lane), None)
+        state = f"delivered={escape(by)}" if by is not None else "queued"
+        return (
+            f"{packet.command.name} {packet.key} {packet.offset} {packet.length} {escape(vmo_name(packet.source))} "
+            f"age={trio.current_time() - request.raised_at:.3f} deliveries={request.deliveries} {state}\n"
+        )
+
+    def stats_text(self) -> Iterator[str]:
+        """Yield the counters of the pager and of its FIFOs."""
         values = asdict(self.pager.statistics())
         lanes = [fifo.statistics() for fifo in self.ports.fifos.values()]
         values["fifos_attached"] = sum(lane.attached for lane in lanes)
         values["requests_delivered"] = sum(lane.delivered for lane in lanes)
         values["request_lines_total"] = sum(lane.lines_total for lane in lanes)
         values["handovers_total"] = sum(lane.handovers_total for lane in lanes)
-        return format_metrics("vmofs_pager", values, {"pager": self.name})
+        yield format_metrics("vmofs_pager", values, {"pager": self.name})
 
-    def deadline_text(self) -> str:
-        """Return the deadline in seconds."""
-        return f"{self.deadline:g}\n"
+    def deadline_text(self) -> Iterator[str]:
+        """Yield the deadline in seconds."""
+        yield f"{self.deadline:g}\n"
 
     def set_deadline(self, data: bytes) -> None:
         """Set the deadline to a number of seconds, 0 for never.
@@ -170,6 +179,7 @@ class Pagers:
         self._by_port: dict[Port, PagerPorts] = {}
         self._lanes: dict[Fifo, FifoLane] = {}
         self._keys = itertools.count(1)
+        self._may_wait_at = 0.0  # before a pager is removed
         self._to_forget: list[tuple[int, bytes]] = []  # directories and names; not empty while a task works on it
         nursery.start_soon(self._closed_readers.run)
 
@@ -194,7 +204,7 @@ class Pagers:
         supply_realm = SupplyRealm(self._tree, self._vmo, pager.pager)
         self._tree.add(directory, b"supply", SupplyDirectory(0o700, uid, gid, supply_realm, self._vmo))
         texts = {
-            b"pending": TextFile(0o400, uid, gid, pager.pending_text),
+            b"pending": TextFile(0o400, uid, gid, pager.pending_lines),
             b"stats": TextFile(0o400, uid, gid, pager.stats_text),
             b"deadline": TextFile(0o600, uid, gid, pager.deadline_text, pager.set_deadline),
         }
@@ -231,26 +241,47 @@ class Pagers:
         scope = pager.scopes[fifo] = trio.CancelScope()
         self._nursery.start_soon(_run_in, scope, lane)
 
-    async def wait_settled(self, node: Node) -> None:
-        """Wait until nobody is just opening a FIFO that is about to go: one alone, or those of a pager."""
+    async def prepare_removal(self, node: Node) -> None:
+        """Do what may wait before a FIFO or a pager goes."""
         pager = self._by_directory.get(node) if isinstance(node, Directory) else None
-        fifos = list(pager.scopes) if pager is not None else [node]
-        with trio.move_on_after(SETTLE_SECONDS):
-            for lane in [lane for fifo, lane in self._lanes.items() if fifo in fifos]:
+        if isinstance(node, Fifo):
+            await self._wait_settled([node])
+        elif pager is not None:
+            # All have their pagers in ``control/``, which is locked meanwhile: who removes one after the other would
+            # keep it locked for good.
+            began = trio.current_time()
+            if not can_open_inodes():
+                await self._wait_settled(pager.scopes)
+            elif began >= self._may_wait_at:
+                await self._wait_settled(pager.scopes, _PAGER_SETTLE_SECONDS)
+                ended = trio.current_time()
+                self._may_wait_at = ended + _REST_PER_WAIT * (ended - began)
+            await self._close_slowly(pager)
+
+    async def _wait_settled(self, fifos: Iterable[Fifo], seconds: float = SETTLE_SECONDS) -> None:
+        """Wait until nobody is just opening a FIFO that is about to go."""
+        with trio.move_on_after(seconds):
+            for lane in [self._lanes[fifo] for fifo in fifos if fifo in self._lanes]:
                 await lane.wait_settled()
+
+    async def _close_slowly(self, pager: PagerDirectory) -> None:
+        """Close the core's pager: it may have very many VMOs, and they very many who wait."""
+        access = Access(pager.pager.close_steps())
+        if not await self._engine.start_patiently(access):
+            await self._engine.wait(access)
 
     def remove_fifo(self, fifo: Fifo) -> None:
         """End a FIFO that lost its name: its readers see the end of the stream. Its VMOs' requests wait."""
         if fifo.lookup_count and can_open_inodes():
             self._nursery.start_soon(self._end_late_opens, fifo)
         lane = self._lanes.pop(fifo, None)
-        for pager in self._by_directory.values():
-            if fifo in pager.scopes:
-                pager.scopes.pop(fifo).cancel()
-                pager.ports.fifos = {name: known for name, known in pager.ports.fifos.items() if known is not lane}
-                for port in lane.ports if lane is not None else ():
-                    if port is not pager.ports.default:
-                        self._by_port.pop(port, None)  # nothing delivers it any more
+        pager = None if fifo.parent is None else self._by_directory.get(fifo.parent)
+        if pager is not None and fifo in pager.scopes:
+            pager.scopes.pop(fifo).cancel()
+            pager.ports.fifos = {name: known for name, known in pager.ports.fifos.items() if known is not lane}
+            for port in lane.ports if lane is not None else ():
+                if port is not pager.ports.default:
+                    self._by_port.pop(port, None)  # nothing delivers it any more
 
     async def _end_late_opens(self, fifo: Fifo) -> None:
         """Let those go on who looked up the name of a FIFO in time, but open it now: nobody else would open it.
@@ -305,7 +336,8 @@ class Pagers:
         for lane in pager.ports.fifos.values():
             for port in lane.ports:
                 self._by_port.pop(port, None)
-        self._lanes = {fifo: lane for fifo, lane in self._lanes.items() if fifo not in pager.scopes}
+        for fifo in pager.scopes:
+            self._lanes.pop(fifo, None)
         pager.pager.close()
         self._engine.settle()
 
@@ -358,11 +390,17 @@ class Pagers:
 
     def dirty(self) -> Dirty:
         """Return what pagers have not written back."""
+        return list(self.count_dirty())[-1]
+
+    def count_dirty(self) -> Iterator[Dirty]:
+        """Yield what pagers have not written back, more and more of it, and in the end all."""
         pages = vmos = 0
-        for pager in self:
-            for vmo in pager.pager.vmos:
+        for pager in list(self):
+            for number, vmo in enumerate(list(pager.pager.vmos)):
                 pages, vmos = pages + vmo.dirty_pages, vmos + bool(vmo.dirty_pages)
-        return Dirty(pages, vmos)
+                if not number % _REQUESTS_PER_PIECE:
+                    yield Dirty(pages, vmos)
+        yield Dirty(pages, vmos)
 
     def deliver_again(self, request: PageRequest) -> bool:
         """Deliver a request by another FIFO than the one that does not answer it; return whether there is one."""

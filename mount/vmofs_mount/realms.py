@@ -115,8 +115,8 @@ class FileRealm(Realm):
 class AuxRealm(FileRealm):
     """``aux/``: files are made too."""
 
-    def __init__(self, tree: Tree, make_aux: Callable[[], AuxVmo]) -> None:
-        super().__init__(tree, lambda _parent, mode, caller: AuxFile(mode, caller.uid, caller.gid, make_aux()))
+    def __init__(self, tree: Tree, make_aux: Callable[[Caller], AuxVmo]) -> None:
+        super().__init__(tree, lambda _parent, mode, caller: AuxFile(mode, caller.uid, caller.gid, make_aux(caller)))
 
     def create(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
         """Make an empty aux VMO."""

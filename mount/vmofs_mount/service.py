@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.wire.commands import CommandKind
-from vmofs.wire.metrics import format_metrics
+from vmofs.wire.metrics import format_labelled_metrics, format_metrics
 from vmofs_mount.access import Identity
 from vmofs_mount.ageing import Ageing
 from vmofs_mount.attaching import attaching_threads
@@ -82,8 +82,8 @@ class Service:
         self.log = EventLog()
         self._layout = layout
         self._handles = session.handles
-        self.engine = Engine(system, self._kick, self._stale, session.turns)
         nursery, place = session.nursery, Place.of(session.mountpoint)
+        self.engine = Engine(system, self._kick, self._stale, session.turns, nursery.start_soon)
         kernel = session.kernel
         controller_of = lambda file: self.pagers.controller_of(file)  # noqa: E731, PLW0108 - they are made below
         self.cache = PageCache(kernel, system.frames, nursery.start_soon, controller_of)
@@ -154,12 +154,12 @@ class Service:
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
         seams.open_pager = self.pagers.open
-        seams.before_removal = self.pagers.wait_settled
+        seams.before_removal = self.pagers.prepare_removal
         seams.close_pager = self.pagers.remove
         seams.add_fifo = self.pagers.add_fifo
         tree, control = self._layout.tree, self._layout.control
         for name, file in {
-            b"stats": TextFile(0o444, control.uid, control.gid, self._stats_text),
+            b"stats": TextFile(0o444, control.uid, control.gid, self._stats_text, personal=self._user_stats_text),
             b"log": TextFile(0o400, control.uid, control.gid, self.log.text),
         }.items():
             tree.add(control, name, file)
@@ -168,8 +168,7 @@ class Service:
 
     def _reclaim(self, pages: int, spared: Iterable[FrameRun]) -> None:
         """Evict pages, and soon drop them from the page cache: who wants memory need not have anything to settle."""
-        assert self.system.eviction is not None
-        self.system.eviction.reclaim(pages, spared)
+        self.system.reclaim(pages, spared)
         if not self._will_settle:
             self._will_settle = True
             self._spawn(self._settle_soon)
@@ -250,10 +249,13 @@ class Service:
                 with trio.move_on_after(CLOSE_SECONDS):
                     await let_go.wait()
 
-    def _stats_text(self) -> str:
+    def _stats_text(self) -> Iterator[str]:
+        dirty = Dirty(0, 0)
+        for counted in self.pagers.count_dirty():
+            dirty = counted
+            yield ""
         system = self.system.statistics()
         frames = asdict(system.frames)
-        dirty = self.pagers.dirty()
         values = {
             "frames_used": frames["used"],
             "frames_peak": frames["peak"],
@@ -271,7 +273,10 @@ class Service:
             **self._layout.limits.statistics(),
             **{f"pagecache_{name}": value for name, value in asdict(self.cache.statistics()).items()},
         }
-        return format_metrics("vmofs", values)
+        yield format_metrics("vmofs", values)
+
+    def _user_stats_text(self, asked_by: int) -> str:
+        return format_labelled_metrics("vmofs", self._layout.limits.of_users(asked_by), "uid")
 
     def shut_down(self) -> Dirty:
         """End all waits with an error: the mount is going down. Return what the pagers have not written back."""
@@ -284,7 +289,7 @@ class Service:
         """Assert the invariants of all parts."""
         self.system.check()
         self._layout.tree.check()
-        self._layout.limits.check()
+        self._layout.limits.check(self._layout.tree.nodes())
         self.cache.check()
         self.opened.check()
         self.pagers.check()

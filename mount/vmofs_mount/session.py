@@ -99,7 +99,7 @@ async def serve(
     Raises:
         MountError: the mount could not be made, or does not answer.
     """
-    handles = Handles(layout.tree, layout.seams.openers)
+    handles = Handles(layout.tree, layout.seams.openers, layout.limits)
     operations = Operations(layout, handles)
     device = _mount(operations, mountpoint, options)
     kernel = Kernel(device)

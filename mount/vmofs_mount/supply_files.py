@@ -165,8 +165,8 @@ class SupplyRealm(Realm):
             node = SupplyFile(top.mode & 0o222, top.uid, top.gid, target, self._pager, self)
         else:
             node = MirrorDirectory(self, target)
-        self.tree.add_nameless(node)
         node.parent, node.name = parent, name
+        self.tree.add_nameless(node)
         self._made.setdefault(target.ino, {})[parent.ino, name] = node
         return node
 

@@ -22,7 +22,7 @@ from vmofs_mount.nodes import Directory, Node
 from vmofs_mount.orphans import Orphans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -56,12 +56,17 @@ class Tree:
         self.root = root
         self.on_last_reference = on_last_reference
         self.admit: Callable[[Node], None] = lambda _node: None  # told of new nodes; raises to refuse them
+        self.on_forgotten: Callable[[Node], None] = lambda _node: None  # told of nodes that are gone
         self.now_ns = now_ns
         self._numbers = itertools.count(ROOT_INO)
         self._nodes: dict[int, Node] = {}
         self.orphans = Orphans()
         self._register(root)
         root.nlink = 2
+
+    def nodes(self) -> Iterable[Node]:
+        """Return all that live."""
+        return self._nodes.values()
 
     @property
     def node_count(self) -> int:
@@ -139,7 +144,12 @@ class Tree:
         self._touch(parent)
 
     def add_nameless(self, node: Node) -> None:
-        """Give a new node its number and times but no name: it lives while the kernel knows it."""
+        """Give a new node its number and times but no name: it lives while the kernel knows it.
+
+        Raises:
+            NoSpaceError: its owner has too many.
+        """
+        self.admit(node)
         self._register(node)
 
     def unlink(self, parent: Directory, name: bytes) -> None:
@@ -333,6 +343,7 @@ class Tree:
     def _drop_if_unreferenced(self, node: Node) -> None:
         is_needed = node.nlink or node.lookup_count or node.open_count or node in self.orphans
         if not is_needed and self._nodes.pop(node.ino, None) is not None:
+            self.on_forgotten(node)
             node.forgotten()
 
 

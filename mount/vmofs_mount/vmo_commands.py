@@ -63,7 +63,8 @@ class VmoCommands:
         if command.size > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {command.size} is above the largest VMO, {MAX_VMO_BYTES}")
         kind = AuxKind.PLAIN if command.kind is None else AuxKind(command.kind.value)
-        aux = AuxVmo(self._engine.system, command.size, kind, resizable=command.resizable)
+        account = handle.limits.account(handle.identity.uid)
+        aux = AuxVmo(self._engine.system, command.size, kind, resizable=command.resizable, account=account)
         file = AuxFile(0o644 & ~handle.identity.umask, handle.identity.uid, handle.identity.gid, aux)
         self._names.add(parent, name, file, command.aux)
         return OK
@@ -87,6 +88,7 @@ class VmoCommands:
             command.size,
             no_write=command.no_write,
             resizable=command.resizable,
+            account=handle.limits.account(handle.identity.uid),
         )
         # As cp does: what is private stays so. Its maker has it.
         permissions = (source.mode & 0o666 & ~handle.identity.umask) | 0o600
@@ -102,8 +104,6 @@ class VmoCommands:
         op = operations.VmoOp[command.op.name]
         if command.op in _TAKING:
             await self._stores.bring_in(vmo_of(file), PageRange.of_bytes(command.offset, command.length))
-        if command.op is VmoOp.COMMIT:  # zeros and what a snapshot shares get memory of their own
-            handle.limits.reserve_range(file, command.length)
         if command.op in {VmoOp.ZERO, VmoOp.DECOMMIT}:
             self._drop_privileges(handle, file)
         return await self._start(handle, operations.op_range(op, vmo_of(file), command.offset, command.length))
@@ -133,7 +133,6 @@ class VmoCommands:
                 handle.on_release.append(pin.unpin)
 
         handle.hold(PIN_BYTES)
-        handle.limits.reserve_range(file, command.length)
         if isinstance(file, AuxFile):
             keep(file.aux.pin(command.offset, command.length))
             return OK
@@ -156,7 +155,7 @@ class VmoCommands:
             then(access.result())
             return OK
 
-        if not self._engine.start(access):
+        if not await self._engine.start_patiently(access):
             try:
                 limits.take(Resource.REQUESTS, uid)
             except VmoError:

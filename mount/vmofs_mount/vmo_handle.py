@@ -150,7 +150,29 @@ class OpenVmos:
         self.reads.ended(handle.file, read)
         return self.cache.end_read(handle.file, number)
 
-    async def run_unless_killed(self, access: Access[T], process: int, locked: VmoFile | None = None) -> T:
+    async def run_counted(self, access: Access[T], handle: VmoHandle, locked: VmoFile | None = None) -> T:
+        """Do as ``run_unless_killed`` does, and count what waits as a request of whoever opened the file.
+
+        Raises:
+            VmoError: the call failed; NO_MEMORY, he has too many.
+            InterruptedError: as ``run_unless_killed``.
+        """
+        if self.engine.start(access):
+            return access.result()
+        try:
+            self.limits.take(Resource.REQUESTS, handle.caller.uid)
+        except VmoError:
+            access.cancel()
+            self.engine.settle()
+            raise
+        try:
+            return await self.run_unless_killed(access, handle.process, locked, is_started=True)
+        finally:
+            self.limits.give(Resource.REQUESTS, handle.caller.uid)
+
+    async def run_unless_killed(
+        self, access: Access[T], process: int, locked: VmoFile | None = None, *, is_started: bool = False
+    ) -> T:
         """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
 
         ``locked`` is the file that the kernel has locked meanwhile, if any. If its directory gets locked too, because
@@ -161,7 +183,7 @@ class OpenVmos:
             VmoError: the call failed.
             InterruptedError: the process was killed, or keeps everybody from a directory.
         """
-        if not self.engine.start(access):
+        if not (access.done if is_started else self.engine.start(access)):
             await self._unless_killed(partial(self.engine.wait, access), process, locked)
         return access.result()
 
@@ -309,7 +331,7 @@ class VmoHandle(Handle):
         await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])
-            return await self._opened.run_unless_killed(access, self.process, self.file)
+            return await self._opened.run_counted(access, self, self.file)
         except (VmoError, InterruptedError):
             # The page cache has what was refused, also what was stored through a mapping.
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
@@ -324,9 +346,9 @@ class VmoHandle(Handle):
         if end <= vmo.stream_size:
             return length
         if is_resizable(vmo):
-            await self._opened.run_unless_killed(vmo.set_size(end), self.process, self.file)
+            await self._opened.run_counted(vmo.set_size(end), self, self.file)
         elif isinstance(vmo, PagerVmo) and vmo.options.unbounded:
-            await self._opened.run_unless_killed(vmo.set_stream_size(end), self.process, self.file)
+            await self._opened.run_counted(vmo.set_stream_size(end), self, self.file)
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
         self._opened.cache.size_changed(vmo, but=self.file)  # ours the kernel knows when the write is answered
@@ -338,7 +360,7 @@ class VmoHandle(Handle):
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo):
-            await self._opened.run_unless_killed(vmo.sync(), self.process, self.file)
+            await self._opened.run_counted(vmo.sync(), self, self.file)
 
     def release(self) -> None:
         """Count the file as open no longer."""

@@ -12,13 +12,15 @@ import pytest
 from tests.identity import Actor, Who, reachable_mount
 from tests.mounted import Mounted, vmofs_command, vmofs_environment, wait_for
 from tests.rights import acl, command
+from vmofs_mount.control import CommandHandle
+from vmofs_mount.limits import XATTR_BYTES
 
 USER = Who("user", 2001, 2001)
 OTHER = Who("other", 2002, 2002, (3000,))
 
 OPTIONS = (
-    "user_pagers=2,user_vmos=3,user_aux_files=4,user_fifos=1,user_nodes=12,user_requests=2,user_queue_bytes=1000,"
-    "user_xattr_bytes=2000,user_memory=1M,deadline=0.2,warn=0,pager_group=3000"
+    "user_pagers=2,user_vmos=3,user_aux_files=4,user_fifos=1,user_nodes=12,user_requests=2,user_queue_bytes=9000,"
+    "user_xattr_bytes=2400,user_memory=1M,deadline=0.2,warn=0,pager_group=3000"
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others")
@@ -41,6 +43,11 @@ def user(mounted: Mounted) -> Iterator[Actor]:
     for top in ("vmo", "aux"):
         for file in (mounted.path / top).iterdir():
             file.rmdir() if file.is_dir() else file.unlink()
+
+
+def held_queue_bytes(mounted: Mounted) -> int:
+    """Return what the user holds by open files."""
+    return mounted.user_counter("queue_bytes", USER.uid)
 
 
 def make(path: Path) -> None:
@@ -106,7 +113,7 @@ def test_extended_attributes_are_limited(mounted: Mounted, user: Actor) -> None:
     user(make, path)
     assert [user.errno(set_xattr, path, size) for size in (1500, 1900, 2500, 100)] == ["ok", "ok", "ENOSPC", "ok"]
     assert len(os.getxattr(path, "user.x")) == 100
-    assert mounted.counter("held_xattr_bytes") == 106
+    assert mounted.counter("held_xattr_bytes") == 106 + XATTR_BYTES
 
 
 def test_attributes_of_what_a_pager_consists_of_are_counted_and_given_back(mounted: Mounted, user: Actor) -> None:
@@ -146,12 +153,16 @@ def test_pins_and_names_that_an_open_file_keeps_are_limited(mounted: Mounted, us
     aux = mounted.path / "aux" / "a"
     user(make, aux)
     user(write, aux, 4096)
-    fd = user(os.open, str(mounted.path / "control" / "vmo_pin"), os.O_RDWR)
-    outcomes = [user.errno(os.write, fd, b"aux/a 0 4096\n") for _ in range(3)]
-    assert outcomes == ["ok", "ok", "ENOMEM"]  # a name is let go of, as it can be checked again
-    assert mounted.counter("held_queue_bytes") == 1000
-    user(os.close, fd)
-    wait_for(lambda: mounted.counter("held_queue_bytes") == 0, "the file is released")
+    before = held_queue_bytes(mounted)
+    fds = [user(os.open, str(mounted.path / "control" / "vmo_pin"), os.O_RDWR) for _ in range(3)]
+    assert held_queue_bytes(mounted) == 3 * CommandHandle.BYTES
+    assert user.errno(os.open, str(mounted.path / "control" / "vmo_pin"), os.O_RDWR) == "ENOMEM"
+    outcomes = [user.errno(os.write, fds[0], b"aux/a 0 4096\n") for _ in range(2)]
+    assert outcomes == ["ok", "ENOMEM"]  # a name is let go of, as it can be checked again
+    assert held_queue_bytes(mounted) == 3 * CommandHandle.BYTES + 500
+    for fd in fds:
+        user(os.close, fd)
+    wait_for(lambda: held_queue_bytes(mounted) == before == 0, "the files are released")
 
 
 def test_long_answers_are_limited(mounted: Mounted, user: Actor) -> None:
@@ -164,7 +175,7 @@ def test_long_answers_are_limited(mounted: Mounted, user: Actor) -> None:
     answer = user(command, query, "vmo/striped 0 4M")
     assert answer.startswith("ZX_ERR_NO_MEMORY: uid 2001 holds ")
     assert user(command, query, "vmo/striped 0 64K") == "ZX_OK 8"
-    wait_for(lambda: mounted.counter("held_queue_bytes") == 0, "the file is released")
+    wait_for(lambda: held_queue_bytes(mounted) == 0, "the file is released")
 
 
 def set_default_acl(path: Path, value: bytes) -> None:

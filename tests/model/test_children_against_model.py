@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.payers import Payers
 from tests.searching import in_parts, search
 from tests.stale_copies import Caches
 from vmofs.core.access import Access
@@ -85,6 +86,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.system, self.model = System(), Model()
+        self.payers = Payers()
         self.port, self.model_port = Port(self.system), ModelPort()
         self.pager, self.model_pager = Pager(self.system), ModelPager()
         self.accesses: list[tuple[Access[Any], ModelAccess]] = []
@@ -96,7 +98,8 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
     def begin(self, supplied: bool) -> None:
         """Make a root and two clones."""
         self.resizable = not supplied
-        self.root = self.pager.create_vmo(self.port, Key(1), PAGES * P, VmoOptions(resizable=self.resizable))
+        options = VmoOptions(resizable=self.resizable)
+        self.root = self.pager.create_vmo(self.port, Key(1), PAGES * P, options, self.payers.next())
         self.model_root = ModelVmo(self.model_port, 1, PAGES * P)
         self.model.create_vmo(self.model_pager, self.model_root)
         self.family = ModelFamily(self.model_root)
@@ -118,6 +121,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
             member.core.close()
         assert self.system.frames.statistics().used == 0
         assert self.system.statistics().objects == 0
+        self.payers.check_empty()
         self.system.frames.close()
 
     # The family
@@ -129,7 +133,13 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
         of = self.member(parent)
         core = outcome(
             lambda: create_child(
-                of.core, kind, first * P, count * P, no_write=flags == "no_write", resizable=flags == "resizable"
+                of.core,
+                kind,
+                first * P,
+                count * P,
+                no_write=flags == "no_write",
+                resizable=flags == "resizable",
+                account=self.payers.next(),
             )
         )
         is_slice = of.slice_pages is not None
@@ -155,7 +165,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
         slice_ = count < PAGES
         kind = ChildKind.SLICE if slice_ else ChildKind.REFERENCE
         where = (first * P, count * P) if slice_ else (0, 0)
-        core = outcome(lambda: create_child(of.core, kind, *where, no_write=no_write))
+        core = outcome(lambda: create_child(of.core, kind, *where, no_write=no_write, account=self.payers.next()))
         resizable = of.slice_pages is None and (
             self.resizable if isinstance(of.model, ModelVmo) else of.model.resizable
         )
@@ -304,7 +314,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
     def supply(self, first: int, count: int, holes: set[int]) -> None:
         """Supply the root."""
         self.serial += 1
-        aux, model = AuxVmo(self.system, count * P), ModelAux([None] * count)
+        aux, model = AuxVmo(self.system, count * P, account=self.payers.next()), ModelAux([None] * count)
         for page in set(range(count)) - holes:
             model.pages[page] = pattern.make_pages(self.serial * pattern.KEY_STEP, PageRange(page, page + 1))
             aux.write_nowait(page * P, model.pages[page] or b"")
@@ -387,6 +397,7 @@ class ChildrenOfAux(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.system = System()
+        self.payers = Payers()
         self.caches = Caches(self.system, PAGES + 4)
         self.sheets: list[Sheet] = []
         self.serial = 0
@@ -396,7 +407,7 @@ class ChildrenOfAux(RuleBasedStateMachine):
     def begin(self) -> None:
         """Make one VMO that has a size for good, and one that grows."""
         for resizable in (False, True):
-            aux = AuxVmo(self.system, PAGES * P - 8, resizable=resizable)
+            aux = AuxVmo(self.system, PAGES * P - 8, resizable=resizable, account=self.payers.next())
             self.sheets.append(Sheet(aux, bytearray(PAGES * P - 8)))
 
     def teardown(self) -> None:
@@ -405,6 +416,7 @@ class ChildrenOfAux(RuleBasedStateMachine):
             sheet.core.close()
         assert self.system.frames.statistics().used == 0
         assert self.system.statistics().objects == 0
+        self.payers.check_empty()
         self.system.frames.close()
 
     def sheet(self, pick: int) -> Sheet:
@@ -473,7 +485,8 @@ class ChildrenOfAux(RuleBasedStateMachine):
     def snapshot(self, pick: int, kind: ChildKind, first: int, size: int, flags: str) -> None:
         """Make a snapshot; all kinds are the same."""
         core, content, _, slice_size = self.sheet(pick)
-        child = outcome(lambda: create_child(core, kind, first * P, size, resizable=flags == "resizable"))
+        payer, resizable = self.payers.next(), flags == "resizable"
+        child = outcome(lambda: create_child(core, kind, first * P, size, resizable=resizable, account=payer))
         if slice_size is not None:
             assert child in {Status.NOT_SUPPORTED, Status.OUT_OF_RANGE}
             return
@@ -486,11 +499,12 @@ class ChildrenOfAux(RuleBasedStateMachine):
     def view(self, pick: int, first: int, count: int) -> None:
         """Make a slice, or a reference."""
         core, content, start, _ = self.sheet(pick)
+        payer = self.payers.next()
         if count > PAGES:
-            child = outcome(lambda: create_child(core, ChildKind.REFERENCE, 0, 0))
+            child = outcome(lambda: create_child(core, ChildKind.REFERENCE, 0, 0, account=payer))
             new = Sheet(child, content) if isinstance(child, AuxView) else None
         else:
-            child = outcome(lambda: create_child(core, ChildKind.SLICE, first * P, count * P - 8))
+            child = outcome(lambda: create_child(core, ChildKind.SLICE, first * P, count * P - 8, account=payer))
             length = min(count * P - 8, core.size_bytes - first * P)
             new = Sheet(child, content, start + first * P, length) if isinstance(child, AuxView) else None
         if new is not None:

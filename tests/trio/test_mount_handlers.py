@@ -38,7 +38,7 @@ class Mount:
 
     def __init__(self) -> None:
         self.layout: Layout = build_layout(System(), uid=0, gid=0, open_to_all=True)
-        self.handles = Handles(self.layout.tree, self.layout.seams.openers)
+        self.handles = Handles(self.layout.tree, self.layout.seams.openers, self.layout.limits)
         self.ops = Operations(self.layout, self.handles)
 
 

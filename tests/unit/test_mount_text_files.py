@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,11 +20,11 @@ def test_a_text_that_takes_long_to_compute_is_given_again(
     now = used = 0.0
     numbers = itertools.count()
 
-    def produce() -> str:
+    def produce() -> Iterator[str]:
         nonlocal now, used
         now += computing + preempted
         used += computing
-        return str(next(numbers))
+        yield str(next(numbers))
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     monkeypatch.setattr(time, "thread_time", lambda: used)

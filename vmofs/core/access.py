@@ -3,6 +3,8 @@
 What such a call does is written down as a generator, top to bottom, as Zircon's kernel does it in one thread. Where it
 lacks pages it yields a ``Need``; the access then waits at a page request, and when it is woken the generator looks
 again: nothing is assumed to have stayed as it was. A failure is thrown into the generator.
+
+Where there is much to do, it yields None now and then: others may have their turn. Then, too, nothing is assumed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from vmofs.units import PageRange
 if TYPE_CHECKING:
     from vmofs.core.source import PageSource
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -30,17 +33,40 @@ class Need(NamedTuple):
     wanted: int | None = None
 
 
-Steps = Generator[Need, None, T_co]
-"""The body of an access: yields what it lacks, returns its result, raises VmoError."""
+Steps = Generator[Need | None, None, T_co]
+"""The body of an access: yields what it lacks, None to rest, returns its result, raises VmoError."""
+
+
+def without_waiting(steps: Steps[T]) -> T:
+    """Carry out a call that only rests, in one go."""
+    while True:
+        try:
+            need = next(steps)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        assert need is None, need
 
 
 class Access(Generic[T_co]):
     """One call in progress. Start it; when it is not done, ``System.run_ready`` returns it once it is.
 
-    ``token`` and ``origin`` belong to the edge: whatever it needs to wake the caller, and who that is.
+    ``token`` and ``origin`` belong to the edge: whatever it needs to wake the caller, and who that is. If it sets
+    ``may_rest``, a call that has much to do stops in between, and ``is_resting``: then the edge is to call ``go_on``.
     """
 
-    __slots__ = ("__weakref__", "_error", "_steps", "_value", "_waiter", "done", "origin", "token")
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_steps",
+        "_value",
+        "_waiter",
+        "done",
+        "is_resting",
+        "may_rest",
+        "origin",
+        "token",
+    )
 
     def __init__(self, steps: Steps[T_co]) -> None:
         self._steps = steps
@@ -48,11 +74,18 @@ class Access(Generic[T_co]):
         self._error: VmoError | None = None
         self._waiter: Waiter | None = None
         self.done = False
+        self.may_rest = False
+        self.is_resting = False
         self.token: object = None
         self.origin: object = None
 
     def start(self, now: float) -> bool:
         """Run until the call is finished or must wait; return whether it is finished. ``now`` is in seconds."""
+        return self.step(now)
+
+    def go_on(self, now: float) -> bool:
+        """Do as ``start`` does, after a rest."""
+        self.is_resting = False
         return self.step(now)
 
     def result(self) -> T_co:
@@ -90,6 +123,8 @@ class Access(Generic[T_co]):
                 need = self._steps.throw(_failure(waiter))
             else:
                 need = next(self._steps)
+            while need is None and not self.may_rest:
+                need = next(self._steps)
         except StopIteration as stop:
             self._value.append(stop.value)
             self._finish()
@@ -97,8 +132,18 @@ class Access(Generic[T_co]):
             self._error = error.with_traceback(None)
             self._finish()
         else:
-            self._wait(need, now)
+            if need is None:
+                self._rest()
+            else:
+                self._wait(need, now)
         return self.done
+
+    def _rest(self) -> None:
+        """Wait for nobody."""
+        self.is_resting = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and waiter.request is not None:
+            waiter.request.source.leave(waiter)
 
     def _wait(self, need: Need, now: float) -> None:
         waiter = self._waiter

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vmofs.core import content
+from vmofs.core.account import Account
 from vmofs.core.checksum import check_sum
 from vmofs.core.content import Bytes
 from vmofs.core.hierarchy import Node
@@ -54,10 +55,11 @@ class AuxVmo:
         *,
         resizable: bool = True,
         no_write: bool = False,
+        account: Account | None = None,
     ) -> None:
         self.system = system
         self._frames = system.frames
-        self._runs = RunMap()
+        self._runs = RunMap(account)
         self.node = Node(system, self._runs, self)
         self.lineage = Lineage()
         self._size_bytes = size_bytes
@@ -211,6 +213,7 @@ class AuxVmo:
         """
         self._check_inside(offset, length)
         self.check_writable()
+        self._runs.check_ranges()
         end = offset + length
         whole = PageRange(page_count(offset), end // PAGE_SIZE)
         kept = self.pinned.over(whole) if self.kind is AuxKind.PLAIN else [whole]
@@ -295,6 +298,10 @@ class AuxVmo:
             NoMemoryError: snapshots share pages of the range, and there is no memory for copies; nothing changed.
         """
         return self.node.take(PageRange.of_bytes(offset, length))
+
+    def charge_to(self, account: Account | None) -> None:
+        """Let its pages be another's from now on, whatever his limits. Not those that it shares."""
+        self._runs.charge_to(account)
 
     def close(self) -> None:
         """Give up the handle. What no child needs is freed."""

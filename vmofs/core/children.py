@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from vmofs.core.account import Account
 from vmofs.core.aux import AuxKind, AuxVmo
 from vmofs.core.clone import CloneVmo
 from vmofs.core.hierarchy import Node
@@ -20,6 +21,12 @@ from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, is_page
 
 Vmo = PagerVmo | CloneVmo | PagerView | AuxVmo | AuxView
 """All there is: what a name in a command may stand for, where a VMO is asked for."""
+
+
+MOST_CHILDREN = 1024
+"""Of one memory that one payer may have."""
+
+MOST_GENERATIONS = 256
 
 
 class ChildKind(Enum):
@@ -33,7 +40,14 @@ class ChildKind(Enum):
 
 
 def create_child(
-    parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write: bool = False, resizable: bool = False
+    parent: Vmo,
+    kind: ChildKind,
+    offset: int,
+    size: int,
+    *,
+    no_write: bool = False,
+    resizable: bool = False,
+    account: Account | None = None,
 ) -> Vmo:
     """Make a child that shows ``size`` bytes of its parent from ``offset`` on, zeros where the parent ends before.
 
@@ -49,7 +63,10 @@ def create_child(
             clone that has children or hangs below another; a slice of a resizable VMO; a reference to a slice, or a
             resizable one to a VMO that is not; a snapshot of, or reference to, physical memory.
         BadStateError: pages of the parent are pinned, and it would have to share them both ways.
-        NoMemoryError: the last page of an anonymous snapshot must be cut, and there is no memory for a copy.
+        NoMemoryError: the last page of an anonymous snapshot must be cut, and there is no memory for a copy; who pays
+            has too many children of this memory, or there are too many generations.
+
+    ``account``: who pays for what the child does not share.
 
     Zircon: zx_vmo_create_child. Its rights are the edge's affair; NO_WRITE is kept by the child, and by all slices of
     and references to it, which are the same memory. A snapshot of it can be written to again.
@@ -59,16 +76,16 @@ def create_child(
     if no_write and resizable:
         raise InvalidArgsError("a child that cannot be written to cannot be resizable")
     if kind is ChildKind.SLICE:
-        child = _slice(parent, offset, size, no_write=no_write or parent.no_write, resizable=resizable)
+        child = _slice(parent, offset, size, account, no_write=no_write or parent.no_write, resizable=resizable)
     elif kind is ChildKind.REFERENCE:
-        child = _reference(parent, offset, size, no_write=no_write or parent.no_write, resizable=resizable)
+        child = _reference(parent, offset, size, account, no_write=no_write or parent.no_write, resizable=resizable)
     else:
-        child = _snapshot(parent, kind, offset, size, no_write=no_write, resizable=resizable)
+        child = _snapshot(parent, kind, offset, size, account, no_write=no_write, resizable=resizable)
     parent.lineage.add(child.lineage)
     return child
 
 
-def _slice(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bool) -> Vmo:
+def _slice(parent: Vmo, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool) -> Vmo:
     if resizable:
         raise InvalidArgsError("a slice cannot be resizable")
     _check_aligned(offset)
@@ -82,11 +99,12 @@ def _slice(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bo
         size = max(
             0, min(size, parent.size_bytes - offset)
         )  # pages lie inside, but what a file has may end within the last
+    _check_family(vmo.node, account)
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
-    return make(vmo, start + offset, size, no_write=no_write)  # type: ignore[arg-type]
+    return make(vmo, start + offset, size, no_write=no_write, account=account)  # type: ignore[arg-type]
 
 
-def _reference(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable: bool) -> Vmo:
+def _reference(parent: Vmo, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool) -> Vmo:
     if offset or size:
         raise InvalidArgsError(f"a reference is to the whole parent: offset {offset} and size {size} must be 0")
     vmo, _ = _resolve(parent)
@@ -96,11 +114,14 @@ def _reference(parent: Vmo, offset: int, size: int, *, no_write: bool, resizable
         raise NotSupportedError(f"{vmo.kind.value} memory cannot have references")
     if resizable and not is_resizable(vmo):
         raise NotSupportedError("the parent is not resizable, so a reference to it cannot be")
+    _check_family(vmo.node, account)
     make = AuxView if isinstance(vmo, AuxVmo) else PagerView
-    return make(vmo, no_write=no_write)  # type: ignore[arg-type]
+    return make(vmo, no_write=no_write, account=account)  # type: ignore[arg-type]
 
 
-def _snapshot(parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write: bool, resizable: bool) -> Vmo:
+def _snapshot(
+    parent: Vmo, kind: ChildKind, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool
+) -> Vmo:
     vmo, start = _resolve(parent)
     if isinstance(vmo, AuxVmo) and vmo.kind is AuxKind.PHYSICAL:
         raise NotSupportedError("physical memory cannot have snapshots")
@@ -111,8 +132,8 @@ def _snapshot(parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write:
     if offset + length > UINT64_MAX or (_is_slice(parent) and offset + length > parent.size_pages * PAGE_SIZE):
         raise OutOfRangeError(f"snapshot {offset}+{size} overflows, or leaves the slice")
     first = (start + offset) // PAGE_SIZE
-    above, first, limit = _find_place(vmo, kind, first, page_count(size), is_slice=_is_slice(parent))
-    child = _bare_child(vmo, size, no_write=no_write, resizable=resizable)
+    above, first, limit = _find_place(vmo, kind, first, page_count(size), account, is_slice=_is_slice(parent))
+    child = _bare_child(vmo, size, account, no_write=no_write, resizable=resizable)
     above.hang(child.node, first, limit)
     if above.hidden:
         whole = start + offset == 0 and child.size_pages >= vmo.size_pages
@@ -126,14 +147,23 @@ def _snapshot(parent: Vmo, kind: ChildKind, offset: int, size: int, *, no_write:
     return child
 
 
-def _bare_child(vmo: PagerVmo | CloneVmo | AuxVmo, size: int, *, no_write: bool, resizable: bool) -> CloneVmo | AuxVmo:
+def _bare_child(
+    vmo: PagerVmo | CloneVmo | AuxVmo, size: int, account: Account | None, *, no_write: bool, resizable: bool
+) -> CloneVmo | AuxVmo:
     if isinstance(vmo, AuxVmo):
-        return AuxVmo(vmo.system, size, resizable=resizable, no_write=no_write)
-    return CloneVmo(vmo if isinstance(vmo, PagerVmo) else vmo.root, size, resizable=resizable, no_write=no_write)
+        return AuxVmo(vmo.system, size, resizable=resizable, no_write=no_write, account=account)
+    root = vmo if isinstance(vmo, PagerVmo) else vmo.root
+    return CloneVmo(root, size, resizable=resizable, no_write=no_write, account=account)
 
 
 def _find_place(
-    vmo: PagerVmo | CloneVmo | AuxVmo, kind: ChildKind, first: int, pages: int, *, is_slice: bool
+    vmo: PagerVmo | CloneVmo | AuxVmo,
+    kind: ChildKind,
+    first: int,
+    pages: int,
+    account: Account | None,
+    *,
+    is_slice: bool,
 ) -> tuple[Node, int, int]:
     """Decide what a snapshot is, in Zircon's order, and return the node it is to hang below, and what it shows of it.
 
@@ -154,10 +184,21 @@ def _find_place(
         raise BadStateError(f"{vmo.pinned.pages} pages are pinned")
     limit = max(0, min(pages, vmo.size_pages - first))
     above, first, limit = node.place(first, limit, two_way=two_way)
+    _check_family(above, account)
     if not two_way:
         return above, first, limit
     _check_two_way(node, above.parent)
     return (above if above.hidden else above.hide(vmo.size_pages)), first, limit
+
+
+def _check_family(node: Node, account: Account | None) -> None:
+    """Check that who pays has not too many children of a node: whoever writes to it looks at each, and upwards."""
+    if account is None:
+        return
+    if node.members_of(account) >= MOST_CHILDREN:
+        raise NoMemoryError(f"{account.payer} has {MOST_CHILDREN} children of this memory, which is too many")
+    if node.depth() >= MOST_GENERATIONS:
+        raise NoMemoryError(f"the child would be one of {MOST_GENERATIONS} generations, which is too many")
 
 
 def _check_two_way(node: Node, above: Node | None) -> None:

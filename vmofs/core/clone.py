@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmofs.core import content
+from vmofs.core import content, hints
 from vmofs.core.access import Access, Need, Steps
+from vmofs.core.account import Account
 from vmofs.core.content import Bytes
 from vmofs.core.found import ALL_PAGES, Found
 from vmofs.core.hierarchy import Node
 from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.runs import RunMap
+from vmofs.core.spans import SLICE
 from vmofs.core.states import PageState
 from vmofs.core.vmo import WRITE_BATCH_PAGES, PagerVmo
 from vmofs.status import (
@@ -49,7 +51,15 @@ class CloneVmo:
     ``root`` is the VMO whose pager is asked.
     """
 
-    def __init__(self, root: PagerVmo, stream_size: int, *, resizable: bool = False, no_write: bool = False) -> None:
+    def __init__(
+        self,
+        root: PagerVmo,
+        stream_size: int,
+        *,
+        resizable: bool = False,
+        no_write: bool = False,
+        account: Account | None = None,
+    ) -> None:
         self.system = root.system
         self.root = root
         self.source = root.source
@@ -59,7 +69,7 @@ class CloneVmo:
         self.no_write = no_write
         self.pins = Pins()
         self.pinned = self.pins.pages
-        self.node = Node(self.system, RunMap(), self)
+        self.node = Node(self.system, RunMap(account), self)
         self.lineage = Lineage()
         self.owner: object = None  # the edge's
         self.system.register(self, self.node.runs)
@@ -191,16 +201,26 @@ class CloneVmo:
         """Zero bytes, as steps of a larger call."""
         self.check_writable()
         self.check_inside(offset, length)
+        self.node.runs.check_ranges()
         end = offset + length
         first, last = min(end, page_count(offset) * PAGE_SIZE), max(offset, end - end % PAGE_SIZE)
         for start, stop in ((offset, first), (max(first, last), end)):
             yield from self._part_steps(start, stop)
             self.check_inside(offset, length)
-        whole = PageRange(first // PAGE_SIZE, last // PAGE_SIZE)
-        for part in self.pinned.over(whole):
+        position, last = first // PAGE_SIZE, last // PAGE_SIZE
+        while position < last:
+            part = PageRange(position, self.node.reach(position, last))
+            self._zero_pages(part)
+            position = part.end
+            if position < last:
+                yield None
+                self.check_inside(offset, length)
+
+    def _zero_pages(self, pages: PageRange) -> None:
+        for part in self.pinned.over(pages):
             content.wipe_committed(self.system.frames, self.node.runs, part.offset, part.end * PAGE_SIZE)
             self.node.changed(part)
-        for part in self.pinned.missing(whole):
+        for part in self.pinned.missing(pages):
             self._mark_stale(part)
             self.node.blank(part)
 
@@ -238,9 +258,15 @@ class CloneVmo:
         if pinned:
             raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
         end = min(size, self.stream_size)
-        if pages < self.size_pages:
-            self._mark_stale(PageRange(pages, self.size_pages))
-            self.node.cut(pages)
+        while pages < self.size_pages:
+            step = max(pages, self.node.runs.reach_back(pages, self.size_pages, SLICE))
+            self._mark_stale(PageRange(step, self.size_pages))
+            self.node.cut(step)
+            if step > pages:
+                self.size_pages, self.stream_size = step, min(self.stream_size, step * PAGE_SIZE)
+                yield None
+            else:
+                break
         self.size_pages, self.stream_size = pages, size
         try:
             yield from self._part_steps(end, end + -end % PAGE_SIZE)
@@ -277,8 +303,12 @@ class CloneVmo:
         yield from self._fork_steps(PageRange.of_bytes(offset, length))
 
     def _fork_steps(self, pages: PageRange) -> Steps[None]:
-        position = pages.start
+        position, count = pages.start, 0
         while position < (end := min(pages.end, self.size_pages)):
+            count += 1
+            if not count % SLICE:
+                yield None
+                continue
             found = self.node.find(position, end)
             if found.absent:
                 yield self.need(found)
@@ -302,10 +332,13 @@ class CloneVmo:
         pages = PageRange.of_bytes(offset, length)
         if best_effort:
             for part in self._of_root(pages):
-                self.root.always_needed.add(part)
-                self.root.unneeded.discard(part)
-        position = pages.start
+                hints.always_need(self.root, part)
+        position, count = pages.start, 0
         while position < (end := min(pages.end, self.size_pages)):
+            count += 1
+            if not count % SLICE:
+                yield None
+                continue
             found = self.node.find(position, end)
             if not found.absent:
                 position += found.pages
@@ -361,6 +394,10 @@ class CloneVmo:
         return self.pins.add(pages)
 
     # The end
+
+    def charge_to(self, account: Account | None) -> None:
+        """Let its pages be another's from now on, whatever his limits. Not those that it shares."""
+        self.node.runs.charge_to(account)
 
     def close(self) -> None:
         """Give up the handle. What no child needs is freed; the last of the family frees the root, too."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmofs.core import content, writeback
+from vmofs.core import content, hints, writeback
 from vmofs.core.access import Need, Steps
 from vmofs.core.pins import Pin
 from vmofs.core.request import Command
+from vmofs.core.spans import SLICE
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
 from vmofs.status import VmoError
 from vmofs.units import PageRange
@@ -33,8 +34,7 @@ def always_need_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
     """Ask for every gap, skipping those that fail; protected is the whole range, also what comes later."""
     vmo.check_inside(offset, length)
     pages = PageRange.of_bytes(offset, length)
-    vmo.always_needed.add(pages)
-    vmo.unneeded.discard(pages)
+    hints.always_need(vmo, pages)
     yield from _page_in_steps(vmo, pages, best_effort=True)
 
 
@@ -43,11 +43,13 @@ def _page_in_steps(vmo: PagerVmo, pages: PageRange, *, best_effort: bool) -> Ste
 
     With ``best_effort`` a gap that fails is skipped, all that was asked for, also if some of it has come by then.
     """
-    position = pages.start
+    position, looked_at = pages.start, 0
     while position < (end := min(pages.end, vmo.size_pages)):
         run = vmo.runs.at(position)
         if run is not None:
-            position = run.end
+            position, looked_at = run.end, looked_at + 1
+            if not looked_at % SLICE:
+                yield None
             continue
         gap_end = vmo.runs.next_start(position, end)
         try:
@@ -69,8 +71,12 @@ def commit_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
 
 
 def _commit_pages_steps(vmo: PagerVmo, pages: PageRange) -> Steps[None]:
-    position = pages.start
+    position, looked_at = pages.start, 0
     while position < (end := min(pages.end, vmo.size_pages)):
+        looked_at += 1
+        if not looked_at % SLICE:
+            yield None
+            continue
         rest = PageRange(position, end)
         run = vmo.runs.at(position)
         if run is None:
@@ -93,22 +99,47 @@ def pin_steps(vmo: PagerVmo, offset: int, length: int, *, write: bool) -> Steps[
     """Commit the pages, for writing also make them dirty, and pin them once all are there at the same moment."""
     vmo.check_inside(offset, length)
     pages = PageRange.of_bytes(offset, length)
-    ready = _DIRTY if write else COMMITTED
     gathering = vmo.gathering.add(pages)
     try:
-        while writeback.first_run_in(vmo.runs, pages, ready).end < pages.end:
+        while not (pins := (yield from _pins_steps(vmo, pages, _DIRTY if write else COMMITTED))):
             yield from (_make_writable_steps if write else _commit_pages_steps)(vmo, pages)
             vmo.check_inside(offset, length)
     finally:
         gathering.unpin()
     vmo.modified |= write and bool(pages)
-    return vmo.pins.add(pages)
+    if len(pins) == 1:
+        return pins[0]
+    whole = vmo.pins.add(pages)
+    for pin in pins:
+        pin.unpin()
+    return whole
+
+
+def _pins_steps(vmo: PagerVmo, pages: PageRange, ready: frozenset[PageState]) -> Steps[list[Pin]]:
+    """Pin all pages, in slices that are each looked at in one go; return no pins if some page was not ready."""
+    pins: list[Pin] = []
+    try:
+        for part in vmo.runs.in_slices(pages):
+            if pins:
+                yield None
+            if writeback.first_run_in(vmo.runs, part, ready).end < part.end:
+                return []
+            pins.append(vmo.pins.add(part))
+        done, pins = pins or [vmo.pins.add(pages)], []
+        return done
+    finally:
+        for pin in pins:
+            pin.unpin()
 
 
 def _make_writable_steps(vmo: PagerVmo, pages: PageRange) -> Steps[None]:
     """Make every page dirty as a write does, but without its batches."""
-    position = pages.start
+    position, looked_at = pages.start, 0
     while position < (end := min(pages.end, vmo.size_pages)):
+        looked_at += 1
+        if not looked_at % SLICE:
+            yield None
+            continue
         rest = PageRange(position, end)
         need = vmo.need_to_write(rest)
         if need is not None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vmofs.core.frames import FrameRun, Frames
 from vmofs.core.runs import NO_FRAME, Run, RunMap
 from vmofs.core.states import PageState
 from vmofs.units import PAGE_SIZE, PageRange, page_count
+
+if TYPE_CHECKING:
+    from vmofs.core.account import Account
 
 Bytes = bytes | memoryview
 
@@ -67,7 +71,7 @@ def write_committed(frames: Frames, runs: RunMap, offset: int, data: Bytes) -> N
         position = stop
 
 
-def fresh(frames: Frames, pages: PageRange, data: Bytes) -> list[Run]:
+def fresh(frames: Frames, pages: PageRange, data: Bytes, account: Account | None = None) -> list[Run]:
     """Return clean pages of no object yet, with new frames that hold ``data``, and zeros behind it.
 
     Raises:
@@ -75,7 +79,7 @@ def fresh(frames: Frames, pages: PageRange, data: Bytes) -> list[Run]:
     """
     runs: list[Run] = []
     page, position = pages.start, 0
-    for held in frames.allocate(pages.pages, filled=True):
+    for held in frames.allocate(pages.pages, filled=True, account=account):
         stop = position + held.pages * PAGE_SIZE
         frames.write(held, 0, data[position:stop])
         runs.append(Run(page, page + held.pages, PageState.CLEAN, held.frame))
@@ -119,7 +123,7 @@ def commit_zero(
     present = runs.over(pages)
     if not present:
         page = pages.start
-        for new in frames.allocate(pages.pages, spared, filled=filled):
+        for new in frames.allocate(pages.pages, spared, filled=filled, account=runs.account):
             runs.put(Run(page, page + new.pages, state, new.frame))
             page += new.pages
         return
@@ -127,7 +131,8 @@ def commit_zero(
     if not bare:
         return
     held = [held for run in present if (held := run.frames)]
-    fresh = frames.allocate(sum(part.pages for part in bare), [*held, *spared], filled=filled)
+    wanted = sum(part.pages for part in bare)
+    fresh = frames.allocate(wanted, [*held, *spared], filled=filled, account=runs.account)
     for part in bare:
         runs.take(part)
         position = part.start

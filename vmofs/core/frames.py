@@ -18,12 +18,15 @@ import mmap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.ranges import RangeSet
 from vmofs.status import NoMemoryError
 from vmofs.units import PAGE_SIZE, PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.account import Account
 
 # Address space, not memory: nothing is accounted before a page is touched (MAP_NORESERVE). Halved until the kernel
 # grants it, for machines with RLIMIT_AS or strict overcommit.
@@ -82,7 +85,7 @@ class Frames:
         self._used = 0
         self._peak = 0
         self._limit_pages = limit_pages
-        self._lent = Pins()
+        self._lent = Pins(most=2**62)
         self._loans: dict[int, Pin] = {}  # by number
         self._last_loan = 0
         self._held = RangeSet()
@@ -96,17 +99,27 @@ class Frames:
     def _warm_pages(self) -> int:
         return self._warm.pages + self._next_end - self._next
 
-    def allocate(self, pages: int, spared: Iterable[FrameRun] = (), *, filled: bool = False) -> list[FrameRun]:
+    def allocate(
+        self,
+        pages: int,
+        spared: Iterable[FrameRun] = (),
+        *,
+        filled: bool = False,
+        account: Account | None = None,
+    ) -> list[FrameRun]:
         """Return frames for ``pages`` pages, all zero, in as few runs as the free memory allows.
 
         Args:
             pages: how many.
             spared: frames that must not be reclaimed for this. All others may: look again at what may be evicted.
             filled: most of them are about to be written to. Others occupy nothing until they are.
+            account: whose pages they will be. Counted they are with the object that gets them.
 
         Raises:
-            NoMemoryError: the limit would be passed; nothing was allocated.
+            NoMemoryError: the limit, or that of the account, would be passed; nothing was allocated.
         """
+        if account is not None:
+            account.check(pages)
         limit = self._limit_pages
         if limit is not None and self._used + pages > limit:
             if 0 < pages <= limit:

@@ -5,31 +5,38 @@ moved by ``offset`` and only below ``limit``. Behind that, zeros; at a root that
 holds only the pages that are its own (CLEAN: with a frame, MARKER: zeros that hide what is above), so a child costs
 what was changed in it and nothing when it is made.
 
-There are two kinds of children. An *on-write* child hangs below a node that stays writable and sees its writes until
-it forks a page (pager families only). A *two-way* snapshot hides what the parent had: the parent's pages move, at no
-cost, into a new hidden node, below which parent and child hang side by side. Hidden nodes have at least two children,
-and their pages never change: whoever writes takes a copy, or the page itself if nobody else sees it. A page of a
-hidden node that nobody sees any more is freed, and a hidden node with one child left is melted into it. Nodes below a
-hidden one are hidden, or leaves; above it are hidden ones, or the root of a pager family. A new child hangs as high as
-it can without seeing anything else, so that trees stay flat.
+There are two kinds of children. An *on-write* child hangs below a node that stays writable and sees its writes until it
+forks a page (pager families only). A *two-way* snapshot hides what the parent had: the parent's pages move, at no cost,
+into a new hidden node, below which parent and child hang side by side. Hidden nodes have at least two children, and
+their pages never change: whoever writes takes a copy, or the page itself if nobody else sees it. A page of a hidden
+node that nobody sees any more is freed, and a hidden node with one child left is melted into it (unless its pages are
+another's, and too many for who pays for the child). Nodes below a hidden one are hidden, or leaves; above it are hidden
+ones, or the root of a pager family. A new child hangs as high as it can without seeing anything else, so that trees
+stay flat.
 
 Who sees a page is found out when it matters (a write, a close) by looking, not by counters that every snapshot would
 have to touch. ``shared_pages`` of a leaf counts the frames of hidden nodes that it sees.
+
+The pages of a node are counted in one account: that of the VMO that made them. When that is closed, who keeps them by a
+child or a window pays, as far as his limit allows; else they stay where they are counted.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmofs.core import content
 from vmofs.core.content import Bytes
 from vmofs.core.found import ALL_PAGES, Found
 from vmofs.core.ranges import RangeSet
 from vmofs.core.runs import NO_FRAME, Run, RunMap
+from vmofs.core.spans import SLICE
 from vmofs.core.states import PageState
 from vmofs.units import PAGE_SIZE, PageRange
 
 if TYPE_CHECKING:
+    from vmofs.core.account import Account
     from vmofs.core.eviction import Recency
     from vmofs.core.system import System
 
@@ -41,8 +48,18 @@ class Owner(Protocol):
         """Learn that nobody needs the node any more; its pages are still there."""
 
 
+class Window(NamedTuple):
+    """What an open slice or reference shows of a node, and who made it."""
+
+    pages: PageRange
+    account: Account | None
+
+
+_MOST_ASKED = 64
+"""Of those who keep a node, whether one of them is who paid before."""
+
 _NO_CHILDREN: dict[Node, None] = {}  # these two are replaced, never changed
-_NO_WINDOWS: dict[object, PageRange] = {}
+_NO_WINDOWS: dict[object, Window] = {}
 
 
 class Node:
@@ -93,11 +110,23 @@ class Node:
         """The open VMOs that are this node or a window on it."""
         return [*([self.owner] if self.is_open else []), *self.windows]
 
-    def add_window(self, view: object, pages: PageRange) -> None:
-        """Note an open view of these pages."""
+    def add_window(self, view: object, window: Window) -> None:
+        """Note an open view."""
         if self.windows is _NO_WINDOWS:
             self.windows = {}
-        self.windows[view] = pages
+        self.windows[view] = window
+
+    def members_of(self, account: Account) -> int:
+        """Return how many children and windows are an account's."""
+        windows = sum(window.account is account for window in self.windows.values())
+        return windows + sum(child.runs.account is account for child in self.children)
+
+    def depth(self) -> int:
+        """Return how many nodes are above."""
+        count, node = 0, self.parent
+        while node is not None:
+            count, node = count + 1, node.parent
+        return count
 
     def written_by(self, pages: PageRange, *, own: bool = True) -> list[tuple[object, PageRange]]:
         """Return the open VMOs whose writes a range may show, and the pages that they would be written to there.
@@ -111,9 +140,9 @@ class Node:
                 if node.is_open:
                     found.append((node.owner, pages))
                 for view, window in node.windows.items():
-                    shown = pages & window
+                    shown = pages & window.pages
                     if shown:
-                        found.append((view, shown.moved(-window.start)))
+                        found.append((view, shown.moved(-window.pages.start)))
             pages = (pages & PageRange(0, node.limit)).moved(node.offset)
             node = node.parent
         return found
@@ -153,6 +182,16 @@ class Node:
             found.append((page, self.find(page, pages.end)))
             page += found[-1][1].pages
         return found
+
+    def reach(self, start: int, end: int) -> int:
+        """Return up to where, at most ``end``, no more is found from ``start`` on than is done in one go."""
+        if self.parent is None:
+            return self.runs.reach(start, end, SLICE)
+        for _ in range(SLICE):
+            if start >= end:
+                break
+            start += self.find(start, end).pages
+        return start
 
     def committed(self, pages: PageRange) -> list[PageRange]:
         """Return the parts of a range that show more than zeros and are not absent."""
@@ -213,6 +252,9 @@ class Node:
                 copies.append((page, found))
                 continue
             moved = found.node.unseen(found.range, self)
+            account = self.runs.account
+            if account is not None and account is not found.node.runs.account:
+                account.check(moved.pages)
             for part in moved:
                 self._adopt(found.node.runs.take(part), page - found.page)
                 self.shared_pages -= part.pages
@@ -322,7 +364,7 @@ class Node:
                 self.system.mark_stale(node.owner, part)
             for viewer, window in node.windows.items():
                 if viewer is not by:
-                    self.system.mark_stale(viewer, (part & window).moved(-window.start))
+                    self.system.mark_stale(viewer, (part & window.pages).moved(-window.pages.start))
             for child in node.children:
                 shown = part.moved(-child.offset) & PageRange(0, child.limit)
                 waiting += [(child, gap) for gap in child.runs.gaps(shown)]
@@ -361,7 +403,7 @@ class Node:
 
     def hide(self, size_pages: int) -> Node:
         """Move all pages of this node into a new hidden node above it, and return that."""
-        hidden = Node(self.system, RunMap(), None, hidden=True)
+        hidden = Node(self.system, RunMap(self.runs.account), None, hidden=True)
         hidden.runs.swap(self.runs)
         self.shared_pages += hidden.runs.committed_pages
         self._replace_below_parent(hidden)
@@ -376,32 +418,48 @@ class Node:
 
     def close(self, viewer: object) -> None:
         """Forget an open VMO; free what nobody needs any more. A second call does nothing."""
+        account = self.runs.account
         if self.is_open and viewer is self.owner:
             self.is_open = False
         elif viewer in self.windows:
-            del self.windows[viewer]
+            account = self.windows.pop(viewer).account
         else:
             return
         self.system.forget_stale(viewer)
         self._free_if_unused()
+        self.pass_on(account)
 
     def _free_if_unused(self) -> None:
         node: Node | None = self
         while node is not None and not (node.is_open or node.windows or node.children):
-            parent = node.parent
+            parent, account = node.parent, node.runs.account
             node.leave()
-            if parent is not None and parent.hidden:
-                if len(parent.children) == 1:
+            if parent is not None and parent.children:
+                parent.pass_on(account)
+                if parent.hidden and len(parent.children) == 1:
                     parent.melt()
                 return
             node = parent
+
+    def pass_on(self, left: Account | None) -> None:
+        """Let somebody who keeps this node pay for it, if who did has just left, and he has room."""
+        if self.is_open or left is None or left is not self.runs.account:
+            return
+        accounts = [window.account for window in islice(self.windows.values(), _MOST_ASKED)]
+        accounts += [child.runs.account for child in islice(self.children, _MOST_ASKED)]
+        if (
+            accounts
+            and left not in accounts
+            and (accounts[0] is None or accounts[0].has_room(self.runs.committed_pages))
+        ):
+            self.runs.charge_to(accounts[0])
 
     def leave(self) -> None:
         """Free everything, for a node that nobody needs, and go out of the family."""
         self._free_unseen_above(PageRange(0, self.limit))
         owner, self.owner = self.owner, None
         (owner or self).freed()
-        content.free_runs(self.frames, self.runs.take(ALL_PAGES))
+        self.system.bury(self.runs)
         if self.parent is not None:
             del self.parent.children[self]
             self.parent = None
@@ -409,12 +467,17 @@ class Node:
     def melt(self) -> None:
         """Give what the one child that is left sees of this hidden node to it, and take its place in the family."""
         (child,) = self.children
+        account = child.runs.account
+        if account is not self.runs.account:
+            if account is not None and not account.has_room(self.runs.committed_pages):
+                return
+            self.runs.charge_to(account)
         below, before = self.runs, child.runs.committed_pages
         if child.offset:
-            below = RunMap()
+            below = RunMap(account)
             for run in self.runs.take(ALL_PAGES):  # what the child does not see went when the last who saw it did
                 below.put(run.moved(-child.offset))
-        for run in child.runs.over(ALL_PAGES):  # mostly the smaller of the two
+        for run in child.runs.take(ALL_PAGES):  # mostly the smaller of the two
             content.free_runs(self.frames, below.take(run.range))
             below.put(run)
         child.runs.swap(below)
@@ -429,6 +492,11 @@ class Node:
         """Count what a hidden node gave to this one; it had ``before`` frames."""
         if not self.hidden:
             self.shared_pages -= self.runs.committed_pages - before
+
+    def _may_be_hidden(self) -> bool:
+        """Return whether a hidden node is not due to melt."""
+        accounts = [child.runs.account for child in self.children]
+        return len(accounts) > 1 or (len(accounts) == 1 and accounts[0] is not self.runs.account)
 
     def freed(self) -> None:
         """Be counted as an object no longer, for a hidden node."""
@@ -446,7 +514,7 @@ class Node:
         """Assert that the tree hangs together, that hidden pages have somebody who sees them, and the counts."""
         assert self.parent is None or self in self.parent.children
         assert self.parent is not None or self.limit == self.offset == 0
-        assert not self.hidden or (len(self.children) > 1 and not self.viewers and not self.has_source)
+        assert not self.hidden or (self._may_be_hidden() and not self.viewers and not self.has_source)
         assert self.hidden or self.viewers or self.children
         assert self.hidden == (self.owner is None)
         above = self.parent

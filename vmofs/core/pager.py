@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, KeysView
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from weakref import WeakSet
 
 from vmofs.core import children, content, writeback
-from vmofs.core.access import Access, Steps
+from vmofs.core.access import Access, Steps, without_waiting
+from vmofs.core.account import Account
 from vmofs.core.aux import AuxVmo
 from vmofs.core.content import Bytes
+from vmofs.core.detach import detach_steps, fail_all_steps
+from vmofs.core.hierarchy import Node
 from vmofs.core.port import Port
 from vmofs.core.request import Command, PageRequest
-from vmofs.core.runs import Run
+from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, Tally
+from vmofs.core.spans import SLICE
 from vmofs.core.states import PageEvent
 from vmofs.core.system import System
-from vmofs.core.taking import take_steps
+from vmofs.core.taking import check_can_give, take_steps
 from vmofs.core.view import AuxView
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.core.writeback import DirtyRange
@@ -103,8 +108,15 @@ class Pager:
         )
         self._tally = Tally()
 
-    def create_vmo(self, port: Port, key: Key, size: int, options: VmoOptions = VmoOptions()) -> PagerVmo:  # noqa: B008
-        """Make a VMO of ``size`` bytes whose requests go to ``port``. All its pages are absent.
+    def create_vmo(
+        self,
+        port: Port,
+        key: Key,
+        size: int,
+        options: VmoOptions = VmoOptions(),  # noqa: B008
+        account: Account | None = None,
+    ) -> PagerVmo:
+        """Make a VMO of ``size`` bytes whose requests go to ``port``. All its pages are absent. ``account`` pays.
 
         Raises:
             BadStateError: the pager was closed.
@@ -125,6 +137,7 @@ class Pager:
             size,
             _SHARED.setdefault(options, options),
             self,
+            account,
         )
         self._vmos[vmo] = None
         return vmo
@@ -171,7 +184,8 @@ class Pager:
         """
         steps = self._supply_steps(vmo, offset, length, aux, aux_offset, xxh3)
         try:
-            next(steps)
+            while next(steps) is None:
+                pass
         except StopIteration as done:
             filled: list[PageRange] = done.value
             return filled
@@ -193,24 +207,39 @@ class Pager:
         if (offset | length | aux_offset) % PAGE_SIZE:
             check_page_aligned(offset=offset, length=length, aux_offset=aux_offset)
         target = self.check_vmo(vmo)
-        if isinstance(aux, AuxVmo | AuxView):
-            aux.check_can_give(aux_offset, length, xxh3)
-            taken = aux.take(aux_offset, length)
-        else:
-            taken = yield from take_steps(aux, aux_offset, length, xxh3)
-        return self._insert_taken(target, offset, length, taken, aux_offset)
-
-    def _insert_taken(
-        self, target: PagerVmo, offset: int, length: int, taken: list[Run], aux_offset: int
-    ) -> list[PageRange]:
-        self._totals["supply_calls"] += 1
-        try:
-            pages = _check_target(target, offset, length)
-        except (OutOfRangeError, BadStateError):
-            content.free_runs(self._system.frames, taken)
-            raise
-        shift = pages.start - PageRange.of_bytes(aux_offset, length).start
-        return self._insert(target, pages, [run.moved(shift) for run in taken] if shift else taken)
+        done, filled, refused = 0, list[PageRange](), None
+        while True:  # mostly once: what consists of many pieces is moved in slices
+            where, start, rest = offset + done, aux_offset + done, length - done
+            if isinstance(aux, AuxVmo | AuxView):
+                aux.check_can_give(start, rest, xxh3)
+                moved = _slice_of(target, where, aux.node, start + getattr(aux, "start", 0), rest, xxh3)
+                base = start + getattr(aux, "start", 0)
+                _check_accounts(target.runs, aux.node, PageRange.of_bytes(base, moved))
+                taken = aux.take(start, moved)
+            else:
+                moved = rest
+                if rest:
+                    clone, base = check_can_give(aux, start, rest)
+                    moved = _slice_of(target, where, clone.node, base, rest, xxh3)
+                taken = yield from take_steps(aux, start, moved, xxh3, partial(_check_accounts, target.runs))
+            self._totals["supply_calls"] += not done
+            try:
+                _check_target(target, where, rest)
+            except (OutOfRangeError, BadStateError) as error:
+                refused = error
+                content.free_runs(self._system.frames, taken)
+            else:
+                pages = PageRange.of_bytes(where, moved)
+                shift = pages.start - PageRange.of_bytes(start, moved).start
+                filled += self._insert(target, pages, [run.moved(shift) for run in taken] if shift else taken)
+            done += moved
+            if done >= length:
+                break
+            yield None
+            self.check_vmo(vmo)
+        if refused is not None:
+            raise refused
+        return filled
 
     def supply_bytes(self, vmo: Vmo, offset: int, data: Bytes) -> list[PageRange]:
         """Supply pages with the given bytes, as ``supply_pages`` does from an aux; return the newly filled runs.
@@ -226,7 +255,7 @@ class Pager:
         check_page_aligned(offset=offset)
         target = self.check_vmo(vmo)
         pages = _check_target(target, offset, len(data))
-        fresh = content.fresh(target.frames, pages, data)
+        fresh = content.fresh(target.frames, pages, data, target.runs.account)
         self._totals["supply_calls"] += 1
         return self._insert(target, pages, fresh)
 
@@ -257,31 +286,30 @@ class Pager:
 
         Zircon: zx_pager_op_range.
         """
+        without_waiting(self.op_range_steps(op, vmo, offset, length, data))
+
+    def op_range_steps(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> Steps[None]:
+        """Do what ``op_range`` does, with rests."""
         check_page_aligned(offset=offset, length=length)
         target = self.check_vmo(vmo)
         if op is PagerOp.FAIL:
-            self._fail(target, offset, length, data)
+            yield from self._fail_steps(target, offset, length, data)
         elif op is PagerOp.DIRTY:
             _check_data(op, data, 0)
-            _dirty(target, offset, length)
+            yield from _dirty_steps(target, offset, length)
         elif op is PagerOp.WRITEBACK_BEGIN:
             _check_data(op, data, 0, DIRTY_RANGE_IS_ZERO)
             target.check_inside(offset, length)
-            pages = PageRange.of_bytes(offset, length)
-            writeback.begin(target.runs, pages, target.pinned, is_zero=data == DIRTY_RANGE_IS_ZERO)
+            yield from writeback.begin_steps(target, PageRange.of_bytes(offset, length), is_zero=bool(data))
             target.syncs.begin()
         elif op is PagerOp.WRITEBACK_END:
             _check_data(op, data, 0)
             target.check_inside(offset, length)
-            pages = PageRange.of_bytes(offset, length)
-            for gap in writeback.end(target.runs, pages):
-                target.mark_stale(gap)
-            target.became_evictable(pages)
-            target.syncs.end(target, pages)
+            yield from writeback.end_steps(target, PageRange.of_bytes(offset, length))
         else:
             raise NotSupportedError(f"unknown operation {op}")
 
-    def _fail(self, vmo: PagerVmo, offset: int, length: int, data: int) -> None:
+    def _fail_steps(self, vmo: PagerVmo, offset: int, length: int, data: int) -> Steps[None]:
         data -= 2**64 if data >= 2**63 else 0  # a status is a signed number, the argument is not
         if data not in FAIL_CODES:
             allowed = ", ".join(f"{code.zx_name} ({code.value})" for code in sorted(FAIL_CODES, reverse=True))
@@ -291,7 +319,10 @@ class Pager:
         self._totals["fail_calls"] += 1
         pages = PageRange.of_bytes(offset, length)
         for command in (Command.READ, Command.DIRTY):
-            vmo.source.resolve(command, pages, Status(data))
+            for part in vmo.source.outstanding(command).in_slices(pages):
+                if part.start > pages.start:
+                    yield None
+                vmo.source.resolve(command, part, Status(data))
         vmo.syncs.fail(vmo, pages, Status(data))
 
     def query_dirty_ranges(self, vmo: Vmo, offset: int, length: int) -> list[DirtyRange]:
@@ -305,9 +336,13 @@ class Pager:
 
         Zircon: zx_pager_query_dirty_ranges.
         """
+        return without_waiting(self.query_dirty_ranges_steps(vmo, offset, length))
+
+    def query_dirty_ranges_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[DirtyRange]]:
+        """Do what ``query_dirty_ranges`` does, with rests."""
         target = self.check_vmo(vmo)
         target.check_inside(offset, length)
-        return writeback.dirty_ranges(target.runs, PageRange.of_bytes(offset, length))
+        return (yield from writeback.dirty_ranges_steps(target.runs, PageRange.of_bytes(offset, length)))
 
     def query_vmo_stats(self, vmo: Vmo, *, reset: bool = False) -> bool:
         """Return whether the VMO was modified since the last reset; with ``reset`` forget it.
@@ -331,7 +366,11 @@ class Pager:
 
         Zircon: zx_pager_detach_vmo.
         """
-        return self.check_vmo(vmo).detach()
+        return without_waiting(self.detach_steps(vmo))
+
+    def detach_steps(self, vmo: Vmo) -> Steps[list[PageRange]]:
+        """Do what ``detach_vmo`` does, with rests."""
+        return (yield from detach_steps(self.check_vmo(vmo)))
 
     def evict(self, vmo: Vmo, offset: int, length: int) -> list[PageRange]:
         """Drop the clean, unpinned pages of a range of bytes (rounded outward to pages); return what was dropped.
@@ -342,16 +381,35 @@ class Pager:
             InvalidArgsError: the VMO was not made by this pager.
             OutOfRangeError: the range overflows or does not lie inside the VMO.
         """
+        return without_waiting(self.evict_steps(vmo, offset, length))
+
+    def evict_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[PageRange]]:
+        """Do what ``evict`` does, with rests."""
         target = self.check_vmo(vmo)
         target.check_inside(offset, length)
-        return target.evict(PageRange.of_bytes(offset, length))
+        pages, dropped = PageRange.of_bytes(offset, length), list[PageRange]()
+        for part in target.runs.in_slices(pages):
+            if part.start > pages.start:
+                yield None
+            dropped += target.evict(part)
+        return dropped
 
     def close(self) -> None:
         """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""
+        without_waiting(self.close_steps())
+
+    def close_steps(self) -> Steps[None]:
+        """Do what ``close`` does, with rests."""
         self._closed = True
-        for vmo in self._vmos:
+        count = 0
+        while self._vmos:
+            vmo = next(iter(self._vmos))
+            del self._vmos[vmo]
             vmo.pager_closed()
-        self._vmos.clear()
+            yield from fail_all_steps(vmo)
+            count += 1
+            if not count % SLICE:
+                yield None
         for source in self._freed_sources:
             source.withdraw_all()
 
@@ -359,6 +417,11 @@ class Pager:
     def vmos(self) -> KeysView[PagerVmo]:
         """The VMOs of this pager that still exist: open ones, and those that have children."""
         return self._vmos.keys()
+
+    @property
+    def tally(self) -> Tally:
+        """What all its page sources have in common."""
+        return self._tally
 
     def pending(self) -> list[PageRequest]:
         """Return the requests that are not answered, oldest first."""
@@ -384,12 +447,35 @@ class Pager:
         assert self._tally.outstanding == sum(vmo.source.statistics().outstanding for vmo in self._vmos)
 
 
+def _check_accounts(target: RunMap, aux: Node, pages: PageRange) -> None:
+    """Check that who pays for the VMO has room for pages of another's aux, and who pays for either for new ranges."""
+    aux.runs.check_ranges()
+    target.check_ranges()
+    account = target.account
+    if account is not None and account is not aux.runs.account and not account.has_room(pages.pages):
+        account.check(sum(part.pages for part in aux.committed(pages)))  # it mostly has room for all
+
+
 def _check_data(op: PagerOp, data: int, *allowed: int) -> None:
     if data not in allowed:
         raise InvalidArgsError(f"{op.name} takes {' or '.join(map(str, allowed))} as data, not {data}")
 
 
-def _dirty(vmo: PagerVmo, offset: int, length: int) -> None:
+def _slice_of(target: PagerVmo, offset: int, aux: Node, aux_offset: int, length: int, xxh3: int | None) -> int:
+    """Return how much of a supply to do in one go: neither side, nor who waits, has many pieces there."""
+    if length <= SLICE * PAGE_SIZE or xxh3 is not None:
+        return length
+    pages, taken = PageRange.of_bytes(offset, length), PageRange.of_bytes(aux_offset, length)
+    requests = target.source.outstanding(Command.READ)
+    most = min(
+        target.runs.reach(*pages, SLICE) - pages.start,
+        requests.reach(*pages, SLICE) - pages.start,
+        aux.reach(*taken) - taken.start,
+    )
+    return min(length, most * PAGE_SIZE)
+
+
+def _dirty_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
     """Make all pages of a range dirty, or none. The order of checks, and which of them wakes whom: zircon-pager 2.5."""
     size = vmo.size_pages * PAGE_SIZE
     if offset + length > UINT64_MAX:
@@ -402,15 +488,23 @@ def _dirty(vmo: PagerVmo, offset: int, length: int) -> None:
             vmo.source.resolve(Command.DIRTY, pages & PageRange(0, vmo.size_pages))
         vmo.check_inside(offset, length)
     _check_attached(vmo)
+    try:
+        for change in (False, True):  # first it is looked whether all are there
+            for part in vmo.runs.in_slices(pages):
+                if part.start > pages.start:
+                    yield None
+                _check_present(vmo, part)
+                if change:
+                    vmo.make_dirty(part, PageEvent.OP_DIRTY)
+    except (NoMemoryError, NotFoundError):
+        vmo.source.resolve(Command.DIRTY, pages)  # they look again, and READ what is absent
+        raise
+
+
+def _check_present(vmo: PagerVmo, pages: PageRange) -> None:
     gaps = vmo.runs.gaps(pages)
     if gaps:
-        vmo.source.resolve(Command.DIRTY, pages)  # they look again, and READ what is absent
-        raise NotFoundError(f"pages {gaps[0]} of the range {pages} are absent")
-    try:
-        vmo.make_dirty(pages, PageEvent.OP_DIRTY)
-    except NoMemoryError:
-        vmo.source.resolve(Command.DIRTY, pages)
-        raise
+        raise NotFoundError(f"pages {gaps[0]} of the range are absent")
 
 
 def _check_target(vmo: PagerVmo, offset: int, length: int) -> PageRange:

@@ -9,76 +9,119 @@ from __future__ import annotations
 from typing import Protocol
 
 from vmofs.core.ranges import RangeSet
+from vmofs.core.spans import Span, Spans
+from vmofs.status import NoMemoryError
 from vmofs.units import PageRange
 
-_NOTHING_DEEPER: list[RangeSet] = []  # replaced, never changed
+MOST_PIECES = 4096
+"""Ranges of one object that differ in how often they are pinned: a pin of all its pages looks at each."""
 
 
 class Unpinned(Protocol):
     """Who wants to know of pages that were pinned."""
 
     def became_evictable(self, pages: PageRange) -> None:
-        """Learn that a pin was taken from pages; others may still hold them."""
+        """Learn that the last pin was taken from pages."""
+
+
+class _Counts(Spans):
+    """How often pages are pinned; those that are not have no span. Neighbours with the same number are one."""
+
+    __slots__ = ()
+
+    def add(self, pages: PageRange, step: int) -> list[PageRange]:
+        """Add ``step``, 1 or -1, to each page; return what is not pinned any more."""
+        start, end = pages
+        touched = self._spans_over(start - 1, end + 1)  # with the neighbours, for they may continue what comes of it
+        new: list[Span] = []
+        lifted = []
+        position = start
+        for first, last, number in touched:
+            _append(new, first, min(last, start), number)
+            inside = PageRange(max(first, start), min(last, end))
+            if inside:
+                _append(new, position, inside.start, step)
+                _append(new, *inside, number + step)
+                position = inside.end
+                if not number + step:
+                    lifted.append(inside)
+            if last > end:
+                _append(new, position, end, step)
+                position = end
+                _append(new, max(first, end), last, number)
+        _append(new, position, end, step)
+        self._replace(start - 1, end + 1, new)
+        return lifted
+
+    def numbers(self) -> list[tuple[PageRange, int]]:
+        """Return all there is."""
+        return [(PageRange(start, end), number) for start, end, number in self._spans()]
+
+
+def _append(spans: list[Span], start: int, end: int, number: int) -> None:
+    """Add pages at the end of a list, if there are any and they are pinned."""
+    if start >= end or not number:
+        return
+    if spans and spans[-1][1:] == (start, number):
+        start = spans.pop()[0]
+    spans.append((start, end, number))
 
 
 class Pins:
-    """Counts the pins of the pages of one object; costs the ranges it touches, times the depth of the pinning.
+    """Counts the pins of the pages of one object; costs the ranges it touches, however often they are pinned.
 
-    ``told`` learns of pages from which a pin was taken.
+    ``told`` learns of pages that are pinned no longer. ``most``: in how many pieces the object may be pinned.
     """
 
-    __slots__ = ("_deeper", "_told", "pages")
+    __slots__ = ("_counts", "_most", "_told", "pages")
 
-    def __init__(self, told: Unpinned | None = None) -> None:
+    def __init__(self, told: Unpinned | None = None, most: int = MOST_PIECES) -> None:
         self._told = told
+        self._most = most
         self.pages = RangeSet()
         """The pages that are pinned at least once."""
-        self._deeper = _NOTHING_DEEPER  # the pages that are pinned at least 2, 3, ... times
+        self._counts = _NOTHING_PINNED
 
     def add(self, pages: PageRange) -> Pin:
-        """Pin every page of the range once more."""
-        level, parts = self.pages, [pages]
-        for deeper in (*self._deeper, None):
-            fresh = [hole for part in parts for hole in level.missing(part)]
-            parts = [common for part in parts for common in level.over(part)]
-            for part in fresh:
-                level.add(part)
-            if not parts:
-                break
-            if deeper is None:
-                deeper = RangeSet()  # noqa: PLW2901 - the level that this pin is the first to reach
-                self._deeper = [*self._deeper, deeper]
-                for part in parts:
-                    deeper.add(part)
-            level = deeper
+        """Pin every page of the range once more.
+
+        Raises:
+            NoMemoryError: the object is pinned in too many pieces.
+        """
+        if pages:
+            if self._counts is _NOTHING_PINNED:
+                self._counts = _Counts()
+            if len(self._counts) >= self._most:
+                raise NoMemoryError(f"the VMO is pinned in {len(self._counts)} pieces, which is too many")
+            self._counts.add(pages, 1)
+            self.pages.add(pages)
         return Pin(self, pages)
 
     def remove(self, pages: PageRange) -> None:
         """Take one pin from every page of the range. For ``Pin.unpin``."""
-        parts = [pages]
-        for level in (*reversed(self._deeper), self.pages):
-            lifted = [common for part in parts for common in level.over(part)]
-            parts = [hole for part in parts for hole in level.missing(part)]
-            for part in lifted:
-                level.discard(part)
-        while self._deeper and not self._deeper[-1]:
-            self._deeper.pop()
-        if self._told is not None:
-            self._told.became_evictable(pages)
+        if not pages:
+            return
+        for part in self._counts.add(pages, -1):
+            self.pages.discard(part)
+            if self._told is not None:
+                self._told.became_evictable(part)
 
     def check(self) -> None:
-        """Assert that what is pinned n+1 times is pinned n times."""
-        level = self.pages
-        level.check()
-        for deeper in self._deeper:
-            deeper.check()
-            assert len(deeper), "a level that nothing reaches"
-            assert not any(level.missing(part) for part in deeper)
-            level = deeper
+        """Assert that what has a number is pinned."""
+        self._counts.check()
+        self.pages.check()
+        for pages, number in self._counts.numbers():
+            assert number > 0
+            assert not self.pages.missing(pages)
+
+
+_NOTHING_PINNED = _Counts()  # replaced, never changed
 
 
 class Pin:
     """Pages that stay as they are until ``unpin``."""
+
+    __slots__ = ("_pins", "held", "pages")
 
     def __init__(self, pins: Pins, pages: PageRange) -> None:
         self._pins = pins

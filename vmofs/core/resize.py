@@ -8,6 +8,7 @@ from vmofs.core import zero
 from vmofs.core.access import Steps
 from vmofs.core.ranges import RangeSet
 from vmofs.core.request import Command
+from vmofs.core.spans import SLICE
 from vmofs.core.states import PageState
 from vmofs.status import BadStateError, OutOfRangeError, UnavailableError, VmoError
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
@@ -17,15 +18,40 @@ if TYPE_CHECKING:
 
 
 def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
-    """Cut or extend the VMO at once; then zero the rest of its last page, which may wait and may fail unnoticed."""
-    if not vmo.options.resizable:
-        raise UnavailableError(f"the VMO of {vmo.size_pages * PAGE_SIZE} bytes was not made resizable")
-    if size > MAX_VMO_BYTES:
-        raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
+    """Cut or extend the VMO at once; then zero the rest of its last page, which may wait and may fail unnoticed.
+
+    If many pieces are to be cut off, the size sinks in several steps.
+    """
+    while True:
+        if not vmo.options.resizable:
+            raise UnavailableError(f"the VMO of {vmo.size_pages * PAGE_SIZE} bytes was not made resizable")
+        if size > MAX_VMO_BYTES:
+            raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
+        pinned = vmo.pinned.over(PageRange(page_count(size), vmo.size_pages))
+        if pinned:
+            raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
+        if size > vmo.stream_size:
+            vmo.runs.check_ranges()
+        step = _first_of_last_slice(vmo, page_count(size), vmo.size_pages)
+        if step <= page_count(size):
+            break
+        _set_size(vmo, step * PAGE_SIZE)
+        yield None
+    _set_size(vmo, size)
+    try:
+        yield from zero.tail_steps(vmo, size)
+    except VmoError:
+        return  # Zircon ignores it: the size has changed, and what is beyond the stream size is nobody's
+
+
+def _first_of_last_slice(vmo: PagerVmo, start: int, end: int) -> int:
+    """Return from where on no more lies up to ``end``, pages or requests, than is cut off in one go."""
+    requests = vmo.source.outstanding(Command.READ)
+    return max(vmo.runs.reach_back(start, end, SLICE), requests.reach_back(start, end, SLICE))
+
+
+def _set_size(vmo: PagerVmo, size: int) -> None:
     old, new = vmo.size_pages, page_count(size)
-    pinned = vmo.pinned.over(PageRange(new, old))
-    if pinned:
-        raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
     beyond_stream = PageRange(page_count(vmo.stream_size), new)
     if size != vmo.stream_size:
         vmo.syncs.size_changed()
@@ -36,10 +62,6 @@ def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
         if run.state is PageState.UNTRACKED:  # now inside
             zero.clear(vmo, run.range, PageState.ZERO, keep=frozenset())
     vmo.put_zero(PageRange(old, new), PageState.ZERO)
-    try:
-        yield from zero.tail_steps(vmo, size)
-    except VmoError:
-        return  # Zircon ignores it: the size has changed, and what is beyond the stream size is nobody's
 
 
 def _cut(vmo: PagerVmo, pages: PageRange) -> None:
@@ -66,7 +88,10 @@ def _cut(vmo: PagerVmo, pages: PageRange) -> None:
 
 
 def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
-    """Zero the part of a page at the boundary, which may wait and fail; then move the boundary at once."""
+    """Zero the part of a page at the boundary, which may wait and fail; then move the boundary at once.
+
+    If many pieces are to be zeroed, it moves in several steps.
+    """
     while True:
         limit = vmo.size_pages * PAGE_SIZE
         if size > limit:
@@ -74,10 +99,31 @@ def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
         old = vmo.stream_size
         if size == old:
             return
+        vmo.runs.check_ranges()
+        yield from _clear_beyond_steps(vmo, max(old, size))
+        step = vmo.runs.reach_back(page_count(size), max(page_count(old), page_count(size)), SLICE)
+        if page_count(size) < step < page_count(old):
+            _set_stream_size(vmo, step * PAGE_SIZE)
+            yield None
+            continue
         yield from zero.tail_steps(vmo, min(old, size))
         if vmo.stream_size == old and size <= vmo.size_pages * PAGE_SIZE:
             break  # nobody has moved anything while this waited
-    first, last = page_count(min(old, size)), page_count(size)
+    _set_stream_size(vmo, size)
+
+
+def _clear_beyond_steps(vmo: PagerVmo, size: int) -> Steps[None]:
+    """Zero all that lies beyond the content in any case."""
+    pages = PageRange(page_count(size), vmo.size_pages)
+    for part in vmo.runs.in_slices(pages):
+        if part.start > pages.start:
+            yield None
+        beyond = part & PageRange(page_count(vmo.stream_size), vmo.size_pages)
+        zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))
+
+
+def _set_stream_size(vmo: PagerVmo, size: int) -> None:
+    first, last = page_count(min(vmo.stream_size, size)), page_count(size)
     zero.clear(vmo, PageRange(first, last), PageState.ZERO, keep=frozenset({PageState.ZERO}))
     beyond = PageRange(last, vmo.size_pages)
     zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))

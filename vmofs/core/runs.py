@@ -6,12 +6,15 @@ Neighbours that continue each other (same state, consecutive frames) are kept as
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vmofs.core.frames import FrameRun
 from vmofs.core.spans import Span, Spans
 from vmofs.core.states import COMMITTED, PageState
 from vmofs.units import PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.account import Account
 
 NO_FRAME = -1
 
@@ -72,12 +75,17 @@ _NO_AWAITING: dict[int, int] = {}
 
 
 class RunMap(Spans):
-    """Disjoint runs in page order. Every operation costs O(log n) in the number of runs plus the runs it touches."""
+    """Disjoint runs in page order. Every operation costs O(log n) in the number of runs plus the runs it touches.
 
-    __slots__ = ("_awaiting", "_counts")
+    ``account`` is whose pages they are; None is nobody's.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_awaiting", "_besides", "_counts", "account")
+
+    def __init__(self, account: Account | None = None) -> None:
         super().__init__()
+        self.account = account
+        self._besides = 0
         self._counts = _NO_COUNTS  # pages, by code of the state
         self._awaiting = _NO_AWAITING  # start of an interval -> its awaiting length
 
@@ -146,6 +154,8 @@ class RunMap(Spans):
             return []
         if self._awaiting:
             self._take_awaiting(pages, taken)
+        if self.account is not None:
+            self._discharge(pages, taken)
         rests = []
         first, last = taken[0], taken[-1]
         if first.start < start:
@@ -160,6 +170,16 @@ class RunMap(Spans):
         for run in taken:
             self._counts[run.state.code] -= run.end - run.start
         return taken
+
+    def _discharge(self, pages: PageRange, taken: list[Run]) -> None:
+        """Count in the account what is taken: whole runs as yet."""
+        account = self.account
+        assert account is not None
+        for run in taken:
+            if run.frame == NO_FRAME:
+                account.ranges += (run.start < pages.start) + (run.end > pages.end) - 1
+            else:
+                account.pages -= min(run.end, pages.end) - max(run.start, pages.start)
 
     def _take_awaiting(self, pages: PageRange, taken: list[Run]) -> None:
         """Forget the lengths of intervals that are taken. Split at its very start, an interval hands on the rest."""
@@ -177,13 +197,50 @@ class RunMap(Spans):
         self._counts[state.code] += end - start
         step = 0 if frame == NO_FRAME else 1 << _CODE_BITS
         melted = self._insert(start, end, frame << _CODE_BITS | state.code, step)
+        account = self.account
+        if account is not None:
+            if step:
+                account.pages += end - start
+            else:
+                account.ranges += 1 - (melted[0] < start) - (melted[1] > end)
         if awaiting and melted[0] == start:
             self.set_awaiting(start, awaiting)
         if self._awaiting and melted[1] > end:
             self._awaiting.pop(end, None)
 
+    def charge_to(self, account: Account | None) -> None:
+        """Let all pages be another's from now on, whatever his limits."""
+        pages, ranges = self.committed_pages, self.frameless_ranges()
+        if self.account is not None:
+            self.account.pages -= pages
+            self.account.ranges -= ranges
+        self.account = account
+        if account is not None:
+            account.pages += pages
+            account.ranges += ranges
+
+    def check_ranges(self) -> None:
+        """Check that who pays may have some more ranges.
+
+        Raises:
+            NoMemoryError: he may not.
+        """
+        if self.account is not None:
+            self.account.check_ranges()
+
+    def frameless_ranges(self) -> int:
+        """Return how many runs have no frames, by looking, and the ranges besides."""
+        return sum(value < 0 for block in self._blocks for value in block.values) + self._besides
+
+    def count_besides(self, ranges: int) -> None:
+        """Count ranges that are kept beside these runs, for the same payer."""
+        if self.account is not None:
+            self.account.ranges += ranges - self._besides
+            self._besides = ranges
+
     def swap(self, other: RunMap) -> None:
-        """Exchange the contents of two maps; the size does not matter."""
+        """Exchange the contents of two maps of the same account; the size does not matter."""
+        assert self.account is other.account
         self._blocks, other._blocks = other._blocks, self._blocks
         self._heads, other._heads = other._heads, self._heads
         self._counts, other._counts = other._counts, self._counts

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vmofs.core.outstanding import Outstanding
 from vmofs.core.request import Command, PageRequest, Waiter
+from vmofs.core.spans import SLICE, Spans
 from vmofs.status import BadStateError, Status
 from vmofs.units import Key, PageRange
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from vmofs.core.system import System
 
 
-_NOTHING_OUTSTANDING: dict[Command, Outstanding] = {}  # these two are replaced, never changed
+_NO_REQUESTS = Spans()  # these three are replaced, never changed
+_NOTHING_OUTSTANDING: dict[Command, Outstanding] = {}
 _NO_PACKETS: OrderedDict[PageRequest, None] = OrderedDict()
 
 
@@ -171,9 +174,19 @@ class PageSource:
 
     def fail_all(self, status: Status) -> None:
         """End every request with ``status``."""
+        while self.fail_some(status):
+            pass
+
+    def fail_some(self, status: Status) -> bool:
+        """End some requests with ``status``; return whether there are more."""
         for requests in list(self._outstanding.values()):
-            for request in list(requests):
+            for request in list(islice(requests, SLICE)):
                 self.fail_request(request, status)
+        return bool(self._outstanding)
+
+    def outstanding(self, command: Command) -> Spans:
+        """Return where requests of a command lie."""
+        return self._outstanding.get(command, _NO_REQUESTS)
 
     def _complete(self, request: PageRequest) -> None:
         self._remove(request)

@@ -11,11 +11,17 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
+from vmofs.units import PageRange
+
 Span = tuple[int, int, int]
 """First page, page behind the last, number."""
 
 BLOCK = 512
 """Spans of a block that was just cut; twice as many are cut again. Moving 8 KiB costs less than one call."""
+
+
+SLICE = 256
+"""Spans that are worked on in one go: whatever is done with each, it takes a few milliseconds."""
 
 
 class _Block:
@@ -108,6 +114,40 @@ class Spans:
             block = blocks[number]
             found += block.get(0, bisect_left(block.starts, end))
         return found
+
+    def reach(self, start: int, end: int, count: int) -> int:
+        """Return up to where, at most ``end``, there are ``count`` spans at most from ``start`` on; none is cut."""
+        if not self._blocks:
+            return end
+        number = bisect_right(self._heads, start)
+        index = bisect_right(self._blocks[number].ends, start) + count
+        while index >= len(self._blocks[number].starts):
+            index -= len(self._blocks[number].starts)
+            number += 1
+            if number == len(self._blocks):
+                return end
+        return min(end, self._blocks[number].starts[index])
+
+    def reach_back(self, start: int, end: int, count: int) -> int:
+        """Return from where on, at least ``start``, there are ``count`` spans at most up to ``end``; none is cut."""
+        if not self._blocks:
+            return start
+        number = bisect_left(self._heads, end)
+        index = bisect_left(self._blocks[number].starts, end) - count
+        while index < 0:
+            number -= 1
+            if number < 0:
+                return start
+            index += len(self._blocks[number].starts)
+        return max(start, min(end, self._blocks[number].starts[index]))
+
+    def in_slices(self, pages: PageRange) -> Iterator[PageRange]:
+        """Cut a range where spans begin, so that each part has ``SLICE`` of them at most; they may change meanwhile."""
+        start, limit = pages
+        while start < limit:
+            end = self.reach(start, limit, SLICE)
+            yield PageRange(start, end)
+            start = end
 
     def next_start(self, page: int, limit: int) -> int:
         """Return where the first span at or after ``page`` starts, at most ``limit``."""

@@ -49,8 +49,11 @@ class Syncs:
     def steps(self, vmo: PagerVmo) -> Steps[None]:
         """Wait until every page that is dirty now was through WRITEBACK_END, or is gone, and the size too."""
         left = RangeSet()
-        for record in writeback.dirty_ranges(vmo.runs, PageRange(0, vmo.size_pages)):
-            left.add(record.range)
+        for part in vmo.runs.in_slices(PageRange(0, vmo.size_pages)):
+            if part.start:
+                yield None
+            for record in writeback.dirty_ranges(vmo.runs, part):
+                left.add(record.range)
         if self._size is not PageState.CLEAN:
             left.add(SIZE_PAGE)
         self._serial += 1

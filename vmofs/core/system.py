@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
 from vmofs.core.access import Access
+from vmofs.core.account import Account
+from vmofs.core.content import free_runs
 from vmofs.core.eviction import Eviction
-from vmofs.core.frames import Frames, FramesStatistics
+from vmofs.core.found import ALL_PAGES
+from vmofs.core.frames import FrameRun, Frames, FramesStatistics
 from vmofs.core.port import Port
 from vmofs.core.ranges import RangeSet
 from vmofs.core.request import PageRequest
 from vmofs.core.runs import RunMap
+from vmofs.core.spans import SLICE
 from vmofs.status import Status
 from vmofs.units import PageRange
 
@@ -42,7 +47,7 @@ class System:
         """Where there is a limit, what makes room for more."""
         if limit_pages is not None:
             self.eviction = Eviction(self.frames)
-            self.frames.reclaim = self.eviction.reclaim
+            self.frames.reclaim = self.reclaim
         self.requests: dict[PageRequest, None] = {}  # all outstanding ones, oldest first
         self.waiters = 0
         # Queues are ordered dictionaries: the first entry of a dict lies behind all those that were taken before it.
@@ -50,6 +55,9 @@ class System:
         self.ports_ready: dict[Port, None] = {}  # ports that got a packet
         self.stale: dict[object, PageRange | RangeSet] = {}  # owner -> pages; mostly it is one range
         self._objects: dict[object, RunMap] = {}  # owner -> its pages
+        self.resting: dict[Access[object], None] = {}  # woken ones that are to go on
+        self.buries_later = False
+        self.graves: list[RunMap] = []  # pages of objects that are gone
 
     def register(self, owner: object, runs: RunMap) -> None:
         """Count an object whose pages are ``runs``."""
@@ -76,14 +84,43 @@ class System:
         """Drop what was noted for an object that nobody has open any more."""
         self.stale.pop(owner, None)
 
-    def run_ready(self, now: float) -> list[Access[object]]:
-        """Let every woken access look again; return those that finished. ``now`` is in seconds."""
+    def run_ready(self, now: float, most: int | None = None) -> list[Access[object]]:
+        """Let every woken access look again, or ``most`` of them; return those that finished. ``now`` is in seconds."""
         finished = []
-        while self.woken:
+        while self.woken and most != 0:
+            most = None if most is None else most - 1
             access, _ = self.woken.popitem(last=False)
-            if not access.done and access.step(now):
+            if access.done:
+                continue
+            if access.step(now):
                 finished.append(access)
+            elif access.is_resting:
+                self.resting[access] = None
         return finished
+
+    def bury(self, runs: RunMap) -> None:
+        """Free all pages of an object that is gone: at once, or later if they are many and the edge says so."""
+        if not self.buries_later or runs.reach(*ALL_PAGES, SLICE) == ALL_PAGES.end:
+            free_runs(self.frames, runs.take(ALL_PAGES))
+            return
+        grave = RunMap(runs.account)
+        grave.swap(runs)
+        self.graves.append(grave)
+
+    def bury_some(self) -> None:
+        """Free some pages of objects that are gone. For as long as there are ``graves``."""
+        runs = self.graves[-1]
+        free_runs(self.frames, runs.take(PageRange(0, runs.reach(*ALL_PAGES, SLICE))))
+        if not runs:
+            self.graves.pop()
+
+    def reclaim(self, pages: int, spared: Iterable[FrameRun] = ()) -> None:
+        """Make room for pages: what is gone anyway goes first, then what may be evicted."""
+        enough = self.frames.used - pages
+        while self.graves and self.frames.used > enough:
+            self.bury_some()
+        if self.eviction is not None and self.frames.used > enough:
+            self.eviction.reclaim(self.frames.used - enough, spared)
 
     def take_ports(self) -> list[Port]:
         """Return the ports that got a packet since the last call."""
@@ -111,12 +148,23 @@ class System:
 
     def check(self) -> None:
         """Assert that every frame has one owner and that every object's own invariants hold."""
-        owned = [run for runs in self._objects.values() for run in runs.frames()]
+        owned = [run for runs in (*self._objects.values(), *self.graves) for run in runs.frames()]
         self.frames.check(owned)
         if self.eviction is not None:
             self.eviction.check()
         for owner in self._objects:
             owner.check()  # type: ignore[attr-defined]
+        self._check_accounts()
         for request in self.requests:
             assert request.source.is_outstanding(request)
         assert self.waiters == sum(len(request.waiters()) for request in self.requests)
+
+    def _check_accounts(self) -> None:
+        """Assert that each account has what the objects of its payer hold."""
+        pages, ranges = Counter[Account](), Counter[Account]()
+        for runs in (*self._objects.values(), *self.graves):
+            if runs.account is not None:
+                pages[runs.account] += runs.committed_pages
+                ranges[runs.account] += runs.frameless_ranges()
+        assert all(account.pages == count for account, count in pages.items())
+        assert all(account.ranges == count for account, count in ranges.items())

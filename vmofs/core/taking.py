@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vmofs.core.access import Steps
 from vmofs.core.checksum import check_sum
 from vmofs.core.clone import CloneVmo
+from vmofs.core.hierarchy import Node
 from vmofs.core.runs import Run
 from vmofs.core.view import PagerView
 from vmofs.core.vmo import PagerVmo
@@ -12,16 +15,23 @@ from vmofs.status import BadStateError, NotSupportedError
 from vmofs.units import PageRange
 
 
-def take_steps(aux: PagerVmo | CloneVmo | PagerView, offset: int, length: int, xxh3: int | None) -> Steps[list[Run]]:
+def take_steps(
+    aux: PagerVmo | CloneVmo | PagerView,
+    offset: int,
+    length: int,
+    xxh3: int | None,
+    admit: Callable[[Node, PageRange], None],
+) -> Steps[list[Run]]:
     """Take the pages of a range (in bytes, page aligned) away from a clone; the range then reads as zeros.
 
     What is absent at the root is READ first, so this may wait for that pager, and fail as it says. Everything goes at
     one moment; after a failure nothing is gone. Also fails with ACCESS_DENIED (made with NO_WRITE), OUT_OF_RANGE (not
     inside), NOT_SUPPORTED (a pager VMO, or a view of one), BAD_STATE (it has children, or pinned pages in the range),
-    IO_DATA_INTEGRITY (the bytes do not have the sum ``xxh3``), NO_MEMORY (for copies of pages that others see too).
+    IO_DATA_INTEGRITY (the bytes do not have the sum ``xxh3``), NO_MEMORY (for copies of pages that others see too), and
+    what ``admit``, which is asked just before, raises.
     """
     while length:
-        clone, start = _check_can_give(aux, offset, length)
+        clone, start = check_can_give(aux, offset, length)
         pages = PageRange.of_bytes(start, length)
         absent = next((found for _, found in clone.node.find_all(pages) if found.absent), None)
         if absent is not None:
@@ -29,12 +39,17 @@ def take_steps(aux: PagerVmo | CloneVmo | PagerView, offset: int, length: int, x
             continue
         if xxh3 is not None:
             check_sum(clone.node, start, length, xxh3)
+        admit(clone.node, pages)
         return clone.node.take(pages)
     return []
 
 
-def _check_can_give(aux: PagerVmo | CloneVmo | PagerView, offset: int, length: int) -> tuple[CloneVmo, int]:
-    """Check all but the sum, in Zircon's order; return whose pages they are, and where."""
+def check_can_give(aux: PagerVmo | CloneVmo | PagerView, offset: int, length: int) -> tuple[CloneVmo, int]:
+    """Check all but the sum, in Zircon's order; return whose pages they are, and where.
+
+    Raises:
+        VmoError: as ``take_steps``.
+    """
     vmo, start = (aux.of, aux.start + offset) if isinstance(aux, PagerView) else (aux, offset)
     if not isinstance(aux, PagerVmo):
         aux.check_writable()

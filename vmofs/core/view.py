@@ -12,10 +12,12 @@ from typing import Generic, TypeVar
 
 from vmofs.core import zero
 from vmofs.core.access import Access, Steps
+from vmofs.core.account import Account
 from vmofs.core.aux import AuxKind, AuxStatistics, AuxVmo
 from vmofs.core.clone import CloneStatistics, CloneVmo
 from vmofs.core.content import Bytes
 from vmofs.core.found import ALL_PAGES
+from vmofs.core.hierarchy import Window
 from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin
 from vmofs.core.runs import Run
@@ -32,7 +34,15 @@ VmoT = TypeVar("VmoT", AuxVmo, PagerVmo | CloneVmo)
 class View(Generic[VmoT]):
     """What both kinds of views have. ``of`` is the VMO; ``start`` the byte in it where a slice begins."""
 
-    def __init__(self, of: VmoT, start: int = 0, size: int | None = None, *, no_write: bool = False) -> None:
+    def __init__(
+        self,
+        of: VmoT,
+        start: int = 0,
+        size: int | None = None,
+        *,
+        no_write: bool = False,
+        account: Account | None = None,
+    ) -> None:
         self.of: VmoT = of
         self.start = start
         self.no_write = no_write
@@ -40,7 +50,7 @@ class View(Generic[VmoT]):
         self.lineage = Lineage()
         self.owner: object = None  # the edge's
         self._slice_size = size
-        of.node.add_window(self, ALL_PAGES if size is None else PageRange.of_bytes(start, size))
+        of.node.add_window(self, Window(ALL_PAGES if size is None else PageRange.of_bytes(start, size), account))
 
     @property
     def is_slice(self) -> bool:
@@ -95,6 +105,11 @@ class View(Generic[VmoT]):
         if self.is_slice:
             raise UnavailableError("a slice cannot be resized")
 
+    def charge_to(self, account: Account | None) -> None:
+        """Belong to another from now on; the memory stays whose it is."""
+        if self in self.node.windows:
+            self.node.add_window(self, self.node.windows[self]._replace(account=account))
+
     def close(self) -> None:
         """Give up the handle. When nobody needs the VMO either, it is freed."""
         self.lineage.close()
@@ -105,9 +120,15 @@ class PagerView(View[PagerVmo | CloneVmo]):
     """A slice of, or a reference to, a pager VMO or a clone of one. Has the calls of those, but not the pager calls."""
 
     def __init__(
-        self, of: PagerVmo | CloneVmo, start: int = 0, size: int | None = None, *, no_write: bool = False
+        self,
+        of: PagerVmo | CloneVmo,
+        start: int = 0,
+        size: int | None = None,
+        *,
+        no_write: bool = False,
+        account: Account | None = None,
     ) -> None:
-        super().__init__(of, start, size, no_write=no_write)
+        super().__init__(of, start, size, no_write=no_write, account=account)
         self._stream_size = size
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from vmofs.core import commit, content, resize, writeback, zero
+from vmofs.core import commit, content, hints, resize, writeback, zero
 from vmofs.core.access import Access, Need, Steps
 from vmofs.core.content import Bytes
 from vmofs.core.eviction import Recency
@@ -22,6 +22,8 @@ from vmofs.status import NotSupportedError, OutOfRangeError, Status
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
+    from vmofs.core.account import Account
+    from vmofs.core.frames import Frames
     from vmofs.core.system import System
 
 WRITE_BATCH_PAGES = 16
@@ -85,13 +87,11 @@ class PagerVmo:
         "_gathering",
         "_maker",
         "always_needed",
-        "frames",
         "lineage",
         "modified",
         "node",
         "options",
         "owner",
-        "pinned",
         "pins",
         "recency",
         "runs",
@@ -103,10 +103,17 @@ class PagerVmo:
         "unneeded",
     )
 
-    def __init__(self, system: System, source: PageSource, stream_size: int, options: VmoOptions, maker: Maker) -> None:
+    def __init__(
+        self,
+        system: System,
+        source: PageSource,
+        stream_size: int,
+        options: VmoOptions,
+        maker: Maker,
+        account: Account | None = None,
+    ) -> None:
         self.system = system
-        self.frames = system.frames
-        self.runs = RunMap()
+        self.runs = RunMap(account)
         self.source = source
         self.options = options
         self.node = Node(system, self.runs, self, has_source=True)
@@ -120,7 +127,6 @@ class PagerVmo:
         if system.eviction is not None and not options.noevict:
             self.recency = self.node.recency = system.eviction.join(self)
         self.pins = Pins(self)
-        self.pinned = self.pins.pages
         self._gathering: Pins | None = None  # most VMOs are never pinned
         self.always_needed = RangeSet()
         """Pages that are not evicted, present or not."""
@@ -133,8 +139,18 @@ class PagerVmo:
         system.register(self, self.runs)
 
     @property
+    def frames(self) -> Frames:
+        """The memory that holds pages."""
+        return self.system.frames
+
+    @property
+    def pinned(self) -> RangeSet:
+        """The pages that are pinned."""
+        return self.pins.pages
+
+    @property
     def gathering(self) -> Pins:
-        """Pages that are being brought in to be pinned; those that are there must not go before the others come."""
+        """Pages that are being brought in to be pinned: none must go before the others come."""
         if self._gathering is None:
             self._gathering = Pins(self)
         return self._gathering
@@ -354,10 +370,7 @@ class PagerVmo:
         Zircon: ZX_VMO_OP_DONT_NEED.
         """
         self.check_inside(offset, length)
-        for part in self.always_needed.missing(PageRange.of_bytes(offset, length)):
-            self.unneeded.add(part)
-            if self.recency is not None:
-                self.recency.unneeded()
+        hints.dont_need(self, PageRange.of_bytes(offset, length))
 
     def decommit(self, offset: int, length: int) -> None:
         """Refuse: what a pager VMO holds is not its user's to drop.
@@ -433,27 +446,10 @@ class PagerVmo:
 
     # The end
 
-    def detach(self) -> list[PageRange]:
-        """End the bond with the pager: waiters get BAD_STATE, clean pages and markers go; return what went."""
-        dropped = self._drop(
-            [
-                part
-                for run in self.runs.over(PageRange(0, self.size_pages))
-                if after(run.state, PageEvent.DETACH) is PageState.GAP
-                for part in self.pinned.missing(run.range)
-            ]
-        )
-        if self.source.state is SourceState.ATTACHED:
-            self.source.state = SourceState.DETACHED
-            self.source.fail_all(Status.BAD_STATE)
-            self.source.send_complete()
-        return dropped
-
     def pager_closed(self) -> None:
-        """Lose the pager: waiters get BAD_STATE, all pages stay, and no packet is left behind."""
+        """Lose the pager: waiters are to get BAD_STATE, all pages stay, and no packet is left behind."""
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.PAGER_CLOSED
-            self.source.fail_all(Status.BAD_STATE)
         self.source.withdraw_all()
 
     def evictable(self, pages: PageRange) -> list[PageRange]:
@@ -468,7 +464,7 @@ class PagerVmo:
 
     def evict(self, pages: PageRange) -> list[PageRange]:
         """Drop what is evictable in a range; return what was dropped. The next access asks again."""
-        return self._drop(self.evictable(pages))
+        return self.drop(self.evictable(pages))
 
     def evict_idle(self, pages: PageRange, spared: RangeSet) -> list[PageRange]:
         """Drop what is evictable in a range, except pages being gathered or in the frames ``spared``; return what went.
@@ -482,7 +478,7 @@ class PagerVmo:
             parts = [free for part in parts for free in self._gathering.pages.missing(part)]
         if spared:
             parts = [free for part in parts for free in self._outside(part, spared)]
-        return self._drop(parts)
+        return self.drop(parts)
 
     def _outside(self, pages: PageRange, spared: RangeSet) -> list[PageRange]:
         """Return the parts of pages of one run that are not in the frames ``spared``."""
@@ -495,7 +491,7 @@ class PagerVmo:
         """Return the first present page from ``page`` on, at most ``limit``."""
         return page if self.runs.at(page) is not None else self.runs.next_start(page, limit)
 
-    def _drop(self, parts: list[PageRange]) -> list[PageRange]:
+    def drop(self, parts: list[PageRange]) -> list[PageRange]:
         """Turn pages into gaps; return them, coalesced."""
         dropped = RangeSet()
         taken: list[Run] = []
@@ -515,6 +511,10 @@ class PagerVmo:
         """Note that the bytes of these pages have changed or gone, other than by a write."""
         self.node.changed(pages)
 
+    def charge_to(self, account: Account | None) -> None:
+        """Let its pages be another's from now on, whatever his limits."""
+        self.runs.charge_to(account)
+
     def close(self) -> None:
         """Give up the handle. When no child needs the VMO either, it is freed, and COMPLETE is sent unless it was."""
         self.lineage.close()
@@ -529,6 +529,7 @@ class PagerVmo:
         self.system.unregister(self)
         if self.recency is not None:
             self.recency.leave()
+        self.runs.count_besides(0)
         self._maker.vmo_freed(self)
 
     @property

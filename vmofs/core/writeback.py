@@ -5,12 +5,16 @@ These work on the runs alone; they neither wait nor allocate.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from vmofs.core.access import Steps
 from vmofs.core.ranges import RangeSet
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.states import PageEvent, PageState, after
 from vmofs.units import PageRange
+
+if TYPE_CHECKING:
+    from vmofs.core.vmo import PagerVmo
 
 
 class DirtyRange(NamedTuple):
@@ -36,13 +40,12 @@ def begin(runs: RunMap, pages: PageRange, pinned: RangeSet, *, is_zero: bool) ->
                 _change(runs, part, event)
 
 
-def end(runs: RunMap, pages: PageRange) -> list[PageRange]:
+def end(runs: RunMap, pages: PageRange, reach: int = 0) -> tuple[list[PageRange], int]:
     """Make awaiting pages clean, and the awaiting front of zero intervals whose start is covered gaps; return those.
 
     An awaiting length that is longer than its interval (a write has split it) reaches the pieces behind it, as far as
-    this one call goes.
+    this one WRITEBACK_END goes: how far is returned too, and ``reach`` is what was for the pages before.
     """
-    reach = 0
     gaps = []
     for run in runs.whole_over(pages):
         if run.state is PageState.AWAITING:
@@ -54,7 +57,29 @@ def end(runs: RunMap, pages: PageRange) -> list[PageRange]:
                 assert after(PageState.ZERO_AWAITING, PageEvent.END) is PageState.GAP
                 runs.take(cleaned)
                 gaps.append(cleaned)
-    return gaps
+    return gaps, reach
+
+
+def begin_steps(vmo: PagerVmo, pages: PageRange, *, is_zero: bool) -> Steps[None]:
+    """Begin the writeback of a range, slice by slice."""
+    for part in vmo.runs.in_slices(pages):
+        if part.start > pages.start:
+            yield None
+        begin(vmo.runs, part, vmo.pinned, is_zero=is_zero)
+
+
+def end_steps(vmo: PagerVmo, pages: PageRange) -> Steps[None]:
+    """End the writeback of a range, slice by slice; readers of the gaps will ask, and who waits for it may go on."""
+    reach = 0
+    for part in vmo.runs.in_slices(pages):
+        if part.start > pages.start:
+            yield None
+        gaps, reach = end(vmo.runs, part, reach)
+        for gap in gaps:
+            vmo.mark_stale(gap)
+        vmo.became_evictable(part)
+        vmo.syncs.written_back(vmo, part)
+    vmo.syncs.end(vmo, PageRange(pages.end, pages.end))
 
 
 def make_dirty(runs: RunMap, pages: PageRange, event: PageEvent) -> None:
@@ -85,13 +110,29 @@ def dirty_ranges(runs: RunMap, pages: PageRange) -> list[DirtyRange]:
     return records
 
 
+def dirty_ranges_steps(runs: RunMap, pages: PageRange) -> Steps[list[DirtyRange]]:
+    """Return what is dirty in a range, looking at it slice by slice."""
+    records: list[DirtyRange] = []
+    for part in runs.in_slices(pages):
+        if part.start > pages.start:
+            yield None
+        found = dirty_ranges(runs, part)
+        if records and found and not (records[-1].is_zero or found[0].is_zero):
+            last = records[-1].range
+            if last.end == found[0].range.start:
+                records[-1] = DirtyRange(PageRange(last.start, found.pop(0).range.end), is_zero=False)
+        records += found
+    return records
+
+
 def first_run_in(runs: RunMap, pages: PageRange, states: frozenset[PageState]) -> PageRange:
     """Return the longest run from the start of ``pages`` whose pages are all in one of ``states``."""
     stop = pages.start
-    for run in runs.over(pages):
-        if run.start != stop or run.state not in states:
+    while stop < pages.end:  # not all runs at once: mostly it is the first that ends it
+        run = runs.at(stop)
+        if run is None or run.state not in states:
             break
-        stop = run.end
+        stop = min(run.end, pages.end)
     return PageRange(pages.start, stop)
 
 

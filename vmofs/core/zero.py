@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vmofs.core import content
 from vmofs.core.access import Steps
 from vmofs.core.request import Command
+from vmofs.core.spans import SLICE
 from vmofs.core.states import COMMITTED, PageEvent, PageState
 from vmofs.units import PAGE_SIZE, PageRange
 
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 _READ_AS_ZERO = frozenset({PageState.MARKER, PageState.ZERO, PageState.UNTRACKED})
 _NOBODY = object()  # who keeps a copy of what is written because he wrote it: ZERO has no bytes
+_PIECES = 16  # pinned and others, after which others have their turn
 _IN_PLACE_PAGES = 16  # pinned pages are written in pieces of this many, so that no long string of zeros is made
 
 
 def zero_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
     """Zero bytes: first the parts of pages at the start and at the end, which may wait, then the pages between."""
     vmo.check_inside(offset, length)
+    vmo.runs.check_ranges()
     start, end = offset, offset + length
     if start % PAGE_SIZE:
         start = min(end, start + -start % PAGE_SIZE)
@@ -30,18 +33,20 @@ def zero_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
         end -= end % PAGE_SIZE
         yield from _part_steps(vmo, end, offset + length)
         vmo.check_inside(offset, length)
-    position, last = start // PAGE_SIZE, end // PAGE_SIZE
+    pieces, position, last = 0, start // PAGE_SIZE, end // PAGE_SIZE
     while position < last:
-        pages = PageRange(position, last)
-        pinned = vmo.pinned.over(pages)
-        if pinned and pinned[0].start == position:
-            position = min(pinned[0].end, position + _IN_PLACE_PAGES)
-            yield from _write_steps(vmo, pages.offset, position * PAGE_SIZE)
-            vmo.check_inside(offset, length)
+        pieces, first = pieces + 1, position
+        pinned = vmo.pinned.over(PageRange(first, min(last, first + _IN_PLACE_PAGES)))
+        if pinned and pinned[0].start == first:
+            position = pinned[0].end
+            yield from _write_steps(vmo, first * PAGE_SIZE, position * PAGE_SIZE)
         else:
-            position = pinned[0].start if pinned else last
-            clear(vmo, PageRange(pages.start, position), PageState.ZERO, keep=_READ_AS_ZERO)
+            position = vmo.runs.reach(first, vmo.pinned.next_start(first, last), SLICE)
+            clear(vmo, PageRange(first, position), PageState.ZERO, keep=_READ_AS_ZERO)
             vmo.modified = True
+        if position < last and (not pinned or not pieces % _PIECES):
+            yield None
+        vmo.check_inside(offset, length)
 
 
 def tail_steps(vmo: PagerVmo, offset: int) -> Steps[None]:

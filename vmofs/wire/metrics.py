@@ -44,6 +44,24 @@ def format_metrics(
     return "".join(lines)
 
 
+def format_labelled_metrics(prefix: str, values: Mapping[str, Mapping[int, int]], label: str) -> str:
+    """Return samples that differ in one label: those of a name together, after its ``# TYPE`` line.
+
+    Args:
+        prefix: As of ``format_metrics``.
+        values: For every name, as of ``format_metrics``, the value for each value of the label.
+        label: The name of the label.
+    """
+    texts = []
+    for short_name, samples in values.items():
+        first = True
+        for value, number in samples.items():
+            text = format_metrics(prefix, {short_name: number}, {label: str(value)})
+            texts.append(text if first else text.partition("\n")[2])
+            first = False
+    return "".join(texts)
+
+
 def _number(value: float) -> str:
     if isinstance(value, int):
         return format(value, "d")  # "d", or True would be "True"

@@ -77,8 +77,13 @@ def format_error(error: VmoError) -> str:
 
 def format_dirty_ranges(ranges: Iterable[tuple[int, int, bool]]) -> str:
     """Return the answer of ``query_dirty_ranges`` for tuples of offset, length and is_zero, in bytes."""
-    lines = [f"{offset} {length} {'zero' if is_zero else 'dirty'}\n" for offset, length, is_zero in ranges]
-    return format_result(Status.OK, str(len(lines))) + "".join(lines)
+    ranges = list(ranges)
+    return format_result(Status.OK, str(len(ranges))) + format_dirty_range_lines(ranges)
+
+
+def format_dirty_range_lines(ranges: Iterable[tuple[int, int, bool]]) -> str:
+    """Return the lines of that answer that are about some of the ranges."""
+    return "".join(f"{offset} {length} {'zero' if is_zero else 'dirty'}\n" for offset, length, is_zero in ranges)
 
 
 def format_vmo_stats(*, modified: bool) -> str:
