@@ -208,7 +208,7 @@ class VmoFile(Node):
 class AuxFile(Node):
     """An aux VMO: an ordinary file."""
 
-    __slots__ = ("attributes_told", "aux", "maybe_cached")
+    __slots__ = ("attributes_told", "aux", "is_source", "maybe_cached")
 
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
@@ -216,6 +216,7 @@ class AuxFile(Node):
         aux.owner = self
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.attributes_told = False  # whether it may have attributes that it was not told to forget
+        self.is_source = False  # whether a command has taken something from it, or changed it, and so will again
 
     @property
     def size_bytes(self) -> int:
