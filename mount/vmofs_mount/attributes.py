@@ -27,7 +27,8 @@ LISTED_VMO_SECONDS = 1.0
 
 def to_attributes(node: Node) -> pyfuse3.EntryAttributes:
     """Return the attributes of a node for a reply to the kernel, with timeouts as for a lookup."""
-    if isinstance(node, AuxFile):
+    seconds = _attr_seconds(node)
+    if isinstance(node, AuxFile) and seconds:
         node.attributes_told = True
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = node.ino
@@ -41,7 +42,7 @@ def to_attributes(node: Node) -> pyfuse3.EntryAttributes:
     entry.st_atime_ns = node.atime_ns
     entry.st_mtime_ns = node.mtime_ns
     entry.st_ctime_ns = node.ctime_ns
-    entry.attr_timeout = _attr_seconds(node)
+    entry.attr_timeout = seconds
     entry.entry_timeout = _entry_seconds(node)
     return entry
 
@@ -59,6 +60,8 @@ def _attr_seconds(node: Node) -> float:
         return 0.0  # its rights are those of another directory
     if isinstance(node, Directory):
         return DIRECTORY_SECONDS
+    if isinstance(node, AuxFile) and node.is_source:
+        return 0.0  # to ask for them costs less than to have them forgotten, by a thread, at each command
     # The times and sizes of control files are nobody's business but ours: always asked for.
     if isinstance(node, CommandFile) or (isinstance(node, TextFile) and not node.constant):
         return 0.0

@@ -211,7 +211,7 @@ class VmoFile(Node):
 class AuxFile(Node):
     """An aux VMO: an ordinary file."""
 
-    __slots__ = ("attributes_told", "aux", "mapper_count", "maybe_cached", "refused_writes")
+    __slots__ = ("attributes_told", "aux", "is_source", "mapper_count", "maybe_cached", "refused_writes")
 
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
@@ -221,6 +221,7 @@ class AuxFile(Node):
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
         self.refused_writes = 0  # how many WRITEs have failed
         self.attributes_told = False  # whether it may have attributes that it was not told to forget
+        self.is_source = False  # whether a command has taken something from it, or changed it, and so will again
 
     @property
     def size_bytes(self) -> int:

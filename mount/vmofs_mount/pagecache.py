@@ -155,10 +155,12 @@ class PageCache:
         has_pages = bool(stale) and file.maybe_cached
         if isinstance(file, VmoFile):
             self.attributes_changed(file)
-        elif file.attributes_told:  # since the last time: a pager that looks at none is spared a message each time
-            file.attributes_told = False
-            if not has_pages:  # with pages go the attributes
-                self._tell(file)  # soon is too late: of an aux file the kernel believes them for long
+        else:
+            file.is_source = True
+            if file.attributes_told:
+                file.attributes_told = False
+                if not has_pages:  # with pages go the attributes
+                    self._tell(file)  # soon is too late: of an aux file the kernel believed them for long
         if not has_pages:
             return
         backlog = self._backlog(file)
