@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vmofs.units import PageRange
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount.caller import Caller
 from vmofs_mount.nodes import AuxFile, Node, TextFile
 
@@ -97,6 +97,8 @@ class AuxHandle(Handle):
         written = self._aux.write_nowait(offset, data)
         self._content_changed(self.file, self.caller, self.direct_io)
         self._tree.modified(self.node)
+        if self.file.lost is not None:
+            self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))
         if self._is_direct:
             await self._written_directly(self, self.file, PageRange.of_bytes(offset, written))
         return written

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sortedcontainers import SortedKeyList
 
+from vmofs.core.ranges import RangeSet
+from vmofs.units import PageRange
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -182,7 +185,7 @@ class Directory(Node):
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
 
-    __slots__ = ("mapper_count", "maybe_cached", "pager", "refused_writes", "vmo", "writer_count", "writers_total")
+    __slots__ = ("mapper_count", "maybe_cached", "pager", "vmo", "writer_count", "writers_total")
 
     def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
         super().__init__(permissions, uid, gid)
@@ -190,7 +193,6 @@ class VmoFile(Node):
         self.pager = pager  # the core's pager that made it
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
-        self.refused_writes = 0  # how many WRITEs have failed
         self.writer_count = 0  # open files that may write
         self.writers_total = 0  # how many there ever were
 
@@ -210,7 +212,7 @@ class VmoFile(Node):
 class AuxFile(Node):
     """An aux VMO: an ordinary file."""
 
-    __slots__ = ("attributes_told", "aux", "mapper_count", "maybe_cached", "refused_writes")
+    __slots__ = ("attributes_told", "aux", "lost", "mapper_count", "maybe_cached")
 
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
@@ -218,7 +220,7 @@ class AuxFile(Node):
         aux.owner = self
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
-        self.refused_writes = 0  # how many WRITEs have failed
+        self.lost: RangeSet | None = None  # what was stored to them through mappings found no memory
         self.attributes_told = False  # whether it may have attributes that it was not told to forget
 
     @property
@@ -230,6 +232,19 @@ class AuxFile(Node):
     def committed_pages(self) -> int:
         """Pages that hold data; holes and supplied pages hold none."""
         return self.aux.committed_pages
+
+    def note_refused(self, pages: PageRange) -> None:
+        """Note that a WRITE failed. If it was what was stored through a mapping, nobody was told, and it is gone."""
+        if self.mapper_count:
+            if self.lost is None:
+                self.lost = RangeSet()
+            self.lost.add(pages)
+
+    def note_changed(self, pages: PageRange) -> None:
+        """Note that pages were written to, or cut off: it does not matter any more what they had."""
+        if self.lost is not None:
+            self.lost.discard(pages)
+            self.lost = self.lost or None
 
 
 class Fifo(Node):

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyfuse3
 
+from vmofs.core.found import ALL_PAGES
 from vmofs.status import VmoError
-from vmofs.units import PAGE_SIZE
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount import acl
 from vmofs_mount.access import Identity
 from vmofs_mount.attributes import to_attributes, to_caller, to_listed_attributes
@@ -293,8 +294,8 @@ class Operations(pyfuse3.Operations):
             self._layout.limits.reserve(node.file if isinstance(node, SupplyFile) else node, len(buf))
             return await handle.write(off, buf)
         except Exception:
-            if isinstance(node, VmoFile | AuxFile):
-                node.refused_writes += 1
+            if isinstance(node, AuxFile):
+                node.note_refused(PageRange.of_bytes(off, len(buf)))
             raise
 
     @handler
@@ -354,6 +355,7 @@ class Operations(pyfuse3.Operations):
             case AuxFile():
                 await self._layout.seams.before_resize(node, size)
                 node.aux.set_size(size)
+                node.note_changed(PageRange(page_count(size), ALL_PAGES.end))
             case VmoFile():
                 await self._layout.seams.vmo_set_size(node, size, ctx.pid)
             case Directory():
