@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from weakref import ReferenceType, ref
 
 from vmofs.core.found import ALL_PAGES
@@ -31,20 +31,18 @@ from vmofs.wire.results import format_dirty_ranges, format_result, format_vmo_st
 from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
-from vmofs_mount.mapped_stores import MappedStores
+from vmofs_mount.mapped_stores import MappedStores, may_have_stores
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, Directory, VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
-from vmofs_mount.privileges import drop_privileges
+from vmofs_mount.privileges import SET_ID, drop_privileges
 from vmofs_mount.vmo_handle import OpenVmos
 
 _MAX_CHECKED_BYTES = 2**28
 """Others wait while a sum is made: 0.1 s for this many."""
 
 OK = format_result(Status.OK)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +76,24 @@ class Commands:
         """
         named: list[VmoFile | AuxFile] = []
         handle.named = named
-        result = await self._until_dropped(named, self._methods[type(command)](command, handle))
+        try:
+            result = await self._methods[type(command)](command, handle)
+        finally:
+            self._engine.settle()
+            if self._cache.is_dropping:
+                await self._wait_dropped(named)
         return result if isinstance(result, str) else partial(self._rest, named, result)
 
     async def _rest(self, named: list[VmoFile | AuxFile], rest: Waiting) -> str:
-        return await self._until_dropped(named, rest())
-
-    async def _until_dropped(self, named: list[VmoFile | AuxFile], call: Awaitable[T]) -> T:
         try:
-            return await call
+            return await rest()
         finally:
             self._engine.settle()
-            for file in named:
-                await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
+            await self._wait_dropped(named)
+
+    async def _wait_dropped(self, files: list[VmoFile | AuxFile]) -> None:
+        for file in files:
+            await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
 
 
 class PagerCommands:
@@ -178,15 +181,16 @@ class PagerCommands:
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
         if command.xxh3 is not None and command.length > _MAX_CHECKED_BYTES:
             raise OutOfRangeError(f"length {command.length} is above {_MAX_CHECKED_BYTES}, the most with a checksum")
-        taken = PageRange.of_bytes(command.aux_offset, command.length)
-        await self._stores.bring_in(vmo_of(source), taken)
+        if may_have_stores(source):
+            await self._stores.bring_in(vmo_of(source), PageRange.of_bytes(command.aux_offset, command.length))
         if source.uid != file.uid:
             handle.limits.reserve(file, min(command.length, source.committed_pages * PAGE_SIZE))
         access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
 
-        drop_privileges(source, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
+        if source.mode & SET_ID or vmo_of(source).node.windows:
+            drop_privileges(source, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
 
         async def finish() -> str:
             await self._engine.wait(access)

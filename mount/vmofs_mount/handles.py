@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount.caller import Caller
 from vmofs_mount.nodes import AuxFile, Node, TextFile
+from vmofs_mount.privileges import SET_ID
 
 if TYPE_CHECKING:
     from vmofs_mount.tree import Tree
@@ -95,7 +96,8 @@ class AuxHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         """Write, growing the file."""
         written = self._aux.write_nowait(offset, data)
-        self._content_changed(self.file, self.caller, self.direct_io)
+        if self.file.mode & SET_ID or self._aux.node.windows:
+            self._content_changed(self.file, self.caller, self.direct_io)
         self._tree.modified(self.node)
         if self.file.lost is not None:
             self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))

@@ -27,6 +27,15 @@ _SECONDS = 5.0
 """How long stores may take to come, if no pager holds them up. A command file is locked meanwhile."""
 
 
+def may_have_stores(file: VmoFile | AuxFile) -> bool:
+    """Return whether ``bring_in`` may have anything to do for the VMO of a file: mostly not, and then costs nothing."""
+    if file.mapper_count:
+        return True
+    if isinstance(file, AuxFile):
+        return file.lost is not None or bool(file.aux.node.windows)
+    return file.vmo.node.parent is not None or bool(file.vmo.node.windows)
+
+
 class MappedStores:
     """The stores of one mount."""
 

@@ -255,10 +255,13 @@ class PageCache:
             self.writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
         )
 
+    @property
+    def is_dropping(self) -> bool:
+        """Whether anything may be left to be dropped."""
+        return bool(self._working)
+
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> None:
         """Wait as ``wait_dropped`` does, for all files with drops to come that may show this VMO, except ``but``."""
-        if not self._working:
-            return
         busy = [
             file
             for file in self._working
