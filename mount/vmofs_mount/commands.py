@@ -35,12 +35,12 @@ from vmofs.wire.results import add_held, format_dirty_range_lines, format_result
 from vmofs_mount.caller import Caller
 from vmofs_mount.control import CommandHandle, Waiting
 from vmofs_mount.engine import Engine
-from vmofs_mount.mapped_stores import MappedStores
+from vmofs_mount.mapped_stores import MappedStores, may_have_stores
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, Directory, VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
 from vmofs_mount.pagers import PagerDirectory, Pagers
-from vmofs_mount.privileges import drop_privileges
+from vmofs_mount.privileges import SET_ID, drop_privileges
 from vmofs_mount.vmo_handle import OpenVmos
 
 _MAX_CHECKED_BYTES = 2**25
@@ -85,23 +85,29 @@ class Commands:
         """
         named: list[VmoFile | AuxFile] = []
         handle.named = named
-        result = await self._until_dropped(named, self._methods[type(command)](command, handle))
-        return result if isinstance(result, str) else partial(self._rest, named, result)
-
-    async def _rest(self, named: list[VmoFile | AuxFile], rest: Waiting) -> str:
-        result = await self._until_dropped(named, rest())
-        assert isinstance(result, str)
-        return result
-
-    async def _until_dropped(self, named: list[VmoFile | AuxFile], call: Awaitable[str | Waiting]) -> str | Waiting:
         held = 0
         try:
-            result = await call
+            result = await self._methods[type(command)](command, handle)
         finally:
             self._engine.settle()
-            for file in named:
-                held += await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
-        return add_held(result, held) if isinstance(result, str) else result
+            if self._cache.is_behind:
+                held = await self._wait_dropped(named)
+        return add_held(result, held) if isinstance(result, str) else partial(self._rest, named, result)
+
+    async def _rest(self, named: list[VmoFile | AuxFile], rest: Waiting) -> str:
+        held = 0
+        try:
+            result = await rest()
+        finally:
+            self._engine.settle()
+            held = await self._wait_dropped(named)
+        return add_held(result, held)
+
+    async def _wait_dropped(self, files: list[VmoFile | AuxFile]) -> int:
+        held = 0
+        for file in files:
+            held += await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
+        return held
 
 
 class PagerCommands:
@@ -191,13 +197,14 @@ class PagerCommands:
         source = await self._names.file(handle, command.aux, os.R_OK | os.W_OK)
         if command.xxh3 is not None and command.length > _MAX_CHECKED_BYTES:
             raise OutOfRangeError(f"length {command.length} is above {_MAX_CHECKED_BYTES}, the most with a checksum")
-        taken = PageRange.of_bytes(command.aux_offset, command.length)
-        await self._stores.bring_in(vmo_of(source), taken)
+        if may_have_stores(source):
+            await self._stores.bring_in(vmo_of(source), PageRange.of_bytes(command.aux_offset, command.length))
         access = pager.supply_pages_access(
             file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
         )
 
-        drop_privileges(source, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
+        if source.mode & SET_ID or vmo_of(source).node.windows:
+            drop_privileges(source, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
 
         async def finish() -> str:
             await self._engine.wait(access)

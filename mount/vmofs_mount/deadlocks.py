@@ -7,7 +7,8 @@ files open. So when a READ has waited for a moment, and its file was opened by a
 pager open, all processes are looked at. It is a deadlock if every process that has any file of the pager's directory
 open (the FIFO, a command file, a file in ``supply/``) is stuck, that is: has one thread only, and this sleeps
 
-- in a read of the page that is missing, or in a page fault of a file whose page is missing; or
+- in a read of the page that is missing, or in a page fault of a file whose page is missing, be it inside a system call
+  such as a write from a mapping; or
 - in wait(2), as a shell does, for children that are stuck.
 
 This must not be said of a pager that goes on. A process with several threads may go on. All processes are looked at
@@ -33,7 +34,7 @@ from vmofs.core.request import Command
 from vmofs.core.system import System
 from vmofs.status import BadStateError
 from vmofs.units import PageRange
-from vmofs_mount.processes import can_see_everybody, has_mapped
+from vmofs_mount.processes import can_see_everybody, has_mapped, in_fault
 
 _WAIT_SECONDS = 0.1
 """How long a READ has waited before it is looked at. Nearly all are answered sooner."""
@@ -216,7 +217,7 @@ class _Look:
         for reader in self._readers:
             if reader.process != process:
                 continue
-            if number == -1:
+            if number == -1 or in_fault(Path(f"/proc/{process}/task/{process}")):
                 found = has_mapped(process, reader.ino, self._device_minor, reader.pages)
             elif number == self._calls.pread:
                 asked = PageRange.of_bytes(int(words[4], 16), int(words[3], 16))

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import trio
 
 from vmofs.status import NoMemoryError
-from vmofs.units import PageRange
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount.caller import Caller
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.nodes import AuxFile, Node, TextFile
+from vmofs_mount.privileges import SET_ID
 
 if TYPE_CHECKING:
     from vmofs_mount.tree import Tree
@@ -108,8 +109,11 @@ class AuxHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         """Write, growing the file."""
         written = self._aux.write_nowait(offset, data)
-        self._content_changed(self.file, self.caller, self.direct_io)
+        if self.file.mode & SET_ID or self._aux.node.windows:
+            self._content_changed(self.file, self.caller, self.direct_io)
         self._tree.modified(self.node)
+        if self.file.lost is not None:
+            self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))
         if self._is_direct:
             await self._written_directly(self, self.file, PageRange.of_bytes(offset, written))
         return written

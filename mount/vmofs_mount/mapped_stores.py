@@ -27,6 +27,15 @@ _SECONDS = 5.0
 """How long stores may take to come, if no pager holds them up. A command file is locked meanwhile."""
 
 
+def may_have_stores(file: VmoFile | AuxFile) -> bool:
+    """Return whether ``bring_in`` may have anything to do for the VMO of a file: mostly not, and then costs nothing."""
+    if file.mapper_count:
+        return True
+    if isinstance(file, AuxFile):
+        return file.lost is not None or bool(file.aux.node.windows)
+    return file.vmo.node.parent is not None or bool(file.vmo.node.windows)
+
+
 class MappedStores:
     """The stores of one mount."""
 
@@ -39,7 +48,7 @@ class MappedStores:
         But not through ``but``, whose stores the kernel keeps in step itself, as during SETATTR.
 
         Raises:
-            NoMemoryError: there is no memory for stores to an aux.
+            NoMemoryError: there was none for stores to an aux, now or when the kernel wrote them back: they are gone.
             TimedOutError: the kernel does not send them.
         """
         await self._bring_in(vmo, pages, but, own=True)
@@ -60,16 +69,18 @@ class MappedStores:
         shown = (pages & PageRange(0, vmo.size_pages)).moved(shift)
         for written, part in vmo.node.written_by(shown, own=own):
             file = written.owner  # type: ignore[attr-defined] # every object of the core has one
-            if isinstance(file, VmoFile | AuxFile) and file.mapper_count and file is not but:
-                await self._bring_in_file(file, part)
+            if isinstance(file, VmoFile | AuxFile) and file is not but:
+                if file.mapper_count:
+                    await self._bring_in_file(file, part)
+                if isinstance(file, AuxFile) and file.lost is not None and (lost := file.lost.over(part)):
+                    raise NoMemoryError(
+                        f"what was stored to pages {lost[0]} of {file.path} found no memory and is gone"
+                    )
 
     async def _bring_in_file(self, file: VmoFile | AuxFile, pages: PageRange) -> None:
-        refused = file.refused_writes
         parts = [pages] if isinstance(file, AuxFile) else _taken_at_once(file.vmo, pages)
         if not await self._cache.drop_unlocked(file, parts, _SECONDS):
             raise TimedOutError(f"what was stored to {file.path} through mappings does not come from the kernel")
-        if isinstance(file, AuxFile) and file.refused_writes != refused:
-            raise NoMemoryError(f"what was stored to {file.path} through mappings could not be taken")
 
 
 def _taken_at_once(vmo: Vmo, pages: PageRange) -> list[PageRange]:

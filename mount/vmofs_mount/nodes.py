@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sortedcontainers import SortedKeyList
 
+from vmofs.core.ranges import RangeSet
+from vmofs.units import PageRange
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -183,7 +186,7 @@ class Directory(Node):
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
 
-    __slots__ = ("mapper_count", "maybe_cached", "pager", "refused_writes", "vmo", "writer_count", "writers_total")
+    __slots__ = ("mapper_count", "maybe_cached", "pager", "vmo", "writer_count", "writers_total")
 
     def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
         super().__init__(permissions, uid, gid)
@@ -191,7 +194,6 @@ class VmoFile(Node):
         self.pager = pager  # the core's pager that made it
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
-        self.refused_writes = 0  # how many WRITEs have failed
         self.writer_count = 0  # open files that may write
         self.writers_total = 0  # how many there ever were
 
@@ -211,7 +213,7 @@ class VmoFile(Node):
 class AuxFile(Node):
     """An aux VMO: an ordinary file."""
 
-    __slots__ = ("attributes_told", "aux", "is_source", "mapper_count", "maybe_cached", "refused_writes")
+    __slots__ = ("attributes_told", "aux", "is_source", "lost", "mapper_count", "maybe_cached")
 
     def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
         super().__init__(permissions, uid, gid)
@@ -219,7 +221,7 @@ class AuxFile(Node):
         aux.owner = self
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
-        self.refused_writes = 0  # how many WRITEs have failed
+        self.lost: RangeSet | None = None  # what was stored to them through mappings found no memory
         self.attributes_told = False  # whether it may have attributes that it was not told to forget
         self.is_source = False  # whether a command has taken something from it, or changed it, and so will again
 
@@ -232,6 +234,19 @@ class AuxFile(Node):
     def committed_pages(self) -> int:
         """Pages that hold data; holes and supplied pages hold none."""
         return self.aux.committed_pages
+
+    def note_refused(self, pages: PageRange) -> None:
+        """Note that a WRITE failed. If it was what was stored through a mapping, nobody was told, and it is gone."""
+        if self.mapper_count:
+            if self.lost is None:
+                self.lost = RangeSet()
+            self.lost.add(pages)
+
+    def note_changed(self, pages: PageRange) -> None:
+        """Note that pages were written to, or cut off: it does not matter any more what they had."""
+        if self.lost is not None:
+            self.lost.discard(pages)
+            self.lost = self.lost or None
 
 
 class Fifo(Node):

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyfuse3
 
+from vmofs.core.found import ALL_PAGES
 from vmofs.status import VmoError
-from vmofs.units import PAGE_SIZE
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount import acl
 from vmofs_mount.access import Identity
 from vmofs_mount.attributes import to_attributes, to_caller, to_listed_attributes
@@ -286,8 +287,8 @@ class Operations(pyfuse3.Operations):
         try:
             return await handle.write(off, buf)
         except Exception:
-            if isinstance(handle.node, VmoFile | AuxFile):
-                handle.node.refused_writes += 1
+            if isinstance(handle.node, AuxFile):
+                handle.node.note_refused(PageRange.of_bytes(off, len(buf)))
             raise
 
     @handler
@@ -347,6 +348,7 @@ class Operations(pyfuse3.Operations):
             case AuxFile():
                 await self._layout.seams.before_resize(node, size)
                 node.aux.set_size(size)
+                node.note_changed(PageRange(page_count(size), ALL_PAGES.end))
             case VmoFile():
                 await self._layout.seams.vmo_set_size(node, size, ctx.pid)
             case Directory():

@@ -288,10 +288,13 @@ class PageCache:
             self.writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
         )
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether anything may be left to be dropped or told."""
+        return bool(self._working or self._telling)
+
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> int:
         """Do as ``wait_dropped`` does, for all files that have that to come and may show this VMO, except ``but``."""
-        if not (self._working or self._telling):
-            return 0
         busy = [
             file
             for file in {**self._working, **self._telling}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from vmofs.core.hierarchy import Node
 from vmofs_mount.nodes import AuxFile, VmoFile
 
-_BITS = stat.S_ISUID | stat.S_ISGID
+SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 def drop_privileges(
@@ -24,11 +24,11 @@ def drop_privileges(
     Not if the writer ``keeps`` them, which is asked only if there is something to take. ``changed`` is told of each.
     """
     node: Node = (file.aux if isinstance(file, AuxFile) else file.vmo).node
-    if not (own and file.mode & _BITS) and not (node.windows or node.children):
+    if not (own and file.mode & SET_ID) and not (node.windows or node.children):
         return
     for shown in node.seen_by():
         other = shown.owner  # type: ignore[attr-defined] # every object of the core has one
-        if isinstance(other, VmoFile | AuxFile) and other.mode & _BITS and (own or other is not file):
+        if isinstance(other, VmoFile | AuxFile) and other.mode & SET_ID and (own or other is not file):
             if keeps():
                 return
             other.drop_privileges()

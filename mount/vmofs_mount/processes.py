@@ -75,12 +75,12 @@ def blocked_threads(process: int) -> Blocked:
     for thread in _threads(process):
         state = state_of(thread)
         if state == "D":
-            if _in_fault(thread):
+            if in_fault(thread):
                 faults += 1
             else:
                 reads += 1
         elif state == "S":
-            asking = asking or _in_fault(thread)
+            asking = asking or in_fault(thread)
     return Blocked(reads, faults, asking)
 
 
@@ -170,7 +170,7 @@ def state_of(thread: Path) -> str:
     return fields[0] if fields else ""
 
 
-def _in_fault(thread: Path) -> bool:
+def in_fault(thread: Path) -> bool:
     """Return whether a thread that sleeps in the kernel does so in a page fault.
 
     It may have come there by a system call that copies from or to a mapping. Only the stack shows that, and only root

@@ -327,7 +327,8 @@ class VmoHandle(Handle):
 
     async def _write(self, offset: int, data: bytes) -> int:
         room = await self._make_room(offset, len(data))
-        self._opened.content_changed(self.file, self.caller, False)
+        if self.file.vmo.node.windows or self.file.vmo.node.children:
+            self._opened.content_changed(self.file, self.caller, False)
         await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import xxhash
 
+from tests.mounted import Mounter
 from tests.pager_client import Background, PagerClient, Vmo, metric
 from tests.writing import SharedMapping, command_file, dirty, evict, mapped, op, opened, supply, take
 from vmofs.testing import pattern
@@ -288,3 +290,28 @@ def test_an_aux_that_nobody_has_open_for_reading_and_writing_costs_no_drop(pager
 
 def drops(pager: PagerClient) -> int:
     return metric((pager.mount / "control" / "stats").read_text(), "vmofs_pagecache_dropped_ranges_total")
+
+
+def test_stores_that_find_no_memory_fail_a_supply_until_they_are_made_again(mounter: Mounter) -> None:
+    """And so if the kernel has tried to write them back before. Zeros, or older bytes, are never supplied."""
+    pages = 64
+    pager = PagerClient(mounter(f"memory_limit={pages // 2 * P}").path)
+    aux, vmo = pager.aux("a"), pager.create(size=pages * P)
+    aux.path.touch()
+    os.truncate(aux.path, pages * P)
+    line = f"{vmo.name} 0 {pages * P} {aux.name} 0"
+    fd = os.open(aux.path, os.O_RDWR)
+    with mapped(fd, pages) as mapping:
+        for page in range(pages):
+            mapping.store(page * P, STORED[:P])
+        for _ in range(2):
+            assert pager.refused("supply_pages", line).errno == errno.ENOMEM
+        assert vmo.xattr("clean_pages") == "0"
+        os.truncate(aux.path, 0)  # its owner begins anew
+        os.truncate(aux.path, PAGES * P)
+        mapping.store(0, STORED)
+        supply_from(pager, vmo, aux)
+        assert content(vmo) == STORED
+    with pytest.raises(OSError, match="Input/output error"):
+        os.close(fd)  # the kernel tells it once that some could not be written back
+    pager.close()

@@ -40,6 +40,10 @@ MMAP = _SETUP + "mmap.mmap(fd, 0, prot=mmap.PROT_READ)[0]"
 SENDFILE = _SETUP + (
     "try: os.sendfile(os.pipe()[1], fd, 0, 4096)\nexcept OSError as error: print('errno', error.errno, flush=True)"
 )
+WRITE = _SETUP + (
+    "mapping, out = mmap.mmap(fd, 0, prot=mmap.PROT_READ), os.pipe()[1]\n"
+    "try: os.write(out, memoryview(mapping)[:100])\nexcept OSError as error: print('errno', error.errno, flush=True)"
+)
 THREAD = _SETUP + "thread = threading.Thread(target=read); thread.start(); thread.join()"
 CHILD_READS = _SETUP + "os.fork() or (read(), os._exit(0))\nsys.stdin.read()"
 
@@ -112,6 +116,14 @@ def test_a_page_fault_of_the_pager_itself_is_sigbus(client: PagerClient, start: 
     vmo = client.create()
     let_go(client)
     assert start.run(MMAP, vmo.path, client.control / "requests").failure() == -signal.SIGBUS
+
+
+def test_a_pager_that_writes_out_of_a_mapping_of_its_own_vmo_is_told_at_once(
+    client: PagerClient, start: Readers
+) -> None:
+    vmo = client.create()
+    let_go(client)
+    assert start.run(WRITE, vmo.path, client.control / "requests").failure() == errno.EFAULT
 
 
 def test_the_next_read_after_a_deadlock_asks_anew(client: PagerClient, start: Readers) -> None:
