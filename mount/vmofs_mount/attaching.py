@@ -98,89 +98,115 @@ class Writer:
     """Writes lines into an open FIFO, in a thread that runs ``run``; the other methods are for the trio thread.
 
     ``has_room`` is called in the thread when lines can be taken again after some were refused.
+
+    All that the thread does after it has been woken and after it has written is done while the trio thread wants to
+    go on, so it is little: what can be counted by the trio thread is counted there.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.has_room: Callable[[], None] = lambda: None
-        self.handed_bytes = 0  # this and the next are changed by the trio thread only
-        self.counting = False  # whether anybody wants to know what was read
-        self.lines_total = 0  # this and the next two are changed by the thread only
-        self.written_bytes = 0
+        self.handed_bytes = 0
         self.read_bytes = 0  # as it was counted the last time
+        self._handed_lines = 0
         self._lines: deque[bytes] = deque()
+        self._unwritten = 0  # bytes of what there is no room for, or no reader
+        self._is_asked = False  # whether the thread is to do more than write
         self._refused = False
+        self._counting = False
         self._closing = False
         self._asleep = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
 
+    @property
+    def lines_total(self) -> int:
+        """How many lines were written."""
+        return self._handed_lines - len(self._lines)
+
     def hand(self, line: bytes) -> bool:
         """Have a line written soon; return False if too many wait already."""
         if len(self._lines) >= _MAX_UNSENT_LINES:
-            self._refused = True
+            self._refused = self._is_asked = True
             return False
-        self.handed_bytes += len(line)
         self._lines.append(line)
+        self.handed_bytes += len(line)  # not before: then the thread could count what it has not yet
+        self._handed_lines += 1
         if self._asleep:
             self._asleep = False
             os.eventfd_write(self._wake, 1)
         return True
 
+    def count_read(self) -> None:
+        """Have it counted from now on what was read."""
+        self._counting = self._is_asked = True
+
     def close(self) -> None:
         """Let the thread end. What is not written yet never will be."""
-        self._closing = True
+        self._closing = self._is_asked = True
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
         """Write until it is to be closed, then close it. Then ``read_bytes`` is how much was read."""
+        lines, fd, wake = self._lines, self.fd, self._wake
         try:
             while not self._closing:
-                if self._lines:
-                    self._write_some()
-                else:
-                    self._asleep = True
-                    if not self._lines:  # who appends after this look wakes us
-                        os.eventfd_read(self._wake)
-                    self._asleep = False
+                self._asleep = True
+                if not lines:  # who appends after this look wakes us
+                    os.eventfd_read(wake)
+                self._asleep = False
+                while lines:
+                    piece = lines.popleft() if len(lines) == 1 else self._piece()
+                    try:
+                        os.write(fd, piece)
+                    except (BlockingIOError, BrokenPipeError):
+                        self._write_later(piece)
+                    if self._is_asked and not self._goes_on():
+                        break
             self._count()
         finally:
-            os.close(self.fd)
-            os.close(self._wake)
+            os.close(fd)
+            os.close(wake)
 
-    def _write_some(self) -> None:
-        """Write as many lines as fit in one piece that the kernel does not divide."""
-        lines = self._lines
-        count, piece = 1, lines[0]
-        while count < len(lines) and len(piece) + len(lines[count]) <= select.PIPE_BUF:
-            piece += lines[count]
-            count += 1
-        try:
-            os.write(self.fd, piece)
-        except BlockingIOError:
-            self._wait_for_room()
-            return
-        except BrokenPipeError:
-            self._lines.clear()  # the last reader is gone, and the trio thread is about to learn it
-            return
-        for _ in range(count):
-            lines.popleft()
-        self.lines_total += count
-        self.written_bytes += len(piece)
-        if self.counting:
-            self._count()
-        if self._refused:
-            self._refused = False
-            self.has_room()
+    def _piece(self) -> bytes:
+        """Return as many lines as fit in one piece that the kernel does not divide."""
+        lines = [self._lines.popleft()]
+        size = len(lines[0])
+        while self._lines and size + len(self._lines[0]) <= select.PIPE_BUF:
+            size += len(self._lines[0])
+            lines.append(self._lines.popleft())
+        return b"".join(lines)
 
-    def _wait_for_room(self) -> None:
+    def _write_later(self, piece: bytes) -> None:
+        """Write when there is room, unless nobody reads any more, or it is to be closed."""
+        self._unwritten += len(piece)
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         poll.register(self._wake, select.POLLIN)
-        if (self._wake, select.POLLIN) in poll.poll():
-            os.eventfd_read(self._wake)
+        while not self._closing:
+            if (self._wake, select.POLLIN) in poll.poll():
+                os.eventfd_read(self._wake)
+            try:
+                os.write(self.fd, piece)
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                return
+            self._unwritten -= len(piece)
+            return
+
+    def _goes_on(self) -> bool:
+        """Do what else was asked for; return whether to go on writing."""
+        if self._counting:
+            self._count()
+        self._is_asked = self._counting
+        if self._refused:
+            self._refused = False
+            self.has_room()
+        return not self._closing
 
     def _count(self) -> None:
-        self.read_bytes = self.written_bytes - unread_bytes(self.fd)
+        unwritten = sum(map(len, list(self._lines))) + self._unwritten
+        self.read_bytes = self.handed_bytes - unwritten - unread_bytes(self.fd)
 
 
 class Attempt:

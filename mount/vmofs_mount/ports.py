@@ -166,6 +166,14 @@ class Fifo:
         if self._was_looked_up:
             self._wanted.set()
 
+    def deliver(self, port: Port) -> None:
+        """Send the packets of a port as long as there is room; without a reader, look for one."""
+        if self._attached is not None:
+            while self.send(port):
+                pass
+        elif port:
+            self.probe()
+
     def send(self, port: Port) -> bool:
         """Have the oldest packet of a port written into the pipe; return False if there is no room or no reader."""
         request, attached = port.oldest(), self._attached
@@ -174,7 +182,7 @@ class Fifo:
         port.take(self, trio.current_time())
         if request.command is Command.COMPLETE:
             attached.completes.append((attached.writer.handed_bytes, request.source))
-            attached.writer.counting = True
+            attached.writer.count_read()
             attached.forget_read_completes()
         return True
 
@@ -311,6 +319,11 @@ class PagerPorts:
 
     def kick(self, port: Port) -> None:
         """Deliver the packets of a port by the FIFOs that have a reader, the least loaded first."""
+        if len(self.fifos) == 1:  # as nearly always
+            for fifo in self.fifos.values():
+                if port in fifo.ports:
+                    fifo.deliver(port)
+            return
         lanes = [fifo for fifo in self.fifos.values() if port in fifo.ports]
         open_lanes = [fifo for fifo in lanes if fifo.attached]
         while port and open_lanes:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import mmap
 import os
-from collections.abc import Iterator
+import signal
+import termios
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from tests.identity import Actor, Who, reachable_mount
+from tests.identity import Actor, Who, reachable_mount, take_identity
 from tests.mounted import Mounted, wait_for
 from tests.rights import command
 from vmofs.units import PAGE_SIZE
@@ -132,3 +139,188 @@ def clean(shared: Mounted, name: str) -> None:
     for top in ("vmo", "aux"):
         for file in (shared.path / top).glob(f"{name}*"):
             file.unlink()
+
+
+# Pipes
+
+
+def read_fifo_into_what_is_not_there(fifo: int, path: str, how: str) -> None:
+    """Have the kernel copy out of a FIFO, or into it, with the pipe locked, from or to a page that is missing."""
+    libc = ctypes.CDLL(None)
+    with mmap.mmap(os.open(path, os.O_RDWR), PAGE_SIZE) as memory:
+        address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+        if how == "read":
+            while fcntl.ioctl(fifo, termios.FIONREAD, bytes(4)) == bytes(4):
+                time.sleep(0.01)
+            libc.read(fifo, address, PAGE_SIZE)
+        else:
+            libc.write(fifo, address, PAGE_SIZE)
+        os._exit(0)
+
+
+def given_away(fifo: str, flags: int, function: Callable[..., None], *arguments: object) -> int:
+    """Open a FIFO, become somebody else, and call a function with it in a process of its own; return its number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fd = os.open(fifo, flags)
+            take_identity(HOSTILE)
+            function(fd, *arguments)
+        finally:
+            os._exit(1)
+    return pid
+
+
+@pytest.mark.parametrize(("how", "flags"), [("read", os.O_RDONLY), ("read", os.O_RDWR), ("write", os.O_RDWR)])
+def test_who_was_given_a_private_fifo_of_root_cannot_hold_up_the_mount(
+    shared: Mounted, other: Actor, how: str, flags: int
+) -> None:
+    """Root opens it and gives up his rights, as programs do; then the pipe is locked for as long as he likes."""
+    mount, control = str(shared.path), shared.path / "control" / "given"
+    make_pager(mount, "given", 2, PAGE_SIZE)
+    (shared.path / "vmo/given0").chmod(0o666)
+    pids = [
+        given_away(
+            f"{control}/requests", flags | os.O_NONBLOCK, read_fifo_into_what_is_not_there, f"{mount}/vmo/given0", how
+        )
+    ]
+    try:
+        if how == "read":
+            read_in_background(f"{mount}/vmo/given1", PAGE_SIZE)
+        wait_for(lambda: b" vmo/given0 " in (control / "pending").read_bytes(), "the pipe is locked")
+        read_in_background(f"{mount}/vmo/given1", 1)
+        (control / "create_vmo").write_text(f"vmo/given2 {PAGE_SIZE}\n")
+        read_in_background(f"{mount}/vmo/given2", PAGE_SIZE)  # its line is written, or is to be
+        for number in range(20):
+            other(os.mkdir, f"{mount}/vmo/other{number}")
+            other(os.rmdir, f"{mount}/vmo/other{number}")
+    finally:
+        clean(shared, "given")
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+# Names that are to be forgotten
+
+
+def list_into_what_is_not_there(directory: str, path: str) -> None:
+    """Have the kernel list a directory, with its lock, into a page that is missing. Returns at once."""
+
+    def read() -> None:
+        libc.syscall(SYS_GETDENTS64, opened, ctypes.c_void_p(address), PAGE_SIZE)
+
+    libc = ctypes.CDLL(None)
+    opened = os.open(directory, os.O_RDONLY)
+    memory = mmap.mmap(os.open(path, os.O_RDWR), PAGE_SIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    Thread(target=read, daemon=True).start()
+
+
+def make_names_to_forget(mount: str, name: str, seconds: float) -> str:
+    """Make VMOs, look them up in ``supply/``, and unlink them; return the first error."""
+    ends = time.monotonic() + seconds
+    fd = os.open(f"{mount}/control/{name}/create_vmo", os.O_RDWR)
+    number = 0
+    while time.monotonic() < ends:
+        number += 1
+        vmo = f"{name}-{number}"
+        try:
+            os.write(fd, f"vmo/{vmo} {PAGE_SIZE}\n".encode())
+        except OSError:
+            return os.read(fd, 1000).decode()
+        os.stat(f"{mount}/control/{name}/supply/{vmo}")  # noqa: PTH116
+        os.unlink(f"{mount}/vmo/{vmo}")  # noqa: PTH108
+    return "no error"
+
+
+SYS_GETDENTS64 = {"x86_64": 217}.get(os.uname().machine, 61)
+NODES = 300
+
+
+@pytest.fixture
+def small() -> Iterator[Mounted]:
+    with reachable_mount(f"user_nodes={NODES}") as mounted:
+        yield mounted
+
+
+def test_what_the_kernel_cannot_forget_because_of_a_user_counts_for_him_and_holds_up_nobody_else(
+    small: Mounted, hostile: Actor, other: Actor
+) -> None:
+    mount = str(small.path)
+    hostile(make_pager, mount, "lister", 2, PAGE_SIZE)
+    other(make_pager, mount, "honest", 1, PAGE_SIZE)
+    hostile(os.stat, f"{mount}/control/lister/supply/lister1")
+    hostile(list_into_what_is_not_there, f"{mount}/control/lister/supply", f"{mount}/vmo/lister0")
+    pending = small.path / "control/lister/pending"
+    wait_for(lambda: b" vmo/lister0 " in pending.read_bytes(), "the directory is locked")
+    before = small.counter("nodes")
+    said = hostile(make_names_to_forget, mount, "lister", 5.0)
+    assert said.startswith("ZX_ERR_NO_SPACE")
+    assert small.counter("nodes") - before <= NODES
+    before = small.counter("nodes")
+    assert other(make_names_to_forget, mount, "honest", 0.5) == "no error"
+    wait_for(lambda: small.counter("nodes") <= before, "the names of others are forgotten")
+    clean(small, "lister")
+    wait_for(lambda: small.counter("nodes") < before, "all is forgotten when the directory is free")
+    assert hostile(os.mkdir, f"{mount}/control/again") is None
+    clean(small, "again")
+    clean(small, "honest")
+
+
+# Deaths
+
+
+def test_a_reader_whose_death_was_not_told_because_of_another_is_noticed(
+    shared: Mounted, hostile: Actor, other: Actor
+) -> None:
+    """The kernel keeps 16,384 closes for all FIFOs of the mount together, and loses the rest."""
+    mount = str(shared.path)
+    hostile(make_pager, mount, "noisy", 0, PAGE_SIZE)
+    hostile(os.mkfifo, f"{mount}/control/noisy/second")
+    other(make_pager, mount, "honest", 1, PAGE_SIZE)
+    noise = [hostile(open_and_find, f"{mount}/control/noisy/{name}") for name in ("requests", "second")]
+    workers = [other(os.open, f"{mount}/control/honest/requests", os.O_RDONLY | os.O_NONBLOCK) for _ in range(2)]
+    try:
+        stats = [shared.path / "control" / name / "stats" for name in ("noisy", "honest")]
+        wait_for(
+            lambda: [b'r="noisy"} 2' in attached(stats[0]), b'r="honest"} 1' in attached(stats[1])] == [True] * 2, ""
+        )
+        other(read_in_background, f"{mount}/vmo/honest0", PAGE_SIZE)
+        wait_for(lambda: other(read_some, workers[0]) != b"", "a worker has the request")
+        os.kill(shared.pid, signal.SIGSTOP)
+        try:
+            hostile(open_and_close, noise, 20_000)
+            other(os.close, workers[0])
+        finally:
+            os.kill(shared.pid, signal.SIGCONT)
+        wait_for(lambda: other(read_some, workers[1]).startswith(b"READ "), "the other one has it", 5.0)
+    finally:
+        for fd in noise:
+            hostile(os.close, fd)
+        other(os.close, workers[1])
+        for name in ("noisy", "honest"):
+            clean(shared, name)
+
+
+def attached(stats: Path) -> bytes:
+    """Return the line that says how many FIFOs are read."""
+    return next(line for line in stats.read_bytes().splitlines() if line.startswith(b"vmofs_pager_fifos_attached"))
+
+
+def open_and_find(fifo: str) -> int:
+    return os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+
+def open_and_close(fds: list[int], times: int) -> None:
+    """Open again what is open, without looking its name up; in turn, or the kernel tells of many as of one."""
+    for _ in range(times // len(fds)):
+        for fd in fds:
+            os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK))
+
+
+def read_some(fd: int) -> bytes:
+    with suppress(BlockingIOError):
+        return os.read(fd, 4096)
+    return b""

@@ -7,6 +7,7 @@ A name may hold any character but ``/`` and NUL. In text a blank, tab, newline a
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from vmofs.status import InvalidArgsError
 
@@ -33,6 +34,7 @@ _ESCAPE_TABLE = str.maketrans(_ESCAPES)
 _ESCAPE_SEQUENCE = re.compile(r"\\[0-7]{0,3}")
 
 
+@lru_cache(maxsize=256)  # a request line is made for each miss, for the same files again and again
 def escape(name: str) -> str:
     """Return the name as it is written in text."""
     return name.translate(_ESCAPE_TABLE)
