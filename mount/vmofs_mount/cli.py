@@ -23,8 +23,8 @@ spin=MICROSECONDS (look for the next request before sleeping: faster answers for
 memory_limit=BYTES (for the pages of all; suffixes K M G; default half of the machine's memory; 0 = no limit),
 requests=N (outstanding, of all users but root; default 60000),
 user_memory=BYTES (per user; default half of 'memory_limit'), user_pagers=N, user_vmos=N, user_aux_files=N,
-user_fifos=N, user_nodes=N, user_requests=N, user_queue_bytes=N, user_xattr_bytes=N (per user other than root;
-0 = no limit),
+user_fifos=N, user_nodes=N, user_requests=N, user_queue_bytes=N, user_xattr_bytes=N, user_ranges=N,
+user_descriptors=N (per user other than root; 0 = no limit),
 log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid, exec, ro, noatime"""
 
 

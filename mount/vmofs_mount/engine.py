@@ -19,7 +19,7 @@ from vmofs.status import VmoError
 from vmofs.units import PageRange
 from vmofs_mount.turns import Turns, Worker
 
-_TURN_SECONDS = 0.003
+_TURN_SECONDS = 0.002
 """How long work that is done in slices goes on before others have their turn."""
 
 _MOST_WOKEN = 128

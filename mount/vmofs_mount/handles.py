@@ -65,7 +65,7 @@ class Handle(ABC):
         """The last descriptor was closed."""
 
 
-_TURN_SECONDS = 0.003
+_TURN_SECONDS = 0.002
 """How long a text is worked on before others have their turn."""
 
 _SHORT_TEXT_BYTES = 4096

@@ -1,4 +1,8 @@
-"""READs that wait for a pager while they keep pages locked, and who is held up behind them in the kernel.
+"""READs that wait for a pager: who of their readers was killed, and who is held up behind them in the kernel.
+
+A reader who waits for the page of a READ ahead of time dies at once when he is killed. One who waits for the answer to
+a READ of his own does not (``O_DIRECT``; a page that is in the cache without content, since its READ failed or it is
+just being dropped): so it is looked whether the processes of READs were killed, and those are let go, answered EINTR.
 
 The kernel has the pages of a READ locked until it is answered. A reader can be killed, but his READ stays, and locked
 are not only other readers (who can be killed as well) but, uninterruptibly and with the file's lock held,

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,69 @@ def test_a_call_on_very_many_pieces_does_not_keep_others_waiting(mounted: Mounte
         for path in ("vmo/v", "aux/holes"):
             (mounted.path / path).unlink(missing_ok=True)
     pytest.fail(f"others waited for {waits} s")
+
+
+def shortest_of(mounted: Mounted, call: Callable[[], object]) -> float:
+    """Return how long others wait at most at the best of some attempts; no more are made than needed."""
+    waits: list[float] = []
+    while len(waits) < ATTEMPTS and not (waits and waits[-1] < LONGEST_SECONDS):
+        waits.append(seconds_others_wait(mounted, call))
+    sys.stderr.write(f"others waited for {[f'{wait * 1000:.1f} ms' for wait in waits]}\n")
+    return min(waits)
+
+
+def pin_and_close(mount: Path, count: int) -> None:
+    """Pin one page many times by one open file, and close it."""
+    line = f"aux/pinned 0 {PAGE_SIZE}\n".encode()
+    fd = os.open(mount / "control/vmo_pin", os.O_WRONLY)
+    data = line * count
+    while data:
+        data = data[os.write(fd, data) :]
+    os.close(fd)
+
+
+def test_pins_of_one_page_are_taken_back_in_time(mounted: Mounted, hostile: Actor) -> None:
+    """It took 5 s for 3,259 of them."""
+    hostile((mounted.path / "aux/pinned").write_bytes, bytes(PAGE_SIZE))
+    began = time.monotonic()
+    assert shortest_of(mounted, lambda: hostile(pin_and_close, mounted.path, PINS)) < LONGEST_SECONDS
+    wait_for(lambda: mounted.user_counter("queue_bytes", HOSTILE.uid) == 0, "the pins are taken back")
+    assert time.monotonic() - began < 5
+
+
+def write_blank_lines(mount: Path) -> None:
+    fd = os.open(mount / "control/vmo_op_range", os.O_WRONLY)
+    with suppress(OSError):
+        os.write(fd, b"\n" * (2**20 - PAGE_SIZE))
+    os.close(fd)
+
+
+def test_a_write_of_a_million_empty_lines_does_not_keep_others_waiting(mounted: Mounted, hostile: Actor) -> None:
+    assert shortest_of(mounted, lambda: hostile(write_blank_lines, mounted.path)) < LONGEST_SECONDS
+
+
+def make_and_remove_pagers(control: str, name: str, seconds: float, *, look: bool) -> int:
+    """Return how many were made and removed; with ``look`` the FIFO of each is looked up, as if to be opened."""
+    count, ends = 0, time.monotonic() + seconds
+    while time.monotonic() < ends:
+        os.mkdir(f"{control}/{name}")  # noqa: PTH102
+        if look:
+            os.stat(f"{control}/{name}/requests")  # noqa: PTH116
+        os.rmdir(f"{control}/{name}")  # noqa: PTH106
+        count += 1
+    return count
+
+
+def test_who_makes_and_removes_pagers_does_not_keep_others_from_theirs(mounted: Mounted) -> None:
+    """Each removal waited a tenth of a second for who might be opening the FIFO, with ``control/`` locked."""
+    control, other, hostiles = str(mounted.path / "control"), Actor(OTHER), [Actor(HOSTILE) for _ in range(2)]
+    try:
+        with (
+            meanwhile(hostiles[0], partial(make_and_remove_pagers, look=True), control, "one", 1.5),
+            meanwhile(hostiles[1], partial(make_and_remove_pagers, look=True), control, "two", 1.5),
+        ):
+            beside = other(partial(make_and_remove_pagers, look=False), control, "theirs", 1.0)
+    finally:
+        for actor in (other, *hostiles):
+            actor.close()
+    assert beside > 20

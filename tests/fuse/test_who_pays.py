@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import mounted as mounted_module
 from tests.identity import Actor, Who, reachable_mount
-from tests.mounted import Mounted, wait_for
+from tests.mounted import Mounted, vmofs_command, wait_for
 from tests.rights import command
 from vmofs.units import PAGE_SIZE
+from vmofs_mount.control import CommandHandle
 
 MIB = 2**20
 LIMIT = 4 * MIB
@@ -161,3 +163,131 @@ def test_no_way_leads_past_the_limit_of_memory(mounted: Mounted, user: Actor, wa
     assert held(mounted) - before <= LIMIT
     assert 0 < mounted.user_counter("memory_bytes", USER.uid) <= LIMIT
     assert LIMIT // PIECE // 3 <= worked < ROUNDS
+
+
+def set_attributes(path: str, size: int) -> int:
+    """Set attributes until one is refused; return how many there are."""
+    for number in range(100):
+        try:
+            os.setxattr(path, f"user.a{number}", bytes(size))
+        except OSError:
+            return number
+    return 100
+
+
+def remove_attributes(path: str) -> None:
+    for name in os.listxattr(path):
+        os.removexattr(path, name)
+
+
+def test_who_puts_attributes_on_a_file_of_another_pays_for_them(mounted: Mounted, user: Actor) -> None:
+    """Anybody may write to the command files of the mount, which are root's."""
+    command_file = str(mounted.path / "control/vmo_op_range")
+    before = mounted.user_counter("xattr_bytes", 0)
+    assert user(set_attributes, command_file, 1000) == 3  # of 4000 bytes
+    assert mounted.user_counter("xattr_bytes", 0) == before
+    assert 3000 < mounted.user_counter("xattr_bytes", USER.uid) <= 4000
+    remove_attributes(command_file)
+    assert mounted.user_counter("xattr_bytes", USER.uid) == 0
+
+
+def test_names_in_supply_count_for_the_owner_of_the_pager(mounted: Mounted, user: Actor) -> None:
+    """They are made when they are looked up, and stay while the kernel knows them."""
+    directories = [mounted.path / "vmo" / f"d{number}" for number in range(400)]
+    for directory in directories:
+        directory.mkdir()
+    before = mounted.user_counter("nodes", USER.uid)
+    look = mounted.path / "control/p/supply/vmo"
+    outcomes = {user.errno(os.listdir, look / directory.name) for directory in directories}
+    assert outcomes == {"ok"}
+    assert mounted.user_counter("nodes", USER.uid) >= before + 400
+    more = [mounted.path / "vmo" / f"e{number}" for number in range(200)]
+    for directory in more:
+        directory.mkdir()
+    assert "ENOSPC" in {user.errno(os.listdir, look / directory.name) for directory in more}
+    assert mounted.user_counter("nodes", USER.uid) <= 500
+
+
+def zero_every_other_page(mount: Path, count: int) -> str:
+    """Make a VMO of many ranges; return the last result."""
+    say(mount, "p/create_vmo", f"vmo/v {2 * count * PAGE_SIZE}")
+    data = b"".join(b"zero vmo/v %d %d\n" % (2 * page * PAGE_SIZE, PAGE_SIZE) for page in range(count))
+    fd = os.open(mount / "control/vmo_op_range", os.O_RDWR)
+    try:
+        with suppress(OSError):
+            while data:  # a write that takes long is a short one
+                data = data[os.write(fd, data) :]
+        return os.read(fd, 1000).decode()
+    finally:
+        os.close(fd)
+
+
+def test_ranges_are_limited(mounted: Mounted, user: Actor) -> None:
+    answer = user(zero_every_other_page, mounted.path, 4000)
+    assert mounted.user_counter("ranges", USER.uid) <= 3000
+    assert answer == "ZX_ERR_NO_MEMORY: the files of uid 2001 may consist of no more than 3000 ranges\n"
+
+
+def user_lines(mount: Path) -> list[str]:
+    text = (mount / "control/stats").read_text()
+    return [line for line in text.splitlines() if "{uid=" in line and "TYPE" not in line]
+
+
+def test_statistics_tell_everybody_what_he_has_and_root_what_all_have(mounted: Mounted, user: Actor) -> None:
+    user(stage, mounted.path, "mine")
+    other = Actor(OTHER)
+    try:
+        other(stage, mounted.path, "theirs")
+        lines = user(user_lines, mounted.path)
+        assert f'vmofs_user_memory_bytes{{uid="2001"}} {PIECE}' in lines
+        assert not [line for line in lines if 'uid="2001"' not in line]
+        assert f'vmofs_user_memory_bytes{{uid="2002"}} {PIECE}' in user_lines(mounted.path)
+    finally:
+        other.close()
+
+
+def open_many(path: str, count: int) -> int:
+    """Open a file many times; return how often one could."""
+    opened: list[int] = []
+    with suppress(OSError):
+        while len(opened) < count:
+            opened += [os.open(path, os.O_RDONLY)]
+    for fd in opened:
+        os.close(fd)
+    return len(opened)
+
+
+def make_fifos(control: str, count: int) -> int:
+    """Make pagers, each with the FIFO that it comes with, and read these; return how many there could be."""
+    for number in range(count):
+        try:
+            os.mkdir(f"{control}/p{number}")  # noqa: PTH102
+        except OSError:
+            return number
+        os.open(f"{control}/p{number}/requests", os.O_RDONLY | os.O_NONBLOCK)
+    return count
+
+
+def with_few_descriptors(*arguments: str | Path) -> list[str]:
+    """Return the command line of a program that may have 1,024 descriptors, as in many shells."""
+    return ["sh", "-c", 'ulimit -n 1024; exec "$@"', "sh", *vmofs_command(*arguments)]
+
+
+def test_one_user_does_not_take_all_descriptors_of_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others got EMFILE."""
+    monkeypatch.setattr(mounted_module, "vmofs_command", with_few_descriptors)
+    user, other = Actor(USER), Actor(OTHER)
+    try:
+        with reachable_mount("user_queue_bytes=100000") as mounted:
+            control = str(mounted.path / "control")
+            assert user(make_fifos, control, 256) == 1024 // 4 // 2
+            assert user(open_many, f"{control}/vmo_op_range", 500) == 100_000 // CommandHandle.BYTES
+            other(os.mkdir, f"{control}/theirs")
+            assert other(command, f"{control}/theirs/create_vmo", "vmo/theirs 4096") == "ZX_OK"
+            assert len(list(Path(f"/proc/{mounted.pid}/fd").iterdir())) < 1024 // 2
+            for pager in (mounted.path / "control").iterdir():
+                if pager.is_dir():
+                    pager.rmdir()
+            user.close()
+    finally:
+        other.close()

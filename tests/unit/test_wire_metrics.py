@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vmofs.wire.metrics import format_metrics
+from vmofs.wire.metrics import format_labelled_metrics, format_metrics
 
 
 def test_every_value_is_a_sample_with_its_type() -> None:
@@ -42,3 +42,8 @@ def test_labels_are_escaped() -> None:
 )
 def test_numbers_are_written_as_prometheus_reads_them(value: float, text: str) -> None:
     assert format_metrics("p", {"x": value}).splitlines()[-1] == f"p_x {text}"
+
+
+def test_samples_that_differ_in_a_label_stand_together() -> None:
+    text = format_labelled_metrics("vmofs", {"pages": {1: 2, 3: 4}, "nothing": {}}, "uid")
+    assert text == '# TYPE vmofs_pages gauge\nvmofs_pages{uid="1"} 2\nvmofs_pages{uid="3"} 4\n'

@@ -23,7 +23,7 @@ Vmo = PagerVmo | CloneVmo | PagerView | AuxVmo | AuxView
 """All there is: what a name in a command may stand for, where a VMO is asked for."""
 
 
-MOST_CHILDREN = 1024
+MOST_CHILDREN = 512
 """Of one memory that one payer may have."""
 
 MOST_GENERATIONS = 256

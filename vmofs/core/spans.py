@@ -20,7 +20,7 @@ BLOCK = 512
 """Spans of a block that was just cut; twice as many are cut again. Moving 8 KiB costs less than one call."""
 
 
-SLICE = 256
+SLICE = 128
 """Spans that are worked on in one go: whatever is done with each, it takes a few milliseconds."""
 
 
