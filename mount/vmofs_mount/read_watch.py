@@ -45,6 +45,9 @@ T = TypeVar("T")
 KILL_SECONDS = 0.1
 """How often it is looked whether a process was killed that only we can end, or let others go on for."""
 
+_REST_PER_LOOK = 10
+"""With many processes a look takes long; so many times as long the next one is waited for."""
+
 _PATIENCE_SECONDS = 0.01
 """How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
 
@@ -58,10 +61,15 @@ class LetGoError(BadStateError):
 
 @dataclass(eq=False, slots=True, frozen=True)
 class WaitingRead:
-    """A READ: what waits, for which process, and whether the kernel may have asked for it a second time."""
+    """A READ: what waits, and for which process.
+
+    ``has_locked``: it has pages of the page cache locked, as all but those with O_DIRECT have.
+    ``again``: the kernel may ask for it a second time.
+    """
 
     access: Access[Bytes]
     process: int
+    has_locked: bool
     again: bool
 
 
@@ -74,7 +82,7 @@ class _Seen(NamedTuple):
 
 
 class ReadWatch:
-    """The READs of all files that wait and have pages locked. Tasks run in ``spawn``'s nursery.
+    """The READs of all files that wait. Tasks run in ``spawn``'s nursery.
 
     ``openers`` returns the processes that have a file open.
     """
@@ -90,25 +98,52 @@ class ReadWatch:
         self._spawn = spawn
         self._directories = directories
         self._openers = openers
-        self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}
+        self._waiting: dict[WaitingRead, VmoFile] = {}
+        self._is_looking = False  # who of their processes was killed
+        self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}  # those that have pages locked
         self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
         self._watched: set[VmoFile] = set()
         self._lookers = trio.CapacityLimiter(8)
 
     def began(self, file: VmoFile, read: WaitingRead) -> None:
         """Note that a READ waits."""
-        self._reads.setdefault(file, {})[read] = None
-        if file.writer_count:
-            self.watch(file)
+        self._waiting[read] = file
+        if not self._is_looking:
+            self._is_looking = True
+            self._spawn(self._look_after_all)
+        if read.has_locked:
+            self._reads.setdefault(file, {})[read] = None
+            if file.writer_count:
+                self.watch(file)
 
     def ended(self, file: VmoFile, read: WaitingRead) -> None:
         """Note that it is about to be answered."""
+        del self._waiting[read]
+        if not read.has_locked:
+            return
         reads = self._reads[file]
         del reads[read]
         if not reads:
             del self._reads[file]
             if file in self._changing:
                 self._changing[file].set()
+
+    async def _look_after_all(self) -> None:
+        """Let READs go whose process was killed, or ends, but cannot as long as they wait."""
+        pause = KILL_SECONDS
+        try:
+            while self._waiting:
+                await trio.sleep(pause)
+                began = trio.current_time()
+                processes = {read.process for read in self._waiting}
+                dying = await self._look(lambda processes=processes: set(filter(is_dying, processes)))  # type: ignore[misc]
+                if dying:
+                    for read, file in list(self._waiting.items()):
+                        if read.process in dying:
+                            self._let_go(file, [read])
+                pause = max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began))
+        finally:
+            self._is_looking = False
 
     def waits(self, file: VmoFile) -> bool:
         """Return whether a READ of a file waits."""
@@ -190,6 +225,7 @@ class ReadWatch:
     def check(self) -> None:
         """Assert that only files with a READ are remembered."""
         assert all(self._reads.values())
+        assert {read for reads in self._reads.values() for read in reads} <= self._waiting.keys()
         assert all(file.open_count for file in self._reads)
 
 

@@ -137,18 +137,14 @@ class OpenVmos:
     def began(self, handle: VmoHandle, pages: PageRange, read: WaitingRead) -> int | None:
         """Note that a READ waits for a pager; return what ``ended`` is to be given."""
         self._retries.began(handle.process)
-        if handle.flags & os.O_DIRECT:  # locks no page of the cache
-            return None
         self.reads.began(handle.file, read)
-        return self.cache.begin_read(handle.file, pages)
+        return self.cache.begin_read(handle.file, pages) if read.has_locked else None
 
     def ended(self, handle: VmoHandle, number: int | None, read: WaitingRead) -> bool:
         """Note that the READ is about to be answered; return whether what it has may be older than a WRITE that was."""
         self._retries.ended(handle.process)
-        if number is None:
-            return False
         self.reads.ended(handle.file, read)
-        return self.cache.end_read(handle.file, number)
+        return number is not None and self.cache.end_read(handle.file, number)
 
     async def run_counted(self, access: Access[T], handle: VmoHandle, locked: VmoFile | None = None) -> T:
         """Do as ``run_unless_killed`` does, and count what waits as a request of whoever opened the file.
@@ -281,12 +277,14 @@ class VmoHandle(Handle):
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
         access: Access[Bytes] = file.vmo.read(offset, length)
         access.origin = Reader(self.process, file.ino, pages)
-        read = WaitingRead(access, self.process, again=bool(suspects))
+        read = WaitingRead(access, self.process, has_locked=not self.flags & os.O_DIRECT, again=bool(suspects))
         number = opened.began(self, pages, read)
         try:
-            # O_DIRECT waits for its answer whatever happens to the process.
-            killable = not (suspects or self.flags & os.O_DIRECT)
-            data = await self._read_unless_killed(access, pages, killable=killable)
+            data = await opened.engine.run(access)
+        except LetGoError as error:
+            if read.has_locked:
+                opened.killed(file, pages)
+            raise InterruptedError(errno.EINTR, str(error)) from error
         except OutOfRangeError:
             if offset + length <= file.vmo.stream_size:
                 raise
@@ -298,17 +296,6 @@ class VmoHandle(Handle):
             opened.limits.give(Resource.REQUESTS, self.caller.uid)
             outdated = opened.ended(self, number, read)
         return None if outdated else data
-
-    async def _read_unless_killed(self, read: Access[Bytes], pages: PageRange, *, killable: bool) -> Bytes:
-        """Read. A process that is not ``killable`` waits in a READ that must be answered before it can die."""
-        try:
-            if killable:
-                return await self._opened.engine.run(read)
-            return await self._opened.run_unless_killed(read, self.process)
-        except (InterruptedError, LetGoError) as error:
-            if not self.flags & os.O_DIRECT:
-                self._opened.killed(self.file, pages)
-            raise InterruptedError(errno.EINTR, str(error)) from error
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""

@@ -55,7 +55,7 @@ def let_a_drop_wait(mount: Mounted, start: Readers) -> ReaderProcess:
     pager.supply(vmo, PAGE_SIZE)
     reader = start("pread", vmo.path, 0, 2 * PAGE_SIZE)
     wait_for(lambda: pager.stat("requests_outstanding") == 1, "both pages are locked")
-    assert pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}") == "ZX_OK pages=1\n"
+    assert pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}") == "ZX_OK pages=1 held=1\n"
     wait_for(lambda: "D" in thread_states(mount.pid), "a thread waits for a page")
     pager.close_commands()
     return reader
