@@ -86,6 +86,7 @@ class AuxHandle(Handle):
         tree: Tree,
         written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]],
         content_changed: Callable[[AuxFile, Caller, bool], None],
+        shown_elsewhere: Callable[[AuxFile], Awaitable[None]],
     ) -> None:
         super().__init__(node, flags, caller)
         self.file = node
@@ -100,6 +101,7 @@ class AuxHandle(Handle):
         self.is_mapped = False
         self._written_directly = written_directly
         self._content_changed = content_changed
+        self._shown_elsewhere = shown_elsewhere
         node.mapper_count += self._may_map
 
     async def read(self, offset: int, size: int) -> Data:
@@ -114,6 +116,8 @@ class AuxHandle(Handle):
         self._tree.modified(self.node)
         if self.file.lost is not None:
             self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))
+        if self._aux.node.windows:
+            await self._shown_elsewhere(self.file)
         if self._is_direct:
             await self._written_directly(self, self.file, PageRange.of_bytes(offset, written))
         return written

@@ -102,6 +102,7 @@ class Seams:
         make_vmo: makes the VMO of a file that is made in a directory that a pager serves.
         content_changed: told by whom a file was changed, and if the kernel does not take set-user-ID from it then.
         memory: for ``statfs``.
+        shown_elsewhere: awaited when an aux was written to or resized that other files show too.
         written_directly: awaited when pages of an aux were written with O_DIRECT, before the kernel is told.
     """
 
@@ -111,6 +112,7 @@ class Seams:
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
     before_resize: Callable[[AuxFile, int], Awaitable[None]] = wait_for_nothing
     content_changed: Callable[[VmoFile | AuxFile, Caller, bool], None] = ignore
+    shown_elsewhere: Callable[[AuxFile], Awaitable[None]] = wait_for_nothing
     written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]] = wait_for_nothing
     on_fifo_lookup: Callable[[Fifo, int], Awaitable[None]] = wait_for_nothing
     add_fifo: Callable[[Directory, Fifo], None] = ignore
@@ -178,7 +180,7 @@ def build_layout(
     tree.admit = limits.add
     tree.on_forgotten = limits.forget
     seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(
-        node, flags, caller, tree, seams.written_directly, seams.content_changed
+        node, flags, caller, tree, seams.written_directly, seams.content_changed, seams.shown_elsewhere
     )
     seams.openers[TextFile] = lambda node, flags, caller: TextHandle(node, flags, caller, limits)
     seams.releasers[AuxFile] = lambda node: node.aux.close()

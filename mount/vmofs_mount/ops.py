@@ -349,6 +349,8 @@ class Operations(pyfuse3.Operations):
                 await self._layout.seams.before_resize(node, size)
                 node.aux.set_size(size)
                 node.note_changed(PageRange(page_count(size), ALL_PAGES.end))
+                if node.aux.node.windows:
+                    await self._layout.seams.shown_elsewhere(node)
             case VmoFile():
                 await self._layout.seams.vmo_set_size(node, size, ctx.pid)
             case Directory():

@@ -150,6 +150,7 @@ class Service:
         seams.vmo_set_size = self._set_size
         seams.before_resize = self._bring_in_for_size
         seams.content_changed = self._content_changed
+        seams.shown_elsewhere = self._shown_elsewhere
         seams.written_directly = self._direct_writes.written
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
@@ -216,6 +217,12 @@ class Service:
             return Identity.of_process(caller.uid, caller.gid, caller.pid).keeps_set_id
 
         drop_privileges(file, keeps, self.cache.mode_changed, own=own)
+
+    async def _shown_elsewhere(self, file: AuxFile) -> None:
+        """Let those see what has become of an aux who know it by another name."""
+        self.cache.size_changed(file.aux)
+        self.engine.settle()
+        await self.cache.wait_dropped_everywhere(file.aux, DROP_SECONDS, but=file)
 
     async def _bring_in_for_size(self, file: VmoFile | AuxFile, size_bytes: int) -> None:
         """Bring in what was stored by other names of the memory: of this one the kernel holds it back, and cuts it."""
