@@ -277,13 +277,15 @@ def test_names_that_the_kernel_cannot_forget_keep_it_from_forgetting_nobody_else
     shared: Mounted, hostile: Actor, other: Actor
 ) -> None:
     """Else what others make and remove would fill the memory, as long as one of them has a directory locked."""
-    with names_locked(shared, hostile) as mount:
-        other(make_pager, mount, "honest", 1, PAGE_SIZE)
-        before = shared.counter("nodes")
-        assert other(make_names_to_forget, mount, "honest", 0.5) == "no error"
-        wait_for(lambda: shared.counter("nodes") <= before, "the names of others are forgotten", 5.0)
-    wait_for(lambda: shared.counter("nodes") < before, "all is forgotten when the directory is free")
-    clean(shared, "honest")
+    other(make_pager, str(shared.path), "honest", 1, PAGE_SIZE)
+    try:
+        with names_locked(shared, hostile) as mount:
+            before = shared.counter("nodes")
+            assert other(make_names_to_forget, mount, "honest", 0.5) == "no error"
+            wait_for(lambda: shared.counter("nodes") <= before, "the names of others are forgotten", 5.0)
+        wait_for(lambda: shared.counter("nodes") < before, "all is forgotten when the directory is free")
+    finally:
+        clean(shared, "honest")
 
 
 @pytest.mark.skipif(not hasattr(Limits, "forget"), reason="nodes count until the kernel forgets them")
