@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
+import select
 import signal
 import subprocess
 import termios
@@ -351,3 +353,48 @@ def read_some(fd: int) -> bytes:
     with suppress(BlockingIOError):
         return os.read(fd, 4096)
     return b""
+
+
+# Looks at processes
+
+
+def wait_for_events_in_what_is_not_there(path: str) -> None:
+    """Have the kernel put an event of an epoll set, with its lock, into a page that is missing. Returns at once."""
+
+    def wait() -> None:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        ctypes.CDLL(None).epoll_wait(events.fileno(), ctypes.c_void_p(address), 1, -1)
+
+    memory = mmap.mmap(os.open(path, os.O_RDWR), PAGE_SIZE)
+    events = select.epoll()
+    events.register(os.eventfd(1), select.EPOLLIN)
+    Thread(target=wait, daemon=True).start()
+
+
+def test_a_pager_that_waits_for_itself_is_found_although_another_process_cannot_be_looked_at(
+    shared: Mounted, hostile: Actor, other: Actor
+) -> None:
+    mount = str(shared.path)
+    answers: list[str] = []
+    try:
+        hostile(make_pager, mount, "watcher", 1, PAGE_SIZE)
+        hostile(wait_for_events_in_what_is_not_there, f"{mount}/vmo/watcher0")
+        pending = shared.path / "control/watcher/pending"
+        wait_for(lambda: b" vmo/watcher0 " in pending.read_bytes(), "the epoll set is locked")
+        other(make_pager, mount, "honest", 1, PAGE_SIZE)
+        other(open_and_find, f"{mount}/control/honest/requests")
+        work = Thread(target=lambda: answers.append(other.errno(read_first, f"{mount}/vmo/honest0")), daemon=True)
+        work.start()
+        work.join(10)
+        assert answers == [errno.errorcode[errno.EDEADLK]]
+    finally:
+        for name in ("honest", "watcher"):
+            clean(shared, name)
+
+
+def read_first(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(fd, 1, 0)
+    finally:
+        os.close(fd)
