@@ -252,11 +252,16 @@ def _processes() -> Iterator[int]:
 
 
 def _opens(process: int, inos: Iterable[int], device_minor: int) -> bool:
-    """Return whether a process has one of these files of the mount open. Nothing here asks any filesystem."""
+    """Return whether a process has one of these files of the mount open. Nothing here asks any filesystem.
+
+    What is no file of any filesystem is not looked at: of an epoll set the kernel tells more, and waits for its lock,
+    which whoever has events put into memory that is missing keeps.
+    """
     wanted = {f"ino:\t{ino}" for ino in inos}
     folder = f"/proc/{process}/fdinfo"
     try:
-        infos = [set(_text(f"{folder}/{name}").splitlines()) for name in os.listdir(folder)]  # noqa: PTH208
+        names = [name for name in os.listdir(folder) if _is_file(f"/proc/{process}/fd/{name}")]  # noqa: PTH208
+        infos = [set(_text(f"{folder}/{name}").splitlines()) for name in names]
     except (FileNotFoundError, ProcessLookupError):
         return False  # it has just ended
     except PermissionError:
@@ -268,6 +273,13 @@ def _opens(process: int, inos: Iterable[int], device_minor: int) -> bool:
         return False
     ours = {f"mnt_id:\t{number}" for number in _mounts(process, device_minor)}
     return any(not ours.isdisjoint(info) for info in alike)
+
+
+def _is_file(link: str) -> bool:
+    try:
+        return not os.readlink(link).startswith("anon_inode:")  # noqa: PTH115 - no path of a file
+    except FileNotFoundError:
+        return False  # it has just been closed
 
 
 def _mounts(process: int, device_minor: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -25,6 +26,7 @@ from vmofs_mount.attaching import ClosedReaders, end_opens
 from vmofs_mount.deadlocks import PagerFiles
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.kernel import Kernel
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.ports import SETTLE_SECONDS, PagerPorts
@@ -53,8 +55,8 @@ _REQUESTS_PER_PIECE = 100  # that are looked at, or VMOs, before others may have
 _REST_PER_WAIT = 9
 """Waiting before pagers are removed takes a tenth of the time at most. Who is late to open a FIFO is let go as well."""
 
-_FORGETTERS = trio.CapacityLimiter(1)  # somebody may have the directory locked, for a moment
-_LATE_OPENS = trio.CapacityLimiter(8)  # FIFOs that are gone count for nobody, and each may be locked
+_FORGETTERS = 8  # threads for each user, and one for each pager: the directories may be locked
+_LATE_OPENS = 8  # threads for each user: FIFOs that are gone may be locked
 
 
 class PagerDirectory:
@@ -180,7 +182,9 @@ class Pagers:
         self._lanes: dict[Fifo, FifoLane] = {}
         self._keys = itertools.count(1)
         self._may_wait_at = 0.0  # before a pager is removed
-        self._to_forget: list[tuple[int, bytes]] = []  # directories and names; not empty while a task works on it
+        self._to_forget: dict[Directory, list[tuple[int, bytes]]] = {}  # of pagers on whose names a task works
+        self._forgetters = Lanes(_FORGETTERS)
+        self._late_opens = Lanes(_LATE_OPENS)
         nursery.start_soon(self._closed_readers.run)
 
     def __iter__(self) -> Iterator[PagerDirectory]:
@@ -216,7 +220,7 @@ class Pagers:
         if isinstance(file, VmoFile):
             pager = self._by_pager.get(file.pager)
             if pager is not None:
-                self._forget_soon(_supply_of(pager.directory).names(file))
+                self._forget_soon(pager.directory, _supply_of(pager.directory).names(file))
             self._tree.let_go(file)
 
     def add_fifo(self, directory: Directory, fifo: Fifo) -> None:
@@ -291,7 +295,7 @@ class Pagers:
         delay = SETTLE_SECONDS
         await trio.sleep(delay)
         while fifo.lookup_count:
-            await trio.to_thread.run_sync(end_opens, self._place, fifo.ino, limiter=_LATE_OPENS, abandon_on_cancel=True)
+            await self._late_opens.run(fifo.uid, partial(end_opens, self._place, fifo.ino))
             await trio.sleep(delay)
             delay *= 2
 
@@ -304,28 +308,33 @@ class Pagers:
         supply = _supply_of(directory)
         self.close(directory)
         supply.close()
-        self._forget_soon([(directory.ino, name) for name in directory.children] + list(supply.names()))
+        self._forget_soon(directory, [(directory.ino, name) for name in directory.children] + list(supply.names()))
 
     def directory_removed(self, directory: Directory) -> None:
         """Let the kernel forget what stood for a directory in ``supply/``."""
         for pager in self:
-            self._forget_soon(_supply_of(pager.directory).names(directory))
+            self._forget_soon(pager.directory, _supply_of(pager.directory).names(directory))
 
-    def _forget_soon(self, names: Iterable[tuple[int, bytes]]) -> None:
-        """Let the kernel forget names, each in the directory of a number."""
-        is_running = bool(self._to_forget)
-        self._to_forget += names
-        if self._to_forget and not is_running:
-            self._nursery.start_soon(self._forget_names)
+    def _forget_soon(self, pager: Directory, names: Iterable[tuple[int, bytes]]) -> None:
+        """Let the kernel forget names of a pager's, each in the directory of a number."""
+        is_running = pager in self._to_forget
+        waiting = self._to_forget.get(pager, [])
+        waiting += names
+        if waiting and not is_running:
+            self._to_forget[pager] = waiting
+            self._nursery.start_soon(self._forget_names, pager, waiting)
 
-    async def _forget_names(self) -> None:
+    async def _forget_names(self, pager: Directory, waiting: list[tuple[int, bytes]]) -> None:
         def forget_all() -> None:
             for directory_ino, name in names:
                 self._kernel.forget_name(directory_ino, name)
 
-        while names := list(self._to_forget):
-            await trio.to_thread.run_sync(forget_all, abandon_on_cancel=True, limiter=_FORGETTERS)
-            del self._to_forget[: len(names)]
+        try:
+            while names := list(waiting):
+                await self._forgetters.run(pager.uid, forget_all)
+                del waiting[: len(names)]
+        finally:
+            del self._to_forget[pager]
 
     def close(self, directory: Directory) -> None:
         """Close a pager: its waiters get BAD_STATE, what is present stays readable."""
