@@ -62,6 +62,11 @@ def machine_memory() -> Memory:
     return Memory(os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES"))
 
 
+async def resize_aux(node: AuxFile, size_bytes: int) -> None:
+    """Resize an aux in one go."""
+    node.aux.set_size(size_bytes)
+
+
 async def refuse_resize(node: VmoFile, size_bytes: int, thread: int) -> None:
     """Refuse to resize a VMO. Zircon: ZX_ERR_UNAVAILABLE."""
     del thread
@@ -90,6 +95,7 @@ class Seams:
         openers: how a kind of node is opened.
         releasers: what is done when the last reference to a kind of node is gone.
         computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
+        aux_set_size: resizes an aux; may take long.
         vmo_set_size: resizes a VMO (truncate, ftruncate) for a thread; may wait.
         on_fifo_lookup: awaited when a FIFO is looked up, that is, about to be opened; by which thread.
         add_fifo: told of a FIFO that was made in a pager's directory.
@@ -104,6 +110,7 @@ class Seams:
     openers: dict[type[Node], Opener] = field(default_factory=dict)
     releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
+    aux_set_size: Callable[[AuxFile, int], Awaitable[None]] = resize_aux
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
     on_fifo_lookup: Callable[[Fifo, int], Awaitable[None]] = wait_for_nothing
     add_fifo: Callable[[Directory, Fifo], None] = ignore

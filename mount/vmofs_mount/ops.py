@@ -343,7 +343,7 @@ class Operations(pyfuse3.Operations):
     async def _set_size(self, node: Node, size: int, ctx: pyfuse3.RequestContext) -> None:
         match node:
             case AuxFile():
-                node.aux.set_size(size)
+                await self._layout.seams.aux_set_size(node, size)
             case VmoFile():
                 await self._layout.seams.vmo_set_size(node, size, ctx.pid)
             case Directory():

@@ -132,6 +132,8 @@ class Service:
         seams.releasers[Directory] = self.pagers.directory_removed
         seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
+        seams.aux_set_size = self._set_aux_size
+        seams.releasers[AuxFile] = self._release_aux
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
         seams.open_pager = self.pagers.open
@@ -199,6 +201,16 @@ class Service:
         finally:
             self.cache.size_changed(file.vmo)
         await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
+
+    async def _set_aux_size(self, file: AuxFile, size_bytes: int) -> None:
+        access = Access(file.aux.set_size_steps(size_bytes))
+        if not await self.engine.start_patiently(access):
+            await self.engine.wait(access)
+        access.result()
+
+    def _release_aux(self, file: AuxFile) -> None:
+        file.aux.close()
+        self.engine.settle()
 
     def _release_vmo(self, file: VmoFile) -> None:
         if file.vmo is not None:

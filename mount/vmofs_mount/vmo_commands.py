@@ -124,8 +124,8 @@ class VmoCommands:
 
         handle.hold(PIN_BYTES)
         if isinstance(file, AuxFile):
-            keep(file.aux.pin(command.offset, command.length))
-            return OK
+            steps = file.aux.pin_steps(command.offset, command.length)
+            return await self._start(handle, file, Access(steps), keep)
         return await self._start(handle, file, file.vmo.pin(command.offset, command.length), keep)
 
     async def _start(
