@@ -63,6 +63,11 @@ def machine_memory() -> Memory:
     return Memory(os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES"))
 
 
+async def resize_aux(node: AuxFile, size_bytes: int) -> None:
+    """Resize an aux in one go."""
+    node.aux.set_size(size_bytes)
+
+
 async def refuse_resize(node: VmoFile, size_bytes: int, thread: int) -> None:
     """Refuse to resize a VMO. Zircon: ZX_ERR_UNAVAILABLE."""
     del thread
@@ -91,8 +96,8 @@ class Seams:
         openers: how a kind of node is opened.
         releasers: what is done when the last reference to a kind of node is gone.
         computed_xattrs: the ``user.vmofs.*`` attributes of a kind of node, without the prefix.
+        aux_set_size: resizes an aux; may take long.
         vmo_set_size: resizes a VMO (truncate, ftruncate) for a thread; may wait.
-        before_resize: awaited before an aux is cut or extended to a number of bytes.
         on_fifo_lookup: awaited when a FIFO is looked up, that is, about to be opened; by which thread.
         add_fifo: told of a FIFO that was made in a pager's directory.
         open_pager: fills the directory of a new pager.
@@ -109,8 +114,8 @@ class Seams:
     openers: dict[type[Node], Opener] = field(default_factory=dict)
     releasers: dict[type[Node], Callable[[Any], None]] = field(default_factory=dict)
     computed_xattrs: dict[type[Node], Callable[[Any], Mapping[bytes, bytes]]] = field(default_factory=dict)
+    aux_set_size: Callable[[AuxFile, int], Awaitable[None]] = resize_aux
     vmo_set_size: Callable[[VmoFile, int, int], Awaitable[None]] = refuse_resize
-    before_resize: Callable[[AuxFile, int], Awaitable[None]] = wait_for_nothing
     content_changed: Callable[[VmoFile | AuxFile, Caller, bool], None] = ignore
     shown_elsewhere: Callable[[AuxFile], Awaitable[None]] = wait_for_nothing
     written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]] = wait_for_nothing

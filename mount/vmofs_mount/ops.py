@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyfuse3
 
-from vmofs.core.found import ALL_PAGES
 from vmofs.status import VmoError
-from vmofs.units import PAGE_SIZE, PageRange, page_count
+from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount import acl
 from vmofs_mount.access import Identity
 from vmofs_mount.attributes import to_attributes, to_caller, to_listed_attributes
@@ -346,11 +345,7 @@ class Operations(pyfuse3.Operations):
     async def _set_size(self, node: Node, size: int, ctx: pyfuse3.RequestContext) -> None:
         match node:
             case AuxFile():
-                await self._layout.seams.before_resize(node, size)
-                node.aux.set_size(size)
-                node.note_changed(PageRange(page_count(size), ALL_PAGES.end))
-                if node.aux.node.windows:
-                    await self._layout.seams.shown_elsewhere(node)
+                await self._layout.seams.aux_set_size(node, size)
             case VmoFile():
                 await self._layout.seams.vmo_set_size(node, size, ctx.pid)
             case Directory():

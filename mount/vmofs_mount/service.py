@@ -11,9 +11,10 @@ import trio
 
 from vmofs.core.access import Access
 from vmofs.core.children import is_resizable
+from vmofs.core.found import ALL_PAGES
 from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
-from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_labelled_metrics, format_metrics
 from vmofs_mount.access import Identity
@@ -148,10 +149,11 @@ class Service:
         seams.releasers[Directory] = self.pagers.directory_removed
         seams.make_vmo = self._pager_commands.make_vmo
         seams.vmo_set_size = self._set_size
-        seams.before_resize = self._bring_in_for_size
         seams.content_changed = self._content_changed
         seams.shown_elsewhere = self._shown_elsewhere
         seams.written_directly = self._direct_writes.written
+        seams.aux_set_size = self._set_aux_size
+        seams.releasers[AuxFile] = self._release_aux
         seams.computed_xattrs[VmoFile] = _vmo_xattrs
         seams.on_fifo_lookup = self._looked_up
         seams.open_pager = self.pagers.open
@@ -241,6 +243,20 @@ class Service:
         await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
         await self.opened.wait_until_unread(file, process)  # last: none may begin before the answer
         self.opened.reads.size_answered(file, thread)
+
+    async def _set_aux_size(self, file: AuxFile, size_bytes: int) -> None:
+        await self._bring_in_for_size(file, size_bytes)
+        access = Access(file.aux.set_size_steps(size_bytes))
+        if not await self.engine.start_patiently(access):
+            await self.engine.wait(access)
+        access.result()
+        file.note_changed(PageRange(page_count(size_bytes), ALL_PAGES.end))
+        if file.aux.node.windows:
+            await self._shown_elsewhere(file)
+
+    def _release_aux(self, file: AuxFile) -> None:
+        file.aux.close()
+        self.engine.settle()
 
     def _release_vmo(self, file: VmoFile) -> None:
         if file.vmo is not None:

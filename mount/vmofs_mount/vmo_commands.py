@@ -134,8 +134,7 @@ class VmoCommands:
 
         handle.hold(PIN_BYTES)
         if isinstance(file, AuxFile):
-            keep(file.aux.pin(command.offset, command.length))
-            return OK
+            return await self._start(handle, Access(file.aux.pin_steps(command.offset, command.length)), keep)
         return await self._start(handle, file.vmo.pin(command.offset, command.length), keep)
 
     async def _start(

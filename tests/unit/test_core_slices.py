@@ -11,9 +11,12 @@ from tests.unit.children_harness import MODIFIED, ON_WRITE, clone
 from tests.unit.dirty_harness import P, dirty, states
 from vmofs.core.access import Access, Steps
 from vmofs.core.aux import AuxVmo
+from vmofs.core.children import ChildKind, create_child
 from vmofs.core.clone import CloneVmo
+from vmofs.core.operations import VmoOp, op_range
 from vmofs.core.pager import PagerOp
 from vmofs.core.spans import SLICE, Spans
+from vmofs.core.view import AuxView
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, NotFoundError, OutOfRangeError, Status
 from vmofs.testing import pattern
@@ -286,6 +289,82 @@ def test_a_resting_call_leaves_a_request_that_it_was_woken_from_early(world: Wor
     assert access.is_resting
     assert world.system.waiters == 0
     access.cancel()
+
+
+def test_a_pin_of_many_pieces_waits_for_the_last_of_them(world: World) -> None:
+    vmo = world.vmo(3 * SLICE)
+    for page in (*range(0, 3 * SLICE, 2), *range(1, 3 * SLICE - 1, 2)):  # whose frames do not follow each other
+        world.supply(vmo, page)
+    access = vmo.pin(0, 3 * SLICE * P)
+    rests_of(world, access)
+    assert not vmo.pinned
+    world.supply(vmo, 3 * SLICE - 1)
+    assert list(world.system.resting) == [access] or access.done
+    while access.is_resting:
+        access.go_on(0.0)
+    assert list(vmo.pinned) == [PageRange(0, 3 * SLICE)]
+    access.result().unpin()
+    assert not vmo.pinned
+
+
+def test_the_end_of_a_vmo_ends_all_requests_however_many_they_are(world: World) -> None:
+    vmo = world.vmo(2 * PAGES)
+    reads = [world.start_read(vmo, 2 * page) for page in range(PAGES)]
+    assert world.pager.tally.outstanding == PAGES
+    vmo.close()
+    world.run()
+    assert all(read.done for read in reads)
+
+
+def fragmented_aux(world: World) -> AuxVmo:
+    """Return an aux of which every other page has content."""
+    aux = AuxVmo(world.system, PAGES * P)
+    for page in range(0, PAGES, 2):
+        aux.write_nowait(page * P, b"a")
+    return aux
+
+
+AUX_CALLS: dict[str, Callable[[AuxVmo | AuxView], Access[Any]]] = {
+    "commit": lambda aux: op_range(VmoOp.COMMIT, aux, 0, PAGES * P),
+    "decommit": lambda aux: op_range(VmoOp.DECOMMIT, aux, 0, PAGES * P),
+    "zero": lambda aux: op_range(VmoOp.ZERO, aux, 5, PAGES * P - 10),
+    "set_size": lambda aux: Access(aux.set_size_steps(5)),
+    "pin": lambda aux: Access(aux.pin_steps(0, PAGES * P)),
+}
+
+
+@pytest.mark.parametrize("is_view", [False, True])
+@pytest.mark.parametrize("name", AUX_CALLS)
+def test_calls_on_an_aux_rest_too(world: World, name: str, *, is_view: bool) -> None:
+    one, two = fragmented_aux(world), fragmented_aux(world)
+    view = create_child(two, ChildKind.REFERENCE, 0, 0) if is_view else two
+    assert isinstance(view, AuxVmo | AuxView)
+    world.start(AUX_CALLS[name](one)).result()
+    access = AUX_CALLS[name](view)
+    assert rests_of(world, access) >= 1
+    access.result()
+    assert (one.size_bytes, one.committed_pages) == (two.size_bytes, two.committed_pages)
+    assert one.read_nowait(0, PAGES * P) == two.read_nowait(0, PAGES * P)
+    assert list(one.pinned) == list(two.pinned)
+
+
+def test_an_aux_whose_size_changes_while_it_is_committed_is_out_of_range(world: World) -> None:
+    aux = fragmented_aux(world)
+    access: Access[Any] = AUX_CALLS["pin"](aux)
+    access.may_rest = True
+    access.start(0.0)
+    assert aux.pinned
+    with pytest.raises(BadStateError):
+        aux.set_size(P)
+    access.cancel()
+    assert not aux.pinned
+    access = AUX_CALLS["commit"](aux)
+    access.may_rest = True
+    access.start(0.0)
+    aux.set_size(P)
+    access.go_on(0.0)
+    with pytest.raises(OutOfRangeError):
+        access.result()
 
 
 def test_who_are_woken_may_go_on_some_at_a_time(world: World) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from vmofs.core import content
+from vmofs.core.access import Steps, without_waiting
 from vmofs.core.account import Account
 from vmofs.core.checksum import check_sum
 from vmofs.core.content import Bytes
@@ -13,6 +15,7 @@ from vmofs.core.hierarchy import Node
 from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.runs import Run, RunMap
+from vmofs.core.spans import SLICE
 from vmofs.core.system import System
 from vmofs.status import (
     AccessDeniedError,
@@ -126,10 +129,26 @@ class AuxVmo:
             BadStateError: pinned pages would be cut off.
             NoMemoryError: the rest of the last page is shared, and there is no memory for a copy; nothing changed.
         """
+        without_waiting(self.set_size_steps(size_bytes))
+
+    def set_size_steps(self, size_bytes: int) -> Steps[None]:
+        """Do what ``set_size`` does, with rests: if there are many pieces to cut off, the size sinks in steps."""
+        first = page_count(size_bytes)
+        while first < (step := self._runs.reach_back(first, self.size_pages, SLICE)) < self.size_pages:
+            self._check_size(size_bytes)
+            self._check_unpinned(first)
+            self._set_size(step * PAGE_SIZE)
+            yield None
         self._check_size(size_bytes)
+        self._check_unpinned(first)
+        self._set_size(size_bytes)
+
+    def _check_unpinned(self, first: int) -> None:
+        if self.pinned.over(PageRange(first, self.size_pages)):
+            raise BadStateError(f"pinned pages lie beyond the new size {first} in pages")
+
+    def _set_size(self, size_bytes: int) -> None:
         cut = PageRange(page_count(size_bytes), self.size_pages)
-        if self.pinned.over(cut):
-            raise BadStateError(f"pinned pages lie beyond the new size {size_bytes}")
         if size_bytes < self._size_bytes:
             self.zero_tail(size_bytes)
         if cut:
@@ -176,9 +195,25 @@ class AuxVmo:
 
         Zircon: ZX_VMO_OP_COMMIT.
         """
-        self._check_inside(offset, length)
-        self.check_writable()
-        self.node.own(PageRange.of_bytes(offset, length))
+        without_waiting(self.commit_steps(offset, length))
+
+    def commit_steps(self, offset: int, length: int) -> Steps[None]:
+        """Do what ``commit`` does, with rests: of very many pieces some may have memory after a failure."""
+        for part in self._slices(offset, length):
+            self.check_writable()
+            self.node.own(part)
+            if part.end * PAGE_SIZE < offset + length:
+                yield None
+
+    def _slices(self, offset: int, length: int) -> Iterator[PageRange]:
+        """Yield the pages of a range that has to lie inside, one empty range if it is empty, in slices."""
+        position, end = PageRange.of_bytes(offset, length)
+        while True:
+            self._check_inside(offset, length)
+            start, position = position, self.node.reach(position, end)
+            yield PageRange(start, position)
+            if position >= end:
+                break
 
     def decommit(self, offset: int, length: int) -> None:
         """Free the memory of a range of bytes (rounded outward to pages), which then reads as zeros.
@@ -190,18 +225,23 @@ class AuxVmo:
 
         Zircon: ZX_VMO_OP_DECOMMIT.
         """
-        self._check_inside(offset, length)
-        self.check_writable()
-        if self.node.parent is not None:
-            raise NotSupportedError("memory that snapshots share cannot be decommitted")
-        if self.kind is not AuxKind.PLAIN:
-            raise NotSupportedError(f"{self.kind.value} memory cannot be decommitted")
-        pages = PageRange.of_bytes(offset, length)
-        pinned = self.pinned.over(pages)
-        if pinned:
-            raise BadStateError(f"aux pages {pinned[0]} are pinned")
-        self._changed_if_present(pages)
-        self.node.blank(pages)
+        without_waiting(self.decommit_steps(offset, length))
+
+    def decommit_steps(self, offset: int, length: int) -> Steps[None]:
+        """Do what ``decommit`` does, with rests."""
+        for part in self._slices(offset, length):
+            self.check_writable()
+            if self.node.parent is not None:
+                raise NotSupportedError("memory that snapshots share cannot be decommitted")
+            if self.kind is not AuxKind.PLAIN:
+                raise NotSupportedError(f"{self.kind.value} memory cannot be decommitted")
+            pinned = self.pinned.over(PageRange.of_bytes(offset, length))
+            if pinned:
+                raise BadStateError(f"aux pages {pinned[0]} are pinned")
+            self._changed_if_present(part)
+            self.node.blank(part)
+            if part.end * PAGE_SIZE < offset + length:
+                yield None
 
     def op_zero(self, offset: int, length: int) -> None:
         """Zero a range of bytes. Whole pages give their memory back, unless they are pinned or of special memory.
@@ -211,9 +251,20 @@ class AuxVmo:
 
         Zircon: ZX_VMO_OP_ZERO.
         """
-        self._check_inside(offset, length)
-        self.check_writable()
-        self._runs.check_ranges()
+        without_waiting(self.op_zero_steps(offset, length))
+
+    def op_zero_steps(self, offset: int, length: int) -> Steps[None]:
+        """Do what ``op_zero`` does, with rests."""
+        end = offset + length
+        for part in self._slices(offset, length):
+            self.check_writable()
+            self._runs.check_ranges()
+            first = max(offset, part.offset)
+            self._zero(first, max(0, min(end, part.end * PAGE_SIZE) - first))
+            if part.end * PAGE_SIZE < end:
+                yield None
+
+    def _zero(self, offset: int, length: int) -> None:
         end = offset + length
         whole = PageRange(page_count(offset), end // PAGE_SIZE)
         kept = self.pinned.over(whole) if self.kind is AuxKind.PLAIN else [whole]
@@ -244,8 +295,22 @@ class AuxVmo:
             OutOfRangeError: the range overflows or does not lie inside the VMO.
             NoMemoryError: the memory limit is reached; nothing changed.
         """
-        self.commit(offset, length)
-        return self.pins.add(PageRange.of_bytes(offset, length))
+        return without_waiting(self.pin_steps(offset, length))
+
+    def pin_steps(self, offset: int, length: int) -> Steps[Pin]:
+        """Do what ``pin`` does, with rests: nothing that has memory is taken meanwhile."""
+        held: list[Pin] = []
+        try:
+            for part in self._slices(offset, length):
+                self.check_writable()
+                self.node.own(part)
+                held.append(self.pins.add(part))
+                if part.end * PAGE_SIZE < offset + length:
+                    yield None
+            return self.pins.add(PageRange.of_bytes(offset, length))
+        finally:
+            for pin in held:
+                pin.unpin()
 
     def _overwrite_with_zeros(self, start: int, end: int) -> None:
         """Zero bytes of pages that have memory; the others are zero anyway."""

@@ -32,13 +32,10 @@ def op_range(op: VmoOp, vmo: Vmo, offset: int, length: int) -> Access[None]:
     """
     if not isinstance(vmo, AuxVmo | AuxView):
         return _on_pager_vmo(op, vmo, offset, length)
-    methods = {
-        VmoOp.COMMIT: vmo.commit,
-        VmoOp.DECOMMIT: vmo.decommit,
-        VmoOp.ZERO: vmo.op_zero,
-        VmoOp.PREFETCH: vmo.prefetch,
-    }
-    return Access(_at_once(methods.get(op, _nothing), offset, length))
+    methods = {VmoOp.COMMIT: vmo.commit_steps, VmoOp.DECOMMIT: vmo.decommit_steps, VmoOp.ZERO: vmo.op_zero_steps}
+    if op in methods:
+        return Access(methods[op](offset, length))
+    return Access(_at_once(vmo.prefetch if op is VmoOp.PREFETCH else _nothing, offset, length))
 
 
 def _on_pager_vmo(op: VmoOp, vmo: PagerVmo | CloneVmo | PagerView, offset: int, length: int) -> Access[None]:

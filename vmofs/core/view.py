@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from vmofs.core import zero
-from vmofs.core.access import Access, Steps
+from vmofs.core.access import Access, Steps, without_waiting
 from vmofs.core.account import Account
 from vmofs.core.aux import AuxKind, AuxStatistics, AuxVmo
 from vmofs.core.clone import CloneStatistics, CloneVmo
@@ -281,20 +281,36 @@ class AuxView(View[AuxVmo]):
             UnavailableError: a slice.
             VmoError: as ``AuxVmo.set_size``.
         """
+        without_waiting(self.set_size_steps(size_bytes))
+
+    def set_size_steps(self, size_bytes: int) -> Steps[None]:
+        """Do what ``set_size`` does, with rests."""
         self._check_resizable()
-        self.of.set_size(size_bytes)
+        yield from self.of.set_size_steps(size_bytes)
 
     def commit(self, offset: int, length: int) -> None:
         """Give every page memory, as ``AuxVmo.commit``."""
-        self.of.commit(self._at(offset, length, write=True), length)
+        without_waiting(self.commit_steps(offset, length))
+
+    def commit_steps(self, offset: int, length: int) -> Steps[None]:
+        """Do what ``commit`` does, with rests."""
+        yield from self.of.commit_steps(self._at(offset, length, write=True), length)
 
     def decommit(self, offset: int, length: int) -> None:
         """Free memory, as ``AuxVmo.decommit``."""
-        self.of.decommit(self._at(offset, length, write=True), length)
+        without_waiting(self.decommit_steps(offset, length))
+
+    def decommit_steps(self, offset: int, length: int) -> Steps[None]:
+        """Do what ``decommit`` does, with rests."""
+        yield from self.of.decommit_steps(self._at(offset, length, write=True), length)
 
     def op_zero(self, offset: int, length: int) -> None:
         """Zero bytes, as ``AuxVmo.op_zero``."""
-        self.of.op_zero(self._at(offset, length, write=True), length)
+        without_waiting(self.op_zero_steps(offset, length))
+
+    def op_zero_steps(self, offset: int, length: int) -> Steps[None]:
+        """Do what ``op_zero`` does, with rests."""
+        yield from self.of.op_zero_steps(self._at(offset, length, write=True), length)
 
     def prefetch(self, offset: int, length: int) -> None:
         """Do nothing, as ``AuxVmo.prefetch``."""
@@ -302,7 +318,11 @@ class AuxView(View[AuxVmo]):
 
     def pin(self, offset: int, length: int) -> Pin:
         """Commit pages and keep them, as ``AuxVmo.pin``."""
-        return self.of.pin(self._at(offset, length), length)
+        return without_waiting(self.pin_steps(offset, length))
+
+    def pin_steps(self, offset: int, length: int) -> Steps[Pin]:
+        """Do what ``pin`` does, with rests."""
+        return (yield from self.of.pin_steps(self._at(offset, length), length))
 
     def check_can_give(self, offset: int, length: int, xxh3: int | None = None) -> None:
         """Check everything that would keep ``take`` from taking, as ``AuxVmo.check_can_give``."""
