@@ -122,7 +122,7 @@ def test_stores_that_race_with_a_supply_are_lost_nowhere_else_and_bring_nothing_
                 vmo.path.unlink()
         finally:
             stopped.set()
-        assert disturber.result() > 0
+            assert disturber.result() > 0  # before the mapping goes
 
 
 def test_the_sum_of_a_supply_is_that_of_what_the_mapping_shows(pager: PagerClient) -> None:
