@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE
 PAGES = 4
+ROUNDS = 30
 STORED = pattern.make(71 * pattern.KEY_STEP, 0, PAGES * P)
 LATER = pattern.make(72 * pattern.KEY_STEP, 0, PAGES * P)
 SUPPLIED = pattern.make(73 * pattern.KEY_STEP, 0, PAGES * P)
@@ -85,6 +87,42 @@ def test_a_pager_that_fills_a_mapping_of_its_aux_supplies_what_it_sees_there(pag
             supply_from(pager, vmo, aux)
             assert vmo.path.read_bytes() == content(vmo) == data
             assert mapping.load(0, PAGES * P) == content(aux) == ZEROS
+
+
+def test_stores_that_race_with_a_supply_are_lost_nowhere_else_and_bring_nothing_of_another_round(
+    pager: PagerClient,
+) -> None:
+    """Somebody stores a word into each page of the aux all the time, and counts in a page that is never supplied."""
+    aux = pager.stage(bytes((PAGES + 1) * P), "a")
+    stopped = threading.Event()
+    with opened(aux.path) as fd, mapped(fd, PAGES + 1) as mapping:
+
+        def disturb() -> int:
+            count = 0
+            while not stopped.is_set():
+                assert mapping.load(PAGES * P, 8) == count.to_bytes(8, "little")
+                count += 1
+                mapping.store(PAGES * P, count.to_bytes(8, "little"))
+                for page in range(PAGES):
+                    mapping.store(page * P, b"disturb!")
+            return count
+
+        disturber = Background(disturb)
+        try:
+            for number in range(ROUNDS):
+                data = pattern.make(number * pattern.KEY_STEP, 0, PAGES * P)
+                for page in range(PAGES):
+                    mapping.store(page * P + 8, data[page * P + 8 : (page + 1) * P])
+                vmo = pager.create("v", PAGES * P)
+                supply_from(pager, vmo, aux)
+                found = content(vmo)
+                assert len(found) == PAGES * P
+                for page in range(PAGES):
+                    assert found[page * P + 8 : (page + 1) * P] == data[page * P + 8 : (page + 1) * P], (number, page)
+                vmo.path.unlink()
+        finally:
+            stopped.set()
+            assert disturber.result() > 0  # before the mapping goes
 
 
 def test_the_sum_of_a_supply_is_that_of_what_the_mapping_shows(pager: PagerClient) -> None:
