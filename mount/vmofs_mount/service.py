@@ -13,6 +13,7 @@ from vmofs.core.access import Access
 from vmofs.core.children import is_resizable
 from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
+from vmofs.status import BadStateError
 from vmofs.units import PageRange
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
@@ -26,6 +27,8 @@ from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
 from vmofs_mount.idleness import Idleness
 from vmofs_mount.kernel import Kernel
+from vmofs_mount.listers import Listers
+from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
 from vmofs_mount.nodes import AuxFile, CommandFile, Directory, Fifo, TextFile, VmoFile
@@ -119,6 +122,9 @@ class Service:
         nursery.start_soon(ageing.run)
         deadlocks = Deadlocks(system, place.minor, self._pager_files, self._end_deadlock)
         nursery.start_soon(deadlocks.run)
+        shared = (layout.tree.root, layout.vmo, layout.aux, layout.control)
+        locked = LockedDirectories(session.mountpoint, nursery.start_soon)
+        nursery.start_soon(Listers(system, place.minor, shared, locked, self._end_listing).run)
         nursery.start_soon(Idleness(system.frames, session.turns).run)
 
     def _plug_in(self) -> None:
@@ -166,6 +172,10 @@ class Service:
 
     def _end_deadlock(self, access: Access[object], error: SelfDeadlockError) -> None:
         self.log.add("deadlock", str(error))
+        self.engine.abort(access, error)
+
+    def _end_listing(self, access: Access[object], error: BadStateError) -> None:
+        self.log.add("listing", str(error))
         self.engine.abort(access, error)
 
     def _kick(self, port: object) -> None:
