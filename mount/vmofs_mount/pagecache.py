@@ -73,10 +73,9 @@ class _Backlog:
         return self.running or bool(self.reads)
 
     @property
-    def held_pages(self) -> int:
+    def not_dropped(self) -> list[PageRange]:
         """Pages that are still to be dropped, or just being dropped."""
-        dropping = self.under_way if self.stored is None else []
-        return self.to_drop.pages + sum(pages.pages for pages in dropping)
+        return [*self.to_drop, *(self.under_way if self.stored is None else ())]
 
 
 class PageCache:
@@ -202,6 +201,7 @@ class PageCache:
     async def wait_dropped(self, file: CachedFile, seconds: float) -> int:
         """Wait until nothing is left to be dropped or stored, at most ``seconds``; return how many pages still are.
 
+        Not those that a WRITE which waits has: who reads them sees what is just being written, as he may.
         But not for pages that the kernel has locked for a READ or WRITE that waits: the one who has to answer it may be
         the very one who is kept waiting here. Nor for what has taken long enough already, for whatever reason: a pager
         that gives many commands would wait for it in each of them.
@@ -216,7 +216,10 @@ class PageCache:
                     break
                 if self._is_held_up(file, backlog, seconds):
                     break
-        return backlog.held_pages
+        held = sum(pages.pages for pages in backlog.not_dropped)
+        if isinstance(file, VmoFile):
+            held -= sum(self.writes.common_pages(file, pages) for pages in backlog.not_dropped)
+        return held
 
     def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
         """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""

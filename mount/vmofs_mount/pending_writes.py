@@ -53,6 +53,10 @@ class PendingWrites:
         """Return whether a WRITE of some of these pages is under way."""
         return any(write.pages & pages for write in self._by_file.get(file, ()))
 
+    def common_pages(self, file: VmoFile, pages: PageRange) -> int:
+        """Return how many of these pages WRITEs have that are under way."""
+        return min(pages.pages, sum((write.pages & pages).pages for write in self._by_file.get(file, ())))
+
     def note_read(self, file: VmoFile, pages: PageRange) -> None:
         """Note that a READ is about to be answered."""
         for write in self._by_file.get(file, ()):
