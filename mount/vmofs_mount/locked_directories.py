@@ -33,6 +33,9 @@ _TICK_SECONDS = 0.005
 _REST_SECONDS = 0.01
 """How long a directory that was not locked is not looked at again, however much waits there."""
 
+_LOOK_SECONDS = 1.0
+"""How long it is looked at most whether a directory is locked: all threads may be waiting for others."""
+
 _REST_PER_TICK = 10
 """With many that wait a tick takes long; so many times as long the next one is waited for."""
 
@@ -87,6 +90,16 @@ class LockedDirectories:
         finally:
             del self._watchers[key]
 
+    async def is_locked(self, directory: Directory) -> bool:
+        """Return whether somebody has a directory locked for longer than a moment."""
+        probe = self._probes.get(directory) or self._start(directory)
+        with trio.move_on_after(_LOOK_SECONDS):
+            while self._probes.get(directory) is probe:
+                await trio.sleep(_TICK_SECONDS)
+                if probe.waits_for_lock():
+                    return True
+        return False
+
     async def _run(self) -> None:
         try:
             await trio.sleep(_TICK_SECONDS)  # most waits are over by then
@@ -106,11 +119,15 @@ class LockedDirectories:
             probe = self._probes.get(directory)
             if probe is None:
                 if now >= self._free_until.get(directory, 0.0):
-                    probe = self._probes[directory] = _Probe()
-                    self._spawn(self._look_up, probe, directory)
+                    self._start(directory)
             elif probe.waits_for_lock():
                 for call in calls:
                     call()
+
+    def _start(self, directory: Directory) -> _Probe:
+        probe = self._probes[directory] = _Probe()
+        self._spawn(self._look_up, probe, directory)
+        return probe
 
     async def _look_up(self, probe: _Probe, directory: Directory) -> None:
         try:

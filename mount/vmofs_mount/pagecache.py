@@ -78,10 +78,9 @@ class _Backlog:
         return bool(self.to_drop) or (bool(self.under_way) and self.stored is None)
 
     @property
-    def held_pages(self) -> int:
+    def not_dropped(self) -> list[PageRange]:
         """Pages that are still to be dropped, or just being dropped."""
-        dropping = self.under_way if self.stored is None else []
-        return self.to_drop.pages + sum(pages.pages for pages in dropping)
+        return [*self.to_drop, *(self.under_way if self.stored is None else ())]
 
 
 class PageCache:
@@ -261,9 +260,10 @@ class PageCache:
     async def wait_dropped(self, file: CachedFile, seconds: float) -> int:
         """Wait until nothing is left to be dropped, stored or told, at most ``seconds``.
 
-        Returns how many pages are still to be dropped. It does not wait for pages that the kernel has locked for a READ
-        or WRITE that waits: the one who has to answer it may be the very one who is kept waiting here. Nor for what has
-        taken long enough already, for whatever reason: a pager that gives many commands would wait for it each time.
+        Returns how many pages are still to be dropped, without those that a WRITE which waits has: who reads them sees
+        what is just being written, as he may. It does not wait for pages that the kernel has locked for a READ or WRITE
+        that waits: the one who has to answer it may be the very one who is kept waiting here. Nor for what has taken
+        long enough already, for whatever reason: a pager that gives many commands would wait for it each time.
         """
         if file in self._telling:
             with trio.move_on_after(seconds):
@@ -278,7 +278,10 @@ class PageCache:
                     break
                 if self._is_held_up(file, backlog, seconds):
                     break
-        return backlog.held_pages
+        held = sum(pages.pages for pages in backlog.not_dropped)
+        if isinstance(file, VmoFile):
+            held -= sum(self.writes.common_pages(file, pages) for pages in backlog.not_dropped)
+        return held
 
     def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
         """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""

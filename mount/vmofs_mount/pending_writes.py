@@ -57,6 +57,10 @@ class PendingWrites:
         """Return the ranges of the WRITEs under way that have a page in common with ``pages``."""
         return [write.pages for write in self._by_file.get(file, ()) if write.pages & pages]
 
+    def common_pages(self, file: VmoFile, pages: PageRange) -> int:
+        """Return how many of these pages WRITEs have that are under way."""
+        return min(pages.pages, sum((write.pages & pages).pages for write in self._by_file.get(file, ())))
+
     def note_read(self, file: VmoFile, pages: PageRange) -> None:
         """Note that a READ is about to be answered."""
         for write in self._by_file.get(file, ()):

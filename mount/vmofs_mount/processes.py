@@ -143,6 +143,16 @@ def has_mapped(process: int, ino: int, device_minor: int, pages: PageRange) -> b
     return False
 
 
+def mapped_pages(process: int, address: int, size: int, device_minor: int) -> Iterator[tuple[int, PageRange]]:
+    """Yield what files of a device a process has at an address: inode numbers and pages."""
+    for line in _lines(f"/proc/{process}/maps"):
+        addresses, _, offset, device, inode, *_ = line.split()
+        start, end = (int(number, 16) for number in addresses.split("-"))
+        first, last = max(start, address), min(end, address + size)
+        if first < last and int(device.partition(":")[2], 16) == device_minor:
+            yield int(inode), PageRange.of_bytes(int(offset, 16) + first - start, last - first)
+
+
 def _threads(process: int) -> Iterator[Path]:
     with suppress(OSError):
         for _, thread in zip(range(_MAX_THREADS), Path(f"/proc/{process}/task").iterdir(), strict=False):

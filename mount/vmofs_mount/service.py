@@ -14,6 +14,7 @@ from vmofs.core.children import is_resizable
 from vmofs.core.found import ALL_PAGES
 from vmofs.core.frames import FrameRun
 from vmofs.core.vmo import PagerVmo
+from vmofs.status import BadStateError
 from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_labelled_metrics, format_metrics
@@ -28,6 +29,7 @@ from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
 from vmofs_mount.idleness import Idleness
+from vmofs_mount.listers import Listers
 from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.names import Names
@@ -136,6 +138,9 @@ class Service:
         nursery.start_soon(ageing.run)
         deadlocks = Deadlocks(system, place.minor, self._pager_files, self._end_deadlock)
         nursery.start_soon(deadlocks.run)
+        shared = (layout.tree.root, layout.vmo, layout.aux, layout.control)
+        listers = Listers(system, place.minor, shared, self.opened.directories, self._end_listing)
+        nursery.start_soon(listers.run)
         nursery.start_soon(Idleness(system.frames, session.turns).run)
 
     def _plug_in(self) -> None:
@@ -187,6 +192,10 @@ class Service:
 
     def _end_deadlock(self, access: Access[object], error: SelfDeadlockError) -> None:
         self.log.add("deadlock", str(error))
+        self.engine.abort(access, error)
+
+    def _end_listing(self, access: Access[object], error: BadStateError) -> None:
+        self.log.add("listing", str(error))
         self.engine.abort(access, error)
 
     def _kick(self, port: object) -> None:

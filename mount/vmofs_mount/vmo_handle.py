@@ -62,8 +62,8 @@ class OpenVmos:
         self.cache = cache
         self._spawn = spawn
         self._retries = Retries(place.minor)
-        self._locked_directories = LockedDirectories(place.mountpoint, spawn)
-        self.reads = ReadWatch(engine, spawn, self._locked_directories, lambda file: self._open.get(file, ()))
+        self.directories = LockedDirectories(place.mountpoint, spawn)
+        self.reads = ReadWatch(engine, spawn, self.directories, lambda file: self._open.get(file, ()))
         self.sizes = KernelSizes(place, spawn)
         self.modified = modified
         self._open: dict[VmoFile, Counter[int]] = {}
@@ -197,7 +197,7 @@ class OpenVmos:
         with trio.CancelScope() as scope:
             self._spawn(self._watch, process, watch, scope)
             try:
-                with nullcontext() if locked is None else self._locked_directories.watch(locked, scope.cancel):
+                with nullcontext() if locked is None else self.directories.watch(locked, scope.cancel):
                     await wait()
             finally:
                 watch.cancel()

@@ -24,6 +24,7 @@ from tests.mounted import Mounted, wait_for
 from tests.rights import command
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.limits import Limits
+from vmofs_mount.processes import can_see_everybody
 
 HOSTILE = Who("hostile", 65534, 65534)
 OTHER = Who("other", 2001, 2001)
@@ -296,6 +297,24 @@ def test_names_that_the_kernel_cannot_forget_count_for_the_user_whose_they_are(h
         before = mounted.counter("nodes")
         assert hostile(make_names_to_forget, mount, "lister", 5.0).startswith("ZX_ERR_NO_SPACE")
         assert mounted.counter("nodes") - before <= NODES
+
+
+# Directories of all
+
+
+@pytest.mark.skipif(not can_see_everybody(), reason="needs root, and to see all processes")
+@pytest.mark.parametrize("top", ["aux", "vmo", "control"])
+def test_who_lists_a_directory_of_all_into_what_is_not_there_locks_it_for_nobody(other: Actor, top: str) -> None:
+    """The kernel has a directory locked while it copies names to whoever lists it."""
+    with reachable_mount() as mounted:
+        mount, pending, lister = str(mounted.path), mounted.path / "control/lister/pending", Actor(HOSTILE)
+        try:
+            lister(make_pager, mount, "lister", 1, PAGE_SIZE)
+            lister(list_into_what_is_not_there, f"{mount}/{top}", f"{mount}/vmo/lister0")
+            wait_for(lambda: b" vmo/lister0 " in pending.read_bytes(), "the directory is locked")
+            assert goes_on(mounted, lambda: other(make_and_remove, f"{mount}/{top}/other"))
+        finally:
+            lister.close()  # it has the directory open, which keeps the mount busy
 
 
 # Deaths
