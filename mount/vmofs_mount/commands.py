@@ -46,6 +46,9 @@ from vmofs_mount.vmo_handle import OpenVmos
 _MAX_CHECKED_BYTES = 2**25
 """Others wait while a sum is made, and all moves at one moment: 15 ms for this many."""
 
+_PATIENCE_SECONDS = 10.0
+"""How long a command is carried out, slice by slice, before its result comes later. Only its pager's file is locked."""
+
 _PIECES = 1000
 """Ranges that are dealt with in one go."""
 
@@ -212,7 +215,7 @@ class PagerCommands:
             return OK
 
         # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
-        return await finish() if await self._engine.start_patiently(access) else finish
+        return await finish() if await self._engine.start_patiently(access, _PATIENCE_SECONDS) else finish
 
     async def _carry_out(self, access: Access[T], then: Callable[[T], Awaitable[str]]) -> str | Waiting:
         """Do something that does not wait for a pager, but may take long."""
@@ -221,7 +224,7 @@ class PagerCommands:
             await self._engine.wait(access)
             return await then(access.result())
 
-        return await finish() if await self._engine.start_patiently(access) else finish
+        return await finish() if await self._engine.start_patiently(access, _PATIENCE_SECONDS) else finish
 
     async def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Act on newly filled pages: who waits is answered first, the other pages go to the page cache."""

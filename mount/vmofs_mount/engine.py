@@ -26,7 +26,7 @@ _MOST_WOKEN = 128
 """Who wait for a pager and go on in one turn."""
 
 _PATIENCE_SECONDS = 0.2
-"""How long a command is carried out before it goes on in the background: the kernel has its file locked."""
+"""How long a command is carried out before it goes on in the background: the kernel has its file locked, for all."""
 
 T = TypeVar("T")
 
@@ -77,11 +77,11 @@ class Engine:
         self.settle()
         return done
 
-    async def start_patiently(self, access: Access[T]) -> bool:
+    async def start_patiently(self, access: Access[T], seconds: float = _PATIENCE_SECONDS) -> bool:
         """Start a call, and wait for a while if it rests; return whether it is finished; if not, ``wait`` for it."""
         done = self.start(access)
         if not done and access.is_resting:
-            ends = time.perf_counter() + _PATIENCE_SECONDS
+            ends = time.perf_counter() + seconds
             while access.is_resting and time.perf_counter() < ends:
                 await trio.lowlevel.checkpoint()
         return access.done

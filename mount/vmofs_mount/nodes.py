@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 import time
+from collections import Counter
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -113,7 +114,7 @@ class Directory(Node):
     A name that is replaced by rename keeps its position, so that a listing under way neither skips nor repeats it.
     """
 
-    __slots__ = ("_by_cookie", "_next_cookie", "children", "default_pager", "realm")
+    __slots__ = ("_by_cookie", "_lengths", "_next_cookie", "children", "default_pager", "longest", "realm")
 
     TYPE = stat.S_IFDIR
 
@@ -122,6 +123,9 @@ class Directory(Node):
         self.realm = realm
         self.default_pager: Any = None  # whose VMOs the files are that are made here; inherited by subdirectories
         self.children: dict[bytes, Node] = {}
+        self._lengths: dict[int, int] = {}  # of the longest path by way of each child -> how many children
+        self.longest = 0
+        """The length of the longest path below, as it is written in a request line, with the slash before it."""
         self._by_cookie = SortedKeyList(key=attrgetter("cookie"))
         self._next_cookie = FIRST_COOKIE
 
@@ -135,10 +139,12 @@ class Directory(Node):
             self._by_cookie.remove(replaced)
             node.cookie = replaced.cookie
             self._count_subdirectory(replaced, -1)
+            self._count_length(_length_by(replaced), -1)
         node.parent, node.name = self, name
         self.children[name] = node
         self._by_cookie.add(node)
         self._count_subdirectory(node, 1)
+        self._count_length(_length_by(node), 1)
         return replaced
 
     def detach(self, node: Node) -> None:
@@ -146,6 +152,31 @@ class Directory(Node):
         del self.children[node.name]
         self._by_cookie.remove(node)
         self._count_subdirectory(node, -1)
+        self._count_length(_length_by(node), -1)
+
+    def _count_length(self, length: int, step: int) -> None:
+        """Count a child more or less whose longest path has this length, here and in the directories above."""
+        directory: Directory | None = self
+        changes = [(length, step)]
+        while directory is not None and changes:
+            before = directory.longest + _written_bytes(directory.name)
+            directory._change_lengths(changes)  # noqa: SLF001 - of this class
+            after = directory.longest + _written_bytes(directory.name)
+            above = directory.parent
+            is_there = above is not None and above.children.get(directory.name) is directory
+            changes = [(after + 1, 1), (before + 1, -1)] if before != after and is_there else []
+            directory = above
+
+    def _change_lengths(self, changes: list[tuple[int, int]]) -> None:
+        for length, step in changes:
+            count = self._lengths.get(length, 0) + step
+            if count:
+                self._lengths[length] = count
+                self.longest = max(self.longest, length)
+            else:
+                del self._lengths[length]
+        if self.longest not in self._lengths:
+            self.longest = max(self._lengths, default=0)
 
     def after(self, cookie: int) -> Iterator[Node]:
         """Return the children behind a position, in order; the directory may change before the next call."""
@@ -177,10 +208,22 @@ class Directory(Node):
             assert FIRST_COOKIE <= child.cookie < self._next_cookie
         subdirectories = sum(isinstance(child, Directory) for child in self.children.values())
         assert self.nlink in {0, subdirectories + 2}
+        assert Counter(map(_length_by, self.children.values())) == self._lengths
+        assert self.longest == max(self._lengths, default=0)
 
     def _count_subdirectory(self, node: Node, step: int) -> None:
         if isinstance(node, Directory) and self.nlink:
             self.nlink += step
+
+
+def _written_bytes(name: bytes) -> int:
+    """Return the length of a name in a request line: see ``vmofs.wire.names.escape``."""
+    return len(name) + 3 * (name.count(b" ") + name.count(b"\t") + name.count(b"\n") + name.count(b"\\"))
+
+
+def _length_by(node: Node) -> int:
+    """Return the length of the longest path by way of a child, with the slash before it."""
+    return 1 + _written_bytes(node.name) + (node.longest if isinstance(node, Directory) else 0)
 
 
 class VmoFile(Node):

@@ -379,7 +379,7 @@ def _check_path(parent: Directory, name: bytes, node: Node | None = None) -> Non
     """Refuse a name with which a request line for it, or for something below it, would not fit PIPE_BUF."""
     longest = _escaped_bytes(name) + _depth_bytes(parent)
     if isinstance(node, Directory) and longest > _escaped_bytes(node.name) + _depth_bytes(node.parent):
-        longest += _longest_below(node)
+        longest += node.longest
     if longest > MAX_PATH_BYTES:
         raise OSError(errno.ENAMETOOLONG, f"the path has {longest} bytes, at most {MAX_PATH_BYTES} are possible")
 
@@ -391,19 +391,6 @@ def _depth_bytes(directory: Directory | None) -> int:
         length += _escaped_bytes(directory.name) + 1
         directory = directory.parent
     return length
-
-
-def _longest_below(top: Directory) -> int:
-    longest = 0
-    waiting = [(top, 0)]
-    while waiting:
-        directory, depth = waiting.pop()
-        for child in directory.children.values():
-            length = depth + 1 + _escaped_bytes(child.name)
-            longest = max(longest, length)
-            if isinstance(child, Directory):
-                waiting.append((child, length))
-    return longest
 
 
 def _escaped_bytes(name: bytes) -> int:

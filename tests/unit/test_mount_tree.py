@@ -353,3 +353,42 @@ def test_a_hundred_thousand_vmo_files_take_less_than_a_kibibyte_each() -> None:
     finally:
         tracemalloc.stop()
     assert taken / count < 1024
+
+
+def longest_below(top: Directory) -> int:
+    """Return the length of the longest path below, with the slash before it, by looking at all."""
+    lengths = [
+        1 + len(name.replace(b" ", b"\\040")) + (longest_below(child) if isinstance(child, Directory) else 0)
+        for name, child in top.children.items()
+    ]
+    return max(lengths, default=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_longest_path_below_a_directory_is_known_whatever_comes_and_goes(world: World, seed: int) -> None:
+    """Else renaming a directory would mean to look at all that is in it, while others wait."""
+    choose = random.Random(seed)  # noqa: S311 - nothing secret
+    names = ["a", "b b", "long", "longer", "the longest of all"]
+    for _ in range(200):
+        paths = [node.path for node in world.root.descendants()]
+        inside = choose.choice(
+            ["", *(f"{node.path}/" for node in world.root.descendants() if isinstance(node, Directory))]
+        )
+        new = inside + choose.choice(names)
+        try:
+            match choose.randrange(5):
+                case 0:
+                    world.file(new)
+                case 1:
+                    world.directory(new)
+                case 2 if paths:
+                    world.rename(choose.choice(paths), new, choose.choice([0, RENAME_EXCHANGE]))
+                case 3 if paths:
+                    parent, _, name = choose.choice(paths).rpartition("/")
+                    directory = world.tree.resolve(parent) if parent else world.root
+                    assert isinstance(directory, Directory)
+                    world.tree.discard(directory.children[name.encode()])
+        except OSError:
+            continue
+        assert world.root.longest == longest_below(world.root)
+    world.tree.check()

@@ -207,39 +207,59 @@ class Pager:
         if (offset | length | aux_offset) % PAGE_SIZE:
             check_page_aligned(offset=offset, length=length, aux_offset=aux_offset)
         target = self.check_vmo(vmo)
+        if length > SLICE * PAGE_SIZE and xxh3 is None:
+            return (yield from self._supply_in_slices(target, offset, length, aux, aux_offset))
+        taken = yield from self._take_steps(target, aux, aux_offset, length, length, xxh3)
+        self._totals["supply_calls"] += 1
+        try:
+            pages = _check_target(target, offset, length)
+        except (OutOfRangeError, BadStateError):
+            content.free_runs(self._system.frames, taken)
+            raise
+        return self._insert_taken(target, pages, taken, aux_offset)
+
+    def _supply_in_slices(
+        self, target: PagerVmo, offset: int, length: int, aux: Vmo, aux_offset: int
+    ) -> Steps[list[PageRange]]:
+        """Do what ``supply_pages`` does, in slices in which nobody has many pieces: others may go on in between."""
         done, filled, refused = 0, list[PageRange](), None
-        while True:  # mostly once: what consists of many pieces is moved in slices
+        while done < length:
+            if done:
+                yield None
+                self.check_vmo(target)
             where, start, rest = offset + done, aux_offset + done, length - done
-            if isinstance(aux, AuxVmo | AuxView):
-                aux.check_can_give(start, rest, xxh3)
-                moved = _slice_of(target, where, aux.node, start + getattr(aux, "start", 0), rest, xxh3)
-                base = start + getattr(aux, "start", 0)
-                _check_accounts(target.runs, aux.node, PageRange.of_bytes(base, moved))
-                taken = aux.take(start, moved)
-            else:
-                moved = rest
-                if rest:
-                    clone, base = check_can_give(aux, start, rest)
-                    moved = _slice_of(target, where, clone.node, base, rest, xxh3)
-                taken = yield from take_steps(aux, start, moved, xxh3, partial(_check_accounts, target.runs))
+            moved = _slice_of(target, where, aux, start, rest)
+            taken = yield from self._take_steps(target, aux, start, moved, rest)
             self._totals["supply_calls"] += not done
             try:
                 _check_target(target, where, rest)
             except (OutOfRangeError, BadStateError) as error:
-                refused = error
+                refused = error  # all that there is to be moved is gone in the end
                 content.free_runs(self._system.frames, taken)
             else:
-                pages = PageRange.of_bytes(where, moved)
-                shift = pages.start - PageRange.of_bytes(start, moved).start
-                filled += self._insert(target, pages, [run.moved(shift) for run in taken] if shift else taken)
+                filled += self._insert_taken(target, PageRange.of_bytes(where, moved), taken, start)
             done += moved
-            if done >= length:
-                break
-            yield None
-            self.check_vmo(vmo)
         if refused is not None:
             raise refused
         return filled
+
+    def _take_steps(
+        self, target: PagerVmo, aux: Vmo, offset: int, length: int, rest: int, xxh3: int | None = None
+    ) -> Steps[list[Run]]:
+        """Take ``length`` bytes from an aux, of which ``rest`` are to be taken in all."""
+        if not isinstance(aux, AuxVmo | AuxView):
+            if rest > length:
+                check_can_give(aux, offset, rest)
+            return (yield from take_steps(aux, offset, length, xxh3, partial(_check_accounts, target.runs)))
+        aux.check_can_give(offset, rest, xxh3)
+        if target.runs.account is not None:
+            start = aux.start + offset if isinstance(aux, AuxView) else offset
+            _check_accounts(target.runs, aux.node, PageRange.of_bytes(start, length))
+        return aux.take(offset, length)
+
+    def _insert_taken(self, target: PagerVmo, pages: PageRange, taken: list[Run], aux_offset: int) -> list[PageRange]:
+        shift = pages.start - aux_offset // PAGE_SIZE
+        return self._insert(target, pages, [run.moved(shift) for run in taken] if shift else taken)
 
     def supply_bytes(self, vmo: Vmo, offset: int, data: Bytes) -> list[PageRange]:
         """Supply pages with the given bytes, as ``supply_pages`` does from an aux; return the newly filled runs.
@@ -449,11 +469,13 @@ class Pager:
 
 def _check_accounts(target: RunMap, aux: Node, pages: PageRange) -> None:
     """Check that who pays for the VMO has room for pages of another's aux, and who pays for either for new ranges."""
-    aux.runs.check_ranges()
-    target.check_ranges()
+    if aux.parent is not None:  # then zeros are left where pages were
+        aux.runs.check_ranges()
     account = target.account
-    if account is not None and account is not aux.runs.account and not account.has_room(pages.pages):
-        account.check(sum(part.pages for part in aux.committed(pages)))  # it mostly has room for all
+    if account is not None:
+        account.check_ranges()
+        if account is not aux.runs.account and not account.has_room(pages.pages):
+            account.check(sum(part.pages for part in aux.committed(pages)))  # it mostly has room for all
 
 
 def _check_data(op: PagerOp, data: int, *allowed: int) -> None:
@@ -461,16 +483,15 @@ def _check_data(op: PagerOp, data: int, *allowed: int) -> None:
         raise InvalidArgsError(f"{op.name} takes {' or '.join(map(str, allowed))} as data, not {data}")
 
 
-def _slice_of(target: PagerVmo, offset: int, aux: Node, aux_offset: int, length: int, xxh3: int | None) -> int:
+def _slice_of(target: PagerVmo, offset: int, aux: Vmo, aux_offset: int, length: int) -> int:
     """Return how much of a supply to do in one go: neither side, nor who waits, has many pieces there."""
-    if length <= SLICE * PAGE_SIZE or xxh3 is not None:
-        return length
-    pages, taken = PageRange.of_bytes(offset, length), PageRange.of_bytes(aux_offset, length)
+    pages = PageRange.of_bytes(offset, length)
+    taken = PageRange.of_bytes(aux_offset + getattr(aux, "start", 0), length)
     requests = target.source.outstanding(Command.READ)
     most = min(
         target.runs.reach(*pages, SLICE) - pages.start,
         requests.reach(*pages, SLICE) - pages.start,
-        aux.reach(*taken) - taken.start,
+        aux.node.reach(*taken) - taken.start,
     )
     return min(length, most * PAGE_SIZE)
 

@@ -113,13 +113,14 @@ def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
 
 
 def _clear_beyond_steps(vmo: PagerVmo, size: int) -> Steps[None]:
-    """Zero all that lies beyond the content in any case."""
+    """If there are many pieces, zero some of what lies beyond the content in any case, so that few are left."""
     pages = PageRange(page_count(size), vmo.size_pages)
     for part in vmo.runs.in_slices(pages):
-        if part.start > pages.start:
-            yield None
+        if part.end >= pages.end:
+            break  # together with the move of the boundary
         beyond = part & PageRange(page_count(vmo.stream_size), vmo.size_pages)
         zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))
+        yield None
 
 
 def _set_stream_size(vmo: PagerVmo, size: int) -> None:
