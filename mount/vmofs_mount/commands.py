@@ -179,8 +179,10 @@ class PagerCommands:
             handle.limits.reserve_range(file, command.length)  # zeros get memory
         pager.op_range(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
         self._engine.settle()
-        if PagerOp(command.op) is PagerOp.WRITEBACK_END:  # zeros became absent
-            return format_done(await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS))
+        if (
+            PagerOp(command.op) is PagerOp.WRITEBACK_END
+        ):  # zeros became absent: who still sees them sees what was written
+            await self._cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS)
         return OK
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str:
