@@ -81,7 +81,9 @@ class Commands:
         """Carry out one command and return its result text, or what remains to be waited for.
 
         It is answered, whatever the answer, when what it changed or took of the files that it names has gone from the
-        page cache, as far as nobody owes that: whoever reads then sees it. Otherwise the answer says ``held=N``.
+        page cache, as far as nobody owes that: whoever reads then sees it. Otherwise the answer says ``held=N``, of the
+        file that it took pages from; but not of a VMO that is being written back, whose zeros became absent: whoever
+        still sees them sees what was written.
 
         Raises:
             VmoError: it failed.
@@ -95,7 +97,9 @@ class Commands:
             self._engine.settle()
             if self._cache.is_behind:
                 held = await self._wait_dropped(named)
-        return add_held(result, held) if isinstance(result, str) else partial(self._rest, named, result)
+        if not isinstance(result, str):
+            return partial(self._rest, named, result)
+        return result if isinstance(command, OpRange) else add_held(result, held)
 
     async def _rest(self, named: list[VmoFile | AuxFile], rest: Waiting) -> str:
         held = 0
@@ -107,9 +111,10 @@ class Commands:
         return add_held(result, held)
 
     async def _wait_dropped(self, files: list[VmoFile | AuxFile]) -> int:
+        """Wait for all files, and return what is left of the last: of a supply that is the aux."""
         held = 0
         for file in files:
-            held += await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
+            held = await self._cache.wait_dropped_everywhere(vmo_of(file), DROP_SECONDS)
         return held
 
 
