@@ -493,11 +493,6 @@ class Node:
         if not self.hidden:
             self.shared_pages -= self.runs.committed_pages - before
 
-    def _may_be_hidden(self) -> bool:
-        """Return whether a hidden node is not due to melt."""
-        accounts = [child.runs.account for child in self.children]
-        return len(accounts) > 1 or (len(accounts) == 1 and accounts[0] is not self.runs.account)
-
     def freed(self) -> None:
         """Be counted as an object no longer, for a hidden node."""
         self.system.unregister(self)
@@ -514,7 +509,7 @@ class Node:
         """Assert that the tree hangs together, that hidden pages have somebody who sees them, and the counts."""
         assert self.parent is None or self in self.parent.children
         assert self.parent is not None or self.limit == self.offset == 0
-        assert not self.hidden or (self._may_be_hidden() and not self.viewers and not self.has_source)
+        assert not self.hidden or (self.children and not self.viewers and not self.has_source)
         assert self.hidden or self.viewers or self.children
         assert self.hidden == (self.owner is None)
         above = self.parent
