@@ -23,7 +23,6 @@ from tests.identity import Actor, Who, reachable_mount, take_identity
 from tests.mounted import Mounted, wait_for
 from tests.rights import command
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.limits import Limits
 from vmofs_mount.processes import can_see_everybody
 
 HOSTILE = Who("hostile", 65534, 65534)
@@ -291,7 +290,6 @@ def test_names_that_the_kernel_cannot_forget_keep_it_from_forgetting_nobody_else
         clean(shared, "honest")
 
 
-@pytest.mark.skipif(not hasattr(Limits, "forget"), reason="nodes count until the kernel forgets them")
 def test_names_that_the_kernel_cannot_forget_count_for_the_user_whose_they_are(hostile: Actor) -> None:
     with reachable_mount(f"user_nodes={NODES}") as mounted, names_locked(mounted, hostile) as mount:
         before = mounted.counter("nodes")
