@@ -260,10 +260,14 @@ NODES = 300
 
 
 @contextmanager
-def names_locked(mounted: Mounted, hostile: Actor) -> Iterator[str]:
-    """A pager ``lister`` whose ``supply/`` is locked, and a name in it that is therefore not forgotten."""
+def names_locked(mounted: Mounted, hostile: Actor, also: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """A pager ``lister`` whose ``supply/`` is locked, and a name in it that is therefore not forgotten.
+
+    ``also`` is called before it is locked.
+    """
     mount = str(mounted.path)
     hostile(make_pager, mount, "lister", 2, PAGE_SIZE)
+    also()
     hostile(os.stat, f"{mount}/control/lister/supply/lister1")
     hostile(list_into_what_is_not_there, f"{mount}/control/lister/supply", f"{mount}/vmo/lister0")
     pending = mounted.path / "control/lister/pending"
@@ -290,11 +294,35 @@ def test_names_that_the_kernel_cannot_forget_keep_it_from_forgetting_nobody_else
         clean(shared, "honest")
 
 
-def test_names_that_the_kernel_cannot_forget_count_for_the_user_whose_they_are(hostile: Actor) -> None:
-    with reachable_mount(f"user_nodes={NODES}") as mounted, names_locked(mounted, hostile) as mount:
-        before = mounted.counter("nodes")
-        assert hostile(make_names_to_forget, mount, "lister", 5.0).startswith("ZX_ERR_NO_SPACE")
-        assert mounted.counter("nodes") - before <= NODES
+def make_names(mount: str, name: str, count: int) -> str:
+    """Make VMOs and look them up in ``supply/``; return the first error."""
+    with open(f"{mount}/control/{name}/create_vmo", "r+b", buffering=0) as commands:  # noqa: PTH123
+        for number in range(count):
+            try:
+                commands.write(f"vmo/{name}-{number} {PAGE_SIZE}\n".encode())
+            except OSError:
+                return commands.read(1000).decode()
+            os.stat(f"{mount}/control/{name}/supply/{name}-{number}")  # noqa: PTH116
+    return "no error"
+
+
+def remove_names(mount: str, name: str, count: int) -> None:
+    for number in range(count):
+        os.unlink(f"{mount}/vmo/{name}-{number}")  # noqa: PTH108
+
+
+def test_names_that_the_kernel_cannot_forget_count_for_the_user_whose_they_are() -> None:
+    count = NODES // 3
+    with reachable_mount(f"user_nodes={NODES}") as mounted:
+        mount, hostile = str(mounted.path), Actor(HOSTILE)
+        try:
+            hostile(make_pager, mount, "honest", 0, PAGE_SIZE)
+            with names_locked(mounted, hostile, also=lambda: hostile(make_names, mount, "lister", count)):
+                hostile(remove_names, mount, "lister", count)
+                assert hostile(make_names, mount, "honest", 2 * count).startswith("ZX_ERR_NO_SPACE")
+            wait_for(lambda: mounted.counter("nodes") < NODES, "they are forgotten when the directory is free")
+        finally:
+            hostile.close()  # it has the directory open, which keeps the mount busy
 
 
 # Directories of all
