@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -47,6 +48,9 @@ KILL_SECONDS = 0.1
 
 _REST_PER_LOOK = 10
 """With many processes a look takes long; so many times as long the next one is waited for."""
+
+_MOST_AT_ONCE = 128
+"""READs that are let go in one turn."""
 
 _PATIENCE_SECONDS = 0.01
 """How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
@@ -137,10 +141,11 @@ class ReadWatch:
                 began = trio.current_time()
                 processes = {read.process for read in self._waiting}
                 dying = await self._look(lambda processes=processes: set(filter(is_dying, processes)))  # type: ignore[misc]
-                if dying:
-                    for read, file in list(self._waiting.items()):
-                        if read.process in dying:
-                            self._let_go(file, [read])
+                theirs = [(file, read) for read, file in self._waiting.items() if read.process in dying]
+                for number, (file, read) in enumerate(theirs, start=1):
+                    self._let_go(file, [read])
+                    if number % _MOST_AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
                 pause = max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began))
         finally:
             self._is_looking = False
@@ -215,9 +220,9 @@ class ReadWatch:
             self._let_go(file, self._reads.get(file, ()))
 
     def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
-        for read in list(reads):
-            if not read.access.done:
-                self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
+        waiting = (read for read in reads if not read.access.done)
+        for read in list(islice(waiting, _MOST_AT_ONCE)):  # the next look finds the others
+            self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
 
     async def _look(self, look: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(look, limiter=self._lookers, abandon_on_cancel=True)
