@@ -63,7 +63,7 @@ class LetGoError(BadStateError):
     """A READ is answered so that others can go on. EINTR, which no status of Zircon's stands for."""
 
 
-@dataclass(eq=False, slots=True, frozen=True)
+@dataclass(eq=False, slots=True)
 class WaitingRead:
     """A READ: what waits, and for which process.
 

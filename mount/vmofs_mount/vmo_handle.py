@@ -112,15 +112,17 @@ class OpenVmos:
         if not failures and self._failures.get(file) is failures:
             del self._failures[file]
 
+    def has_failures(self, file: VmoFile) -> bool:
+        """Return whether ``suspects`` may have anything to say."""
+        return file in self._failures
+
     async def suspects(self, file: VmoFile, process: int, pages: PageRange) -> list[Failure]:
         """Return the failures whose pages may still be in the page cache where a READ begins.
 
         Raises:
             VmoError: that of the read that this one is a retry of.
         """
-        failures = self._failures.get(file)
-        if failures is None:
-            return []
+        failures = self._failures[file]
         failed = failures.recall(process, pages)
         if failed is not None:
             await failed.before_answer()
@@ -273,7 +275,7 @@ class VmoHandle(Handle):
         """Ask the pager, and wait; None if what came may be older than what was written, or cut off, meanwhile."""
         file, opened = self.file, self._opened
         pages = PageRange.of_bytes(offset, length)
-        suspects = await opened.suspects(file, self.process, pages)
+        suspects = await opened.suspects(file, self.process, pages) if opened.has_failures(file) else []
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
         access: Access[Bytes] = file.vmo.read(offset, length)
         access.origin = Reader(self.process, file.ino, pages)
