@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import trio
@@ -116,7 +117,10 @@ class Writer:
         self._counting = False
         self._closing = False
         self._asleep = False
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        # Putting something into this does not let go of the interpreter's lock, as a system call would: the trio thread
+        # goes on with what it does, and the writer comes when it sleeps, instead of in between.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._end = os.eventfd(0, os.EFD_CLOEXEC)  # wakes it where there is no room, or no reader
 
     @property
     def lines_total(self) -> int:
@@ -133,7 +137,7 @@ class Writer:
         self._handed_lines += 1
         if self._asleep:
             self._asleep = False
-            os.eventfd_write(self._wake, 1)
+            self._wakes.put(None)
         return True
 
     def count_read(self) -> None:
@@ -143,16 +147,17 @@ class Writer:
     def close(self) -> None:
         """Let the thread end. What is not written yet never will be."""
         self._closing = self._is_asked = True
-        os.eventfd_write(self._wake, 1)
+        os.eventfd_write(self._end, 1)
+        self._wakes.put(None)
 
     def run(self) -> None:
         """Write until it is to be closed, then close it. Then ``read_bytes`` is how much was read."""
-        lines, fd, wake = self._lines, self.fd, self._wake
+        lines, fd, wakes = self._lines, self.fd, self._wakes
         try:
             while not self._closing:
                 self._asleep = True
                 if not lines:  # who appends after this look wakes us
-                    os.eventfd_read(wake)
+                    wakes.get()
                 self._asleep = False
                 while lines:
                     piece = lines.popleft() if len(lines) == 1 else self._piece()
@@ -165,7 +170,7 @@ class Writer:
             self._count()
         finally:
             os.close(fd)
-            os.close(wake)
+            os.close(self._end)
 
     def _piece(self) -> bytes:
         """Return as many lines as fit in one piece that the kernel does not divide."""
@@ -181,10 +186,9 @@ class Writer:
         self._unwritten += len(piece)
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
-        poll.register(self._wake, select.POLLIN)
+        poll.register(self._end, select.POLLIN)
         while not self._closing:
-            if (self._wake, select.POLLIN) in poll.poll():
-                os.eventfd_read(self._wake)
+            poll.poll()
             try:
                 os.write(self.fd, piece)
             except BlockingIOError:
