@@ -365,7 +365,7 @@ class Operations(pyfuse3.Operations):
         What it takes is counted for its owner until then.
         """
         node = self._tree.get(inode)
-        if not node.nlink and (node.NAMELESS or not node.open_count):
+        if node.NAMELESS or not (node.nlink or node.open_count):
             raise OSError(errno.EPERM, f"{node.path} keeps no attributes")
         return node
 

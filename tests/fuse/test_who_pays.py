@@ -291,3 +291,10 @@ def test_one_user_does_not_take_all_descriptors_of_the_daemon(monkeypatch: pytes
             user.close()
     finally:
         other.close()
+
+
+def test_what_supply_shows_keeps_no_attributes(mounted: Mounted, user: Actor) -> None:
+    """They would be counted for ever: what stands for a directory there goes without a word when it is forgotten."""
+    user(os.mkdir, mounted.path / "vmo" / "d")
+    assert user.errno(os.setxattr, mounted.path / "control/p/supply/d", "user.x", b"1") == "EPERM"
+    assert mounted.user_counter("xattr_bytes", USER.uid) == 0
