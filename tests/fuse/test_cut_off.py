@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NIGHTLY
 from tests.pager_client import PagerClient, ReaderProcess, Readers, Vmo
 from vmofs.units import PAGE_SIZE
 
 ENDS = {"pread": (b"", errno.ERANGE), "direct": (b"", errno.ERANGE), "sendfile": (b"", errno.ERANGE)}
 """What a read may give that was cut off: nothing, as behind the end; or an error where the kernel learns too late."""
 
-ROUNDS = 20
+ROUNDS = 20 if NIGHTLY else 8
 
 
 def truncate_late(path: Path) -> None:
