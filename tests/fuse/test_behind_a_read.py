@@ -28,7 +28,7 @@ USER = Who("user", 65534, 65534)
 OTHER = Who("other", 2001, 2001)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-FREE_SECONDS = 1.0
+FREE_SECONDS = 1.0 if NIGHTLY else 5.0
 """Within what time of SIGKILL all must be free."""
 
 LIST_SECONDS = 0.05
