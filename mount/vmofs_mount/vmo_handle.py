@@ -276,7 +276,7 @@ class VmoHandle(Handle):
         suspects = await opened.suspects(file, self.process, pages)
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
         access: Access[Bytes] = file.vmo.read(offset, length)
-        access.origin = Reader(self.process, file.ino, pages)
+        access.origin = Reader(self.process, file.ino, pages, self.caller.uid)
         read = WaitingRead(access, self.process, has_locked=not self.flags & os.O_DIRECT, again=bool(suspects))
         number = opened.began(self, pages, read)
         try:
