@@ -109,6 +109,8 @@ class PageCache:
         self._telling: dict[CachedFile, trio.Event] = {}  # whose attributes the kernel is being told to ask for anew
         self._to_tell: set[CachedFile] = set()  # those of them for which no thread has begun
         self._controller = controller
+        self.resized: Callable[[VmoFile], None] = lambda _file: None
+        """Told of a file whose size has changed other than by the kernel's own call for it."""
         self.writes = PendingWrites()
         self._changed: dict[CachedFile, None] = {}
         self._read_number = 0
@@ -333,6 +335,8 @@ class PageCache:
             file = getattr(shown, "owner", None)
             if isinstance(file, CachedFile) and file is not but:
                 self._tell(file)
+                if isinstance(file, VmoFile):
+                    self.resized(file)
 
     def _tell(self, file: CachedFile) -> None:
         """Have the kernel ask for the attributes anew, by a thread, which may have to wait for an unmount."""

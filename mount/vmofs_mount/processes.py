@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,13 @@ from vmofs.units import PageRange
 
 _MAX_THREADS = 4096
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of <linux/proc_ns.h>
+_READS = {
+    "x86_64": {"-1", "0", "17", "19", "295", "327"},
+    "aarch64": {"-1", "63", "65", "67", "69", "286"},
+    "riscv64": {"-1", "63", "65", "67", "69", "286"},
+}
+"""Numbers of read, pread64, readv, preadv and preadv2, and what is shown of a thread in a page fault."""
+
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
 _FAULT = "handle_mm_fault"  # the same on every architecture
@@ -148,6 +156,21 @@ def has_ended(process: int) -> bool:
 def is_stuck(process: int) -> bool:
     """Return whether a thread of a process sleeps uninterruptibly."""
     return any(state_of(thread) == "D" for thread in _threads(process))
+
+
+def is_behind(process: int) -> bool:
+    """Return whether a thread of a process sleeps uninterruptibly, and does not just read.
+
+    So it may have a file locked, whose page it waits for.
+    """
+    return any(state_of(thread) == "D" and not _just_reads(thread) for thread in _threads(process))
+
+
+def _just_reads(thread: Path) -> bool:
+    if "".join(_lines(thread / "comm")).startswith("iou-"):
+        return False  # what io_uring writes and reads
+    number = next(iter("".join(_lines(thread / "syscall")).split()), "")
+    return number in _READS.get(platform.machine(), ())
 
 
 def is_vmofs(process: int) -> bool:

@@ -9,14 +9,18 @@ are not only other readers (who can be killed as well) but, uninterruptibly and 
 
 - who writes to one of the pages, before his WRITE is sent: we never hear of him;
 - who has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
-- behind these two, who removes or renames the file, with its directory locked, and so everybody who uses that.
+- whoever looks at the file first when its size has changed by a command, or by another name, and it ends in the page;
+- behind these, who removes or renames the file, with its directory locked, and so everybody who uses that.
 
 So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
 if its process was killed, if it has ended and another one that has the file open sleeps uninterruptibly or was killed,
-or if the directory of the file is locked while somebody may be behind the READ. That reaches no reader who still waits:
-the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a second
-one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or for a
-directory that others wait for.
+or if the directory of the file is locked while somebody is behind the READ, who may have the file locked, or for so
+long that it has to be assumed: another user may be the one who locks the directory. That reaches no reader who still
+waits: the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a
+second one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or
+for a directory that others wait for.
+
+So when the size has changed by a command the kernel is made to ask for it at once, and what is in its way let go.
 
 It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
 is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
@@ -30,6 +34,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -37,9 +42,10 @@ from vmofs.core.access import Access
 from vmofs.core.content import Bytes
 from vmofs.status import BadStateError
 from vmofs_mount.engine import Engine
+from vmofs_mount.kernel_sizes import KernelSizes
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.nodes import VmoFile
-from vmofs_mount.processes import descendants, has_ended, is_dying, is_stuck, state_of
+from vmofs_mount.processes import descendants, has_ended, is_behind, is_dying, is_stuck, state_of
 
 T = TypeVar("T")
 
@@ -54,6 +60,13 @@ _MOST_AT_ONCE = 128
 
 _PATIENCE_SECONDS = 0.01
 """How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
+
+_PATIENT_ROUNDS = 20
+"""After how many looks READs are let go that the kernel does not try again."""
+
+_JUST_SECONDS = 1.0
+"""How long a directory may be locked by somebody who is not seen to be behind any READ there. Perhaps he has inherited
+or was given the file; or he lists the directory, and ``listers`` finds him. Then all READs in it are let go."""
 
 _SETTLE_SECONDS = 0.005
 """How often it is looked, after SETATTR was answered, whether a READ that came later holds up who changed the size."""
@@ -97,8 +110,10 @@ class ReadWatch:
         spawn: Callable[..., None],
         directories: LockedDirectories,
         openers: Callable[[VmoFile], Iterable[int]],
+        sizes: KernelSizes,
     ) -> None:
         self._engine = engine
+        self._sizes = sizes
         self._spawn = spawn
         self._directories = directories
         self._openers = openers
@@ -107,6 +122,9 @@ class ReadWatch:
         self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}  # those that have pages locked
         self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
         self._watched: set[VmoFile] = set()
+        self._passing: dict[VmoFile, bool] = {}  # whose size the kernel is told; True: it has changed once more
+        self._locked: WeakKeyDictionary[VmoFile, tuple[float, float]] = WeakKeyDictionary()  # from when to when
+        self._judged: set[VmoFile] = set()
         self._lookers = trio.CapacityLimiter(8)
 
     def began(self, file: VmoFile, read: WaitingRead) -> None:
@@ -117,7 +135,7 @@ class ReadWatch:
             self._spawn(self._look_after_all)
         if read.has_locked:
             self._reads.setdefault(file, {})[read] = None
-            if file.writer_count:
+            if file.writer_count or file in self._passing:
                 self.watch(file)
 
     def ended(self, file: VmoFile, read: WaitingRead) -> None:
@@ -177,6 +195,32 @@ class ReadWatch:
             self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
             await trio.sleep(_SETTLE_SECONDS)
 
+    def resized(self, file: VmoFile) -> None:
+        """Note that the size has changed by a command or another name: who hears of it first waits for READs."""
+        if file in self._passing:
+            self._passing[file] = True
+        elif file.open_count:
+            self._passing[file] = False
+            self.watch(file)
+            self._spawn(self._pass_on, file)
+
+    async def _pass_on(self, file: VmoFile) -> None:
+        """Have the kernel hear of a size, and let READs go that it waits for then; others would wait with it."""
+        try:
+            again, held_up = True, 0
+            while again or self._sizes.is_asking(file):
+                if not self._sizes.is_asking(file):
+                    self._passing[file] = False
+                    self._sizes.ask(file)
+                await trio.sleep(_SETTLE_SECONDS)
+                again = self._passing[file]
+                if self._sizes.is_held_up(file):
+                    held_up += 1
+                    last = held_up > _PATIENT_ROUNDS
+                    self._let_go(file, [read for read in self._reads.get(file, ()) if last or not read.again])
+        finally:
+            del self._passing[file]
+
     def watch(self, file: VmoFile) -> None:
         """Look from now on who is held up by the READs of a file, as long as somebody may be."""
         if file not in self._watched and self._is_critical(file):
@@ -185,14 +229,15 @@ class ReadWatch:
 
     def _is_critical(self, file: VmoFile) -> bool:
         """Return whether READs wait, and somebody may wait for them who has the file locked."""
-        return file in self._reads and (file.writer_count > 0 or file in self._changing)
+        held = file.writer_count > 0 or file in self._changing or file in self._passing
+        return held and file in self._reads
 
     async def _watch(self, file: VmoFile) -> None:
         try:
             await trio.sleep(_PATIENCE_SECONDS)
             if not self._is_critical(file):
                 return
-            with self._directories.watch(file, lambda: self._let_all_go(file)):
+            with self._directories.watch(file, lambda: self._directory_locked(file)):
                 while self._is_critical(file):
                     await self._let_the_dead_go(file)
                     await trio.sleep(KILL_SECONDS)
@@ -215,9 +260,26 @@ class ReadWatch:
 
         self._let_go(file, filter(may_go, self._reads.get(file, ())))
 
-    def _let_all_go(self, file: VmoFile) -> None:
-        if file not in self._changing:  # who has the file locked then waits for our answer, and gets it
-            self._let_go(file, self._reads.get(file, ()))
+    def _directory_locked(self, file: VmoFile) -> None:
+        """Note that the directory of a file was seen locked: it may be because of this file, or of another."""
+        now = trio.current_time()
+        since, last = self._locked.get(file, (now, now))
+        self._locked[file] = (since if now - last < KILL_SECONDS else now, now)
+        if file not in self._judged:
+            self._judged.add(file)
+            self._spawn(self._judge, file)
+
+    async def _judge(self, file: VmoFile) -> None:
+        """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
+        try:
+            openers = set(self._openers(file))
+            found = file in self._passing or await self._look(lambda: _is_anybody_behind(openers))
+            since, last = self._locked.get(file, (0.0, 0.0))
+            # Who changes the size, and so has the file locked, then waits for our answer, and gets it.
+            if (found or last - since > _JUST_SECONDS) and file not in self._changing:
+                self._let_go(file, self._reads.get(file, ()))
+        finally:
+            self._judged.discard(file)
 
     def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
         waiting = (read for read in reads if not read.access.done)
@@ -234,9 +296,18 @@ class ReadWatch:
         assert all(file.open_count for file in self._reads)
 
 
+def _family(openers: set[int]) -> set[int]:
+    return {child for opener in openers for child in (opener, *descendants(opener))}
+
+
+def _is_anybody_behind(openers: set[int]) -> bool:
+    """Return whether somebody who may have a file open waits in the kernel, and not just for what he reads."""
+    return any(map(is_behind, _family(openers)))
+
+
 def _look_at(readers: set[int], openers: set[int]) -> _Seen:
     """Look at processes that have a file open. In a worker thread."""
     ended = {process for process in readers if has_ended(process)}
-    family = {child for opener in openers for child in (opener, *descendants(opener))}
+    family = _family(openers)
     dying = {process for process in (readers - ended) | family if is_dying(process)}
     return _Seen(ended, dying, any(map(is_stuck, family)))

@@ -1,0 +1,230 @@
+"""What one user has locked in the kernel, in less obvious ways: others go on, and have what they read."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.fuse.test_behind_a_read import Crowd
+from tests.fuse.test_shared_waiting import (
+    HOSTILE,
+    OTHER,
+    SYS_GETDENTS64,
+    clean,
+    list_into_what_is_not_there,
+    make_and_remove,
+    make_pager,
+    read_in_background,
+    supply,
+)
+from tests.identity import Actor, reachable_mount
+from tests.mounted import Mounted, wait_for
+from tests.rights import command
+from vmofs.units import PAGE_SIZE
+from vmofs_mount.processes import can_see_everybody
+
+SECONDS = 5.0
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others")
+
+
+@pytest.fixture(scope="module")
+def mounted() -> Iterator[Mounted]:
+    with reachable_mount("deadline=0") as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def hostile() -> Iterator[Actor]:
+    actor = Actor(HOSTILE)
+    yield actor
+    actor.close()
+
+
+@pytest.fixture
+def other() -> Iterator[Actor]:
+    actor = Actor(OTHER)
+    yield actor
+    actor.close()
+
+
+def in_time(other: Actor, call: object, *arguments: object) -> bool:
+    """Return whether somebody is done with something in time."""
+    work = threading.Thread(target=lambda: suppressed(other, call, *arguments), daemon=True)
+    work.start()
+    work.join(SECONDS)
+    return not work.is_alive()
+
+
+def suppressed(actor: Actor, call: object, *arguments: object) -> None:
+    with suppress(OSError, EOFError):
+        actor(call, *arguments)  # type: ignore[arg-type]
+
+
+def waiting(mounted: Mounted, pager: str) -> int:
+    return (mounted.path / "control" / pager / "pending").read_bytes().count(b"\n")
+
+
+# A size that the kernel does not know, and a READ of the page in which the file ends
+
+
+FILES = 17  # one more than there were threads for all
+
+
+def cut_behind_readers(mount: str) -> None:
+    """Have files whose last page is read, and then the size changed by a command, of which the kernel is not told."""
+    make_pager(mount, "cutter", FILES, PAGE_SIZE)
+    file = f"{mount}/control/vmo_set_stream_size"
+    for number in range(FILES):
+        assert command(file, f"vmo/cutter{number} 3000") == "ZX_OK"
+        os.stat(f"{mount}/vmo/cutter{number}")  # noqa: PTH116
+        read_in_background(f"{mount}/vmo/cutter{number}", PAGE_SIZE)
+    wait_for(lambda: Path(f"{mount}/control/cutter/pending").read_bytes().count(b"\n") == FILES, "all wait")
+    for number in range(FILES):
+        assert command(file, f"vmo/cutter{number} 2000") == "ZX_OK"
+
+
+def name(mount: str, number: int) -> None:
+    """Have a name looked at."""
+    with suppress(OSError):
+        command(f"{mount}/control/vmo_op_range", f"always_need vmo/cutter{number} 0 {PAGE_SIZE}")
+
+
+@pytest.mark.parametrize("how", ["stat", "unlink", "command"])
+def test_who_has_a_page_read_in_which_a_file_ends_that_was_cut_by_a_command_holds_nobody_up(
+    mounted: Mounted, hostile: Actor, other: Actor, how: str
+) -> None:
+    mount = str(mounted.path)
+    hostiles = [Actor(HOSTILE) for _ in range(FILES - 1)]
+    try:
+        hostile(cut_behind_readers, mount)
+        if how == "unlink":
+            in_time_soon(hostiles[0], os.unlink, f"{mount}/vmo/cutter0")
+            assert in_time(other, make_and_remove, f"{mount}/vmo/other")
+            assert in_time(other, os.listdir, f"{mount}/vmo")
+        elif how == "stat":
+            assert in_time(other, os.stat, f"{mount}/vmo/cutter0")
+        else:
+            for number, actor in enumerate(hostiles):
+                in_time_soon(actor, name, mount, number)
+            time.sleep(0.1)
+            other(make_pager, mount, "honest", 1, PAGE_SIZE)
+            assert other(command, f"{mount}/control/vmo_op_range", "always_need vmo/honest0 0 0") == "ZX_OK"
+    finally:
+        for actor in hostiles:
+            actor.close()
+        for pager in ("cutter", "honest"):
+            clean(mounted, pager)
+
+
+def in_time_soon(actor: Actor, call: object, *arguments: object) -> None:
+    """Let somebody begin something."""
+    work = threading.Thread(target=lambda: suppressed(actor, call, *arguments), daemon=True)
+    work.start()
+    work.join(0.1)
+
+
+# Who lists a directory, and cannot be looked at
+
+
+def list_unseen(mount: str) -> None:
+    """List a directory into a page that is missing, and have the memory of the process locked meanwhile."""
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    page, shared, private_fixed_anonymous = ctypes.c_size_t(PAGE_SIZE), 1, 0x32
+    fds = [os.open(f"{mount}/vmo/{vmo}", os.O_RDWR) for vmo in ("lister0", "dirty0")]
+    buffer, dirty = (libc.mmap(None, page, 3, shared, fd, ctypes.c_long(0)) for fd in fds)
+    ctypes.memset(dirty, 1, 10)
+    directory = os.open(f"{mount}/aux", os.O_RDONLY)
+    calls = [
+        lambda: libc.syscall(SYS_GETDENTS64, directory, ctypes.c_void_p(buffer), PAGE_SIZE),
+        lambda: libc.mmap(ctypes.c_void_p(dirty), page, 3, private_fixed_anonymous, -1, ctypes.c_long(0)),
+    ]
+    for call in calls:
+        threading.Thread(target=call, daemon=True).start()
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not can_see_everybody(), reason="needs root, and to see all processes")
+def test_who_lists_a_directory_of_all_and_cannot_be_looked_at_locks_it_for_nobody(
+    mounted: Mounted, other: Actor
+) -> None:
+    mount = str(mounted.path)
+    listers = [Actor(HOSTILE) for _ in range(5)]
+    try:
+        listers[0](make_pager, mount, "lister", 1, PAGE_SIZE)
+        listers[0](os.mkdir, f"{mount}/control/dirty")
+        assert listers[0](command, f"{mount}/control/dirty/create_vmo", f"vmo/dirty0 {PAGE_SIZE} trap_dirty") == "ZX_OK"
+        listers[0](supply, mount, "dirty", 0, b"." * PAGE_SIZE)
+        for lister in listers:
+            lister(list_unseen, mount)
+        work = threading.Thread(target=other, args=(make_and_remove, f"{mount}/aux/other"), daemon=True)
+        work.start()
+        work.join(4 * SECONDS)
+        assert not work.is_alive()
+    finally:
+        for lister in listers:
+            lister.close()
+        for pager in ("lister", "dirty"):
+            clean(mounted, pager)
+
+
+# Whose READs are let go
+
+
+def answer_slowly(mount: str) -> None:
+    """Be a pager. Returns at once."""
+
+    def answer() -> None:
+        with open(f"{mount}/control/honest/requests", "rb") as requests:  # noqa: PTH123
+            for line in requests:
+                time.sleep(0.1)
+                os.pwrite(into, b"." * PAGE_SIZE, int(line.split()[2]))
+
+    into = os.open(f"{mount}/control/honest/supply/honest0", os.O_WRONLY)
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def read_pages(path: str, count: int) -> list[str]:
+    """Read pages by an open file that may also write; say what came of each."""
+    fd, results = os.open(path, os.O_RDWR), []
+    for page in range(count):
+        try:
+            results.append(os.pread(fd, 1, page * PAGE_SIZE).decode())
+        except OSError as error:
+            results.append(errno.errorcode[error.errno or 0])
+    os.close(fd)
+    return results
+
+
+def keep_listing(path: Path) -> None:
+    while True:
+        list_into_what_is_not_there(str(path), f"{path}/lister0")
+        time.sleep(0.02)
+
+
+def test_readers_are_not_let_go_because_another_user_keeps_the_directory_locked(
+    mounted: Mounted, hostile: Actor, other: Actor
+) -> None:
+    mount, crowd, pager = str(mounted.path), Crowd(), Actor(OTHER)
+    try:
+        hostile(make_pager, mount, "lister", 1, PAGE_SIZE)
+        other(make_pager, mount, "honest", 1, 16 * PAGE_SIZE)
+        pager(answer_slowly, mount)
+        crowd.start(keep_listing, mounted.path / "vmo")
+        wait_for(lambda: waiting(mounted, "lister") > 0, "the directory is locked")
+        assert other(read_pages, f"{mount}/vmo/honest0", 16) == ["."] * 16
+    finally:
+        crowd.kill()
+        pager.close()
+        for owner in ("lister", "honest"):
+            clean(mounted, owner)
+        wait_for(crowd.reap, "all have ended")
