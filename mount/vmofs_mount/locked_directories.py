@@ -76,6 +76,8 @@ class LockedDirectories:
         self._probes: dict[Directory, _Probe] = {}
         self._free_until: WeakKeyDictionary[Directory, float] = WeakKeyDictionary()
         self._is_running = False
+        self.explained_at = 0.0
+        """When somebody was found who had one locked by listing it: nothing that waits in it is to blame."""
 
     @contextmanager
     def watch(self, file: VmoFile, let_go: Callable[[], None]) -> Iterator[None]:

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import trio
@@ -43,11 +43,10 @@ from vmofs.core.content import Bytes
 from vmofs.status import BadStateError
 from vmofs_mount.engine import Engine
 from vmofs_mount.kernel_sizes import KernelSizes
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.processes import descendants, has_ended, is_behind, is_dying, is_stuck, state_of
-
-T = TypeVar("T")
 
 KILL_SECONDS = 0.1
 """How often it is looked whether a process was killed that only we can end, or let others go on for."""
@@ -64,9 +63,11 @@ _PATIENCE_SECONDS = 0.01
 _PATIENT_ROUNDS = 20
 """After how many looks READs are let go that the kernel does not try again."""
 
-_JUST_SECONDS = 1.0
-"""How long a directory may be locked by somebody who is not seen to be behind any READ there. Perhaps he has inherited
-or was given the file; or he lists the directory, and ``listers`` finds him. Then all READs in it are let go."""
+_UNEXPLAINED_SECONDS = 3.0
+"""How long a directory may be locked by nobody who is seen to be behind any READ there, nor to list it. Perhaps he has
+inherited or was given the file. Then all READs in it are let go."""
+
+_JUDGE_SECONDS = 0.5
 
 _SETTLE_SECONDS = 0.005
 """How often it is looked, after SETATTR was answered, whether a READ that came later holds up who changed the size."""
@@ -125,7 +126,7 @@ class ReadWatch:
         self._passing: dict[VmoFile, bool] = {}  # whose size the kernel is told; True: it has changed once more
         self._locked: WeakKeyDictionary[VmoFile, tuple[float, float]] = WeakKeyDictionary()  # from when to when
         self._judged: set[VmoFile] = set()
-        self._lookers = trio.CapacityLimiter(8)
+        self._lookers = Lanes(8)
 
     def began(self, file: VmoFile, read: WaitingRead) -> None:
         """Note that a READ waits."""
@@ -158,7 +159,7 @@ class ReadWatch:
                 await trio.sleep(pause)
                 began = trio.current_time()
                 processes = {read.process for read in self._waiting}
-                dying = await self._look(lambda processes=processes: set(filter(is_dying, processes)))  # type: ignore[misc]
+                dying = await self._lookers.run(None, lambda processes=processes: set(filter(is_dying, processes)))  # type: ignore[misc]
                 theirs = [(file, read) for read, file in self._waiting.items() if read.process in dying]
                 for number, (file, read) in enumerate(theirs, start=1):
                     self._let_go(file, [read])
@@ -191,7 +192,7 @@ class ReadWatch:
 
     async def _see_through(self, file: VmoFile, thread: int) -> None:
         await trio.sleep(_SETTLE_SECONDS)
-        while file in self._reads and await self._look(lambda: state_of(Path(f"/proc/{thread}"))) == "D":
+        while file in self._reads and await self._state_of(file, thread) == "D":
             self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
             await trio.sleep(_SETTLE_SECONDS)
 
@@ -239,8 +240,9 @@ class ReadWatch:
                 return
             with self._directories.watch(file, lambda: self._directory_locked(file)):
                 while self._is_critical(file):
+                    began = trio.current_time()
                     await self._let_the_dead_go(file)
-                    await trio.sleep(KILL_SECONDS)
+                    await trio.sleep(max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began)))
         finally:
             self._watched.discard(file)
             self.watch(file)
@@ -248,7 +250,7 @@ class ReadWatch:
     async def _let_the_dead_go(self, file: VmoFile) -> None:
         readers = {read.process for read in self._reads[file]}
         openers = {opener for opener in self._openers(file) if opener not in readers}
-        seen = await self._look(lambda: _look_at(readers, openers))
+        seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
         is_changing = file in self._changing
 
         def may_go(read: WaitingRead) -> bool:
@@ -273,10 +275,14 @@ class ReadWatch:
         """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
         try:
             openers = set(self._openers(file))
-            found = file in self._passing or await self._look(lambda: _is_anybody_behind(openers))
+            found = True
+            if file not in self._passing:
+                with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
+                    found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
             since, last = self._locked.get(file, (0.0, 0.0))
             # Who changes the size, and so has the file locked, then waits for our answer, and gets it.
-            if (found or last - since > _JUST_SECONDS) and file not in self._changing:
+            unexplained = last - max(since, self._directories.explained_at) > _UNEXPLAINED_SECONDS
+            if (found or unexplained) and file not in self._changing:
                 self._let_go(file, self._reads.get(file, ()))
         finally:
             self._judged.discard(file)
@@ -286,8 +292,8 @@ class ReadWatch:
         for read in list(islice(waiting, _MOST_AT_ONCE)):  # the next look finds the others
             self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
 
-    async def _look(self, look: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(look, limiter=self._lookers, abandon_on_cancel=True)
+    async def _state_of(self, file: VmoFile, thread: int) -> str:
+        return await self._lookers.run(file.uid, lambda: state_of(Path(f"/proc/{thread}")))
 
     def check(self) -> None:
         """Assert that only files with a READ are remembered."""
