@@ -326,16 +326,17 @@ class PageCache:
             self._spawn(self._announce)
         self._changed[file] = None
 
-    def size_changed(self, vmo: Vmo, but: CachedFile | None = None) -> None:
+    def size_changed(self, vmo: Vmo, but: CachedFile | None = None, setattr_of: CachedFile | None = None) -> None:
         """Let the kernel know that a size changed, in all files that show this VMO except ``but``.
 
+        ``setattr_of`` is the file whose size the kernel has set: it acts on the answer to that.
         Returns at once; ``wait_dropped`` waits for it.
         """
         for shown in vmo.node.viewers:
             file = getattr(shown, "owner", None)
             if isinstance(file, CachedFile) and file is not but:
                 self._tell(file)
-                if isinstance(file, VmoFile):
+                if isinstance(file, VmoFile) and file is not setattr_of:
                     self.resized(file)
 
     def _tell(self, file: CachedFile) -> None:
