@@ -12,19 +12,16 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import trio
 
 from vmofs_mount.access import can_open_inodes, opened_inode
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import VmoFile
-from vmofs_mount.processes import state_of
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_EMPTY_PATH, _AT_FORCE_SYNC, _AT_DONT_SYNC = 0x1000, 0x2000, 0x4000
@@ -39,12 +36,6 @@ _LONGEST_PAUSE_SECONDS = 0.02
 _THREADS_OF_A_USER = 4
 
 
-class _Asker:
-    """Who asks for a size: a thread, once it has begun."""
-
-    thread = 0
-
-
 class KernelSizes:
     """Waits for the kernel to know the sizes of files. Tasks run in ``spawn``'s nursery."""
 
@@ -52,7 +43,7 @@ class KernelSizes:
         self._place = place
         self._spawn = spawn
         self._by_number = can_open_inodes()
-        self._asking: dict[VmoFile, _Asker] = {}
+        self._asking: set[VmoFile] = set()
         # Who asks may be held up by a page that a READ has locked: of each user some threads at most, and others to
         # look.
         self._askers: dict[int, trio.CapacityLimiter] = defaultdict(partial(trio.CapacityLimiter, _THREADS_OF_A_USER))
@@ -67,44 +58,26 @@ class KernelSizes:
                     return False
                 if known <= file.size_bytes:
                     return True
-                self.ask(file)
+                self._ask(file)
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         return False
 
-    def is_asking(self, file: VmoFile) -> bool:
-        """Return whether the kernel was made to ask, and has not acted on the answer yet; for a second at most."""
-        return file in self._asking
-
-    def is_held_up(self, file: VmoFile) -> bool:
-        """Return whether what the kernel was told waits for a page that a READ has locked."""
-        asker = self._asking.get(file)
-        return asker is not None and state_of(Path(f"/proc/self/task/{asker.thread}")) == "D"
-
-    def ask(self, file: VmoFile) -> None:
-        """Make the kernel ask for a size, in a thread."""
+    def _ask(self, file: VmoFile) -> None:
         if file not in self._asking:
-            self._asking[file] = _Asker()
+            self._asking.add(file)
             self._spawn(self._have_asked, file)
 
     async def _have_asked(self, file: VmoFile) -> None:
-        asker = self._asking[file]
         try:
             with trio.move_on_after(_KNOW_SECONDS):
-                await self._in_thread(file, _AT_FORCE_SYNC, asker, self._askers[file.uid])
+                await self._in_thread(file, _AT_FORCE_SYNC, self._askers[file.uid])
         finally:
-            del self._asking[file]
+            self._asking.discard(file)
 
-    async def _in_thread(
-        self, file: VmoFile, sync: int, asker: _Asker | None = None, limiter: trio.CapacityLimiter | None = None
-    ) -> int | None:
+    async def _in_thread(self, file: VmoFile, sync: int, limiter: trio.CapacityLimiter | None = None) -> int | None:
         path = None if self._by_number else f"{self._place.mountpoint}/{file.path}"
-
-        def look() -> int | None:
-            if asker is not None:
-                asker.thread = threading.get_native_id()
-            return _size(self._place, file.ino, path, sync)
-
+        look = partial(_size, self._place, file.ino, path, sync)
         return await trio.to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True)
 
 

@@ -105,7 +105,7 @@ class Listers:
             buffers[ino].add(pages)
         hidden = scope.cancelled_caught and any(other.is_held_up() for other in list(self._looks[uid]))
         if buffers or hidden:
-            self._locked.explained_at = trio.current_time()
+            self._locked.blame(uid)
             await self._end_reads(buffers, uid if hidden else None)
 
     async def _end_reads(self, buffers: dict[int, RangeSet], uid: int | None) -> None:

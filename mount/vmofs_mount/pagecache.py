@@ -109,8 +109,6 @@ class PageCache:
         self._telling: dict[CachedFile, trio.Event] = {}  # whose attributes the kernel is being told to ask for anew
         self._to_tell: set[CachedFile] = set()  # those of them for which no thread has begun
         self._controller = controller
-        self.resized: Callable[[VmoFile], None] = lambda _file: None
-        """Told of a file whose size has changed other than by the kernel's own call for it."""
         self.writes = PendingWrites()
         self._changed: dict[CachedFile, None] = {}
         self._read_number = 0
@@ -326,18 +324,15 @@ class PageCache:
             self._spawn(self._announce)
         self._changed[file] = None
 
-    def size_changed(self, vmo: Vmo, but: CachedFile | None = None, setattr_of: CachedFile | None = None) -> None:
+    def size_changed(self, vmo: Vmo, but: CachedFile | None = None) -> None:
         """Let the kernel know that a size changed, in all files that show this VMO except ``but``.
 
-        ``setattr_of`` is the file whose size the kernel has set: it acts on the answer to that.
         Returns at once; ``wait_dropped`` waits for it.
         """
         for shown in vmo.node.viewers:
             file = getattr(shown, "owner", None)
             if isinstance(file, CachedFile) and file is not but:
                 self._tell(file)
-                if isinstance(file, VmoFile) and file is not setattr_of:
-                    self.resized(file)
 
     def _tell(self, file: CachedFile) -> None:
         """Have the kernel ask for the attributes anew, by a thread, which may have to wait for an unmount."""

@@ -9,8 +9,7 @@ are not only other readers (who can be killed as well) but, uninterruptibly and 
 
 - who writes to one of the pages, before his WRITE is sent: we never hear of him;
 - who has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
-- whoever looks at the file first when its size has changed by a command, or by another name, and it ends in the page;
-- behind these, who removes or renames the file, with its directory locked, and so everybody who uses that.
+- behind these two, who removes or renames the file, with its directory locked, and so everybody who uses that.
 
 So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
 if its process was killed, if it has ended and another one that has the file open sleeps uninterruptibly or was killed,
@@ -19,8 +18,6 @@ long that it has to be assumed: another user may be the one who locks the direct
 waits: the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a
 second one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or
 for a directory that others wait for.
-
-So when the size has changed by a command the kernel is made to ask for it at once, and what is in its way let go.
 
 It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
 is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
@@ -42,7 +39,6 @@ from vmofs.core.access import Access
 from vmofs.core.content import Bytes
 from vmofs.status import BadStateError
 from vmofs_mount.engine import Engine
-from vmofs_mount.kernel_sizes import KernelSizes
 from vmofs_mount.lanes import Lanes
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.nodes import VmoFile
@@ -59,9 +55,6 @@ _MOST_AT_ONCE = 128
 
 _PATIENCE_SECONDS = 0.01
 """How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
-
-_PATIENT_ROUNDS = 20
-"""After how many looks READs are let go that the kernel does not try again."""
 
 _UNEXPLAINED_SECONDS = 3.0
 """How long a directory may be locked by nobody who is seen to be behind any READ there, nor to list it. Perhaps he has
@@ -111,10 +104,8 @@ class ReadWatch:
         spawn: Callable[..., None],
         directories: LockedDirectories,
         openers: Callable[[VmoFile], Iterable[int]],
-        sizes: KernelSizes,
     ) -> None:
         self._engine = engine
-        self._sizes = sizes
         self._spawn = spawn
         self._directories = directories
         self._openers = openers
@@ -123,7 +114,6 @@ class ReadWatch:
         self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}  # those that have pages locked
         self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
         self._watched: set[VmoFile] = set()
-        self._passing: dict[VmoFile, bool] = {}  # whose size the kernel is told; True: it has changed once more
         self._locked: WeakKeyDictionary[VmoFile, tuple[float, float]] = WeakKeyDictionary()  # from when to when
         self._judged: set[VmoFile] = set()
         self._lookers = Lanes(8)
@@ -136,7 +126,7 @@ class ReadWatch:
             self._spawn(self._look_after_all)
         if read.has_locked:
             self._reads.setdefault(file, {})[read] = None
-            if file.writer_count or file in self._passing:
+            if file.writer_count:
                 self.watch(file)
 
     def ended(self, file: VmoFile, read: WaitingRead) -> None:
@@ -196,32 +186,6 @@ class ReadWatch:
             self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
             await trio.sleep(_SETTLE_SECONDS)
 
-    def resized(self, file: VmoFile) -> None:
-        """Note that the size has changed by a command or another name: who hears of it first waits for READs."""
-        if file in self._passing:
-            self._passing[file] = True
-        elif file.open_count:
-            self._passing[file] = False
-            self.watch(file)
-            self._spawn(self._pass_on, file)
-
-    async def _pass_on(self, file: VmoFile) -> None:
-        """Have the kernel hear of a size, and let READs go that it waits for then; others would wait with it."""
-        try:
-            again, held_up = True, 0
-            while again or self._sizes.is_asking(file):
-                if not self._sizes.is_asking(file):
-                    self._passing[file] = False
-                    self._sizes.ask(file)
-                await trio.sleep(_SETTLE_SECONDS)
-                again = self._passing[file]
-                if self._sizes.is_held_up(file):
-                    held_up += 1
-                    last = held_up > _PATIENT_ROUNDS
-                    self._let_go(file, [read for read in self._reads.get(file, ()) if last or not read.again])
-        finally:
-            del self._passing[file]
-
     def watch(self, file: VmoFile) -> None:
         """Look from now on who is held up by the READs of a file, as long as somebody may be."""
         if file not in self._watched and self._is_critical(file):
@@ -230,8 +194,7 @@ class ReadWatch:
 
     def _is_critical(self, file: VmoFile) -> bool:
         """Return whether READs wait, and somebody may wait for them who has the file locked."""
-        held = file.writer_count > 0 or file in self._changing or file in self._passing
-        return held and file in self._reads
+        return file in self._reads and (file.writer_count > 0 or file in self._changing)
 
     async def _watch(self, file: VmoFile) -> None:
         try:
@@ -276,9 +239,8 @@ class ReadWatch:
         try:
             openers = set(self._openers(file))
             found = True
-            if file not in self._passing:
-                with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
-                    found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
+            with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
+                found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
             since, last = self._locked.get(file, (0.0, 0.0))
             # Who changes the size, and so has the file locked, then waits for our answer, and gets it.
             unexplained = last - max(since, self._directories.explained_at) > _UNEXPLAINED_SECONDS

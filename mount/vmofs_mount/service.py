@@ -243,12 +243,12 @@ class Service:
 
     async def _set_size(self, file: VmoFile, size_bytes: int, thread: int) -> None:
         await self._bring_in_for_size(file, size_bytes)
-        self.cache.size_changed(file.vmo, setattr_of=file)  # while this waits for a pager, the size has changed already
+        self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
         process = thread_group(thread)
         try:
             await self.opened.run_unless_killed(file.vmo.set_size(size_bytes), process, file)
         finally:
-            self.cache.size_changed(file.vmo, setattr_of=file)
+            self.cache.size_changed(file.vmo)
         await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
         await self.opened.wait_until_unread(file, process)  # last: none may begin before the answer
         self.opened.reads.size_answered(file, thread)

@@ -66,9 +66,8 @@ class OpenVmos:
         self._spawn = spawn
         self._retries = Retries(place.minor)
         self.directories = LockedDirectories(place.mountpoint, spawn)
+        self.reads = ReadWatch(engine, spawn, self.directories, lambda file: self._open.get(file, ()))
         self.sizes = KernelSizes(place, spawn)
-        self.reads = ReadWatch(engine, spawn, self.directories, lambda file: self._open.get(file, ()), self.sizes)
-        cache.resized = self.reads.resized
         self.modified = modified
         self._open: dict[VmoFile, Counter[int]] = {}
         self._failures: dict[VmoFile, Failures] = {}

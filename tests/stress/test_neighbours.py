@@ -500,6 +500,7 @@ def test_a_neighbour_gets_right_answers_in_time(
 
 def test_no_process_is_left_of_a_mount_that_was_attacked_in_all_ways() -> None:
     with reachable_mount(OPTIONS) as mounted, ExitStack() as all_ways:
+        mounted.expected_log.append("threads wait for pages and hold that up")
         neighbour = Neighbour(mounted)
         all_ways.callback(neighbour.close)
         processes = [mounted.pid, *descendants(mounted.pid)]
