@@ -37,8 +37,8 @@ _LOOK_SECONDS = 1.0
 """How long it is looked at most whether a directory is locked: all threads may be waiting for others."""
 
 _SPARE_SECONDS = 3.0
-"""Who has just had a directory locked by listing it is taken to do so again: so long only what waits in his own files
-is let go. If the directory stays locked, somebody else has it locked too, and all is let go, once."""
+"""Who was just seen to have a directory locked is taken to do so again: so long only what waits in his own files is
+let go. If the directory stays locked, somebody else has it locked too, and all is let go, once."""
 
 _REST_PER_TICK = 10
 """With many that wait a tick takes long; so many times as long the next one is waited for."""
@@ -83,10 +83,10 @@ class LockedDirectories:
         self._blamed: dict[int, float] = {}  # user -> when he was found to have one locked
         self._spared_until = 0.0
         self.explained_at = 0.0
-        """When somebody was found who had one locked by listing it."""
+        """When somebody was found who had one locked."""
 
     def blame(self, uid: int) -> None:
-        """Note that a user had a directory locked by listing it: for a while others are spared, unless it lasts."""
+        """Note that a user was seen to have a directory locked: for a while others are spared, unless it lasts."""
         now = trio.current_time()
         if not self._guilty(now):
             self._spared_until = now + _SPARE_SECONDS

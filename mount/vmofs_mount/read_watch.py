@@ -244,6 +244,8 @@ class ReadWatch:
             since, last = self._locked.get(file, (0.0, 0.0))
             # Who changes the size, and so has the file locked, then waits for our answer, and gets it.
             unexplained = last - max(since, self._directories.explained_at) > _UNEXPLAINED_SECONDS
+            if found:
+                self._directories.blame(file.uid)
             if (found or unexplained) and file not in self._changing:
                 self._let_go(file, self._reads.get(file, ()))
         finally:
