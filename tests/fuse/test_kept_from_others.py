@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import threading
@@ -16,18 +15,13 @@ from tests.fuse.test_behind_a_read import Crowd
 from tests.fuse.test_shared_waiting import (
     HOSTILE,
     OTHER,
-    SYS_GETDENTS64,
     clean,
     list_into_what_is_not_there,
-    make_and_remove,
     make_pager,
-    supply,
 )
 from tests.identity import Actor, reachable_mount
 from tests.mounted import Mounted, wait_for
-from tests.rights import command
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.processes import can_see_everybody
 
 SECONDS = 10.0
 
@@ -56,51 +50,6 @@ def other() -> Iterator[Actor]:
 
 def waiting(mounted: Mounted, pager: str) -> int:
     return (mounted.path / "control" / pager / "pending").read_bytes().count(b"\n")
-
-
-# Who lists a directory, and cannot be looked at
-
-
-def list_unseen(mount: str) -> None:
-    """List a directory into a page that is missing, and have the memory of the process locked meanwhile."""
-    libc = ctypes.CDLL(None)
-    libc.mmap.restype = ctypes.c_void_p
-    page, shared, private_fixed_anonymous = ctypes.c_size_t(PAGE_SIZE), 1, 0x32
-    fds = [os.open(f"{mount}/vmo/{vmo}", os.O_RDWR) for vmo in ("lister0", "dirty0")]
-    buffer, dirty = (libc.mmap(None, page, 3, shared, fd, ctypes.c_long(0)) for fd in fds)
-    ctypes.memset(dirty, 1, 10)
-    directory = os.open(f"{mount}/aux", os.O_RDONLY)
-    calls = [
-        lambda: libc.syscall(SYS_GETDENTS64, directory, ctypes.c_void_p(buffer), PAGE_SIZE),
-        lambda: libc.mmap(ctypes.c_void_p(dirty), page, 3, private_fixed_anonymous, -1, ctypes.c_long(0)),
-    ]
-    for call in calls:
-        threading.Thread(target=call, daemon=True).start()
-        time.sleep(0.1)
-
-
-@pytest.mark.skipif(not can_see_everybody(), reason="needs root, and to see all processes")
-def test_who_lists_a_directory_of_all_and_cannot_be_looked_at_locks_it_for_nobody(
-    mounted: Mounted, other: Actor
-) -> None:
-    mount = str(mounted.path)
-    listers = [Actor(HOSTILE) for _ in range(5)]
-    try:
-        listers[0](make_pager, mount, "lister", 1, PAGE_SIZE)
-        listers[0](os.mkdir, f"{mount}/control/dirty")
-        assert listers[0](command, f"{mount}/control/dirty/create_vmo", f"vmo/dirty0 {PAGE_SIZE} trap_dirty") == "ZX_OK"
-        listers[0](supply, mount, "dirty", 0, b"." * PAGE_SIZE)
-        for lister in listers:
-            lister(list_unseen, mount)
-        work = threading.Thread(target=other, args=(make_and_remove, f"{mount}/aux/other"), daemon=True)
-        work.start()
-        work.join(SECONDS)
-        assert not work.is_alive()
-    finally:
-        for lister in listers:
-            lister.close()
-        for pager in ("lister", "dirty"):
-            clean(mounted, pager)
 
 
 # Whose READs are let go

@@ -58,7 +58,7 @@ OPTIONS = f"user_memory={MEMORY},user_nodes=20000"
 PAGES = 16
 STAMP = struct.Struct("<QQ")  # the number of the page, and a version: again and again to the end of the page
 
-ROUNDS, SECONDS = (5, 1.0) if NIGHTLY else (1, 0.15)
+ROUNDS, SECONDS = (3, 1.0) if NIGHTLY else (1, 0.15)
 ATTEMPTS = 1 if NIGHTLY else 3
 MOST_TIMES = 3 if NIGHTLY else 10
 UNFELT_SECONDS = 0.002 if NIGHTLY else 0.05
