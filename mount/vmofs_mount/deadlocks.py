@@ -55,11 +55,12 @@ class SelfDeadlockError(BadStateError):
 
 
 class Reader(NamedTuple):
-    """Who reads: the process that opened the file, the file, and the pages."""
+    """Who reads: the process that opened the file, the file, the pages, and the user."""
 
     process: int
     ino: int
     pages: PageRange
+    uid: int = 0
 
 
 class PagerFiles(NamedTuple):

@@ -36,6 +36,10 @@ _REST_SECONDS = 0.01
 _LOOK_SECONDS = 1.0
 """How long it is looked at most whether a directory is locked: all threads may be waiting for others."""
 
+_SPARE_SECONDS = 3.0
+"""Who was just seen to have a directory locked is taken to do so again: so long only what waits in his own files is
+let go. If the directory stays locked, somebody else has it locked too, and all is let go, once."""
+
 _REST_PER_TICK = 10
 """With many that wait a tick takes long; so many times as long the next one is waited for."""
 
@@ -76,6 +80,21 @@ class LockedDirectories:
         self._probes: dict[Directory, _Probe] = {}
         self._free_until: WeakKeyDictionary[Directory, float] = WeakKeyDictionary()
         self._is_running = False
+        self._blamed: dict[int, float] = {}  # user -> when he was found to have one locked
+        self._spared_until = 0.0
+        self.explained_at = 0.0
+        """When somebody was found who had one locked."""
+
+    def blame(self, uid: int) -> None:
+        """Note that a user was seen to have a directory locked: for a while others are spared, unless it lasts."""
+        now = trio.current_time()
+        if not self._guilty(now):
+            self._spared_until = now + _SPARE_SECONDS
+        self.explained_at = self._blamed[uid] = now
+
+    def _guilty(self, now: float) -> set[int]:
+        self._blamed = {uid: since for uid, since in self._blamed.items() if now - since < _SPARE_SECONDS}
+        return set(self._blamed)
 
     @contextmanager
     def watch(self, file: VmoFile, let_go: Callable[[], None]) -> Iterator[None]:
@@ -111,18 +130,22 @@ class LockedDirectories:
             self._is_running = False
 
     def _tick(self, now: float) -> None:
-        watched: dict[Directory, list[Callable[[], None]]] = {}
+        watched: dict[Directory, list[tuple[int, Callable[[], None]]]] = {}
         for file, let_go in self._watchers.values():
             if file.parent is not None and file.nlink:
-                watched.setdefault(file.parent, []).append(let_go)
+                watched.setdefault(file.parent, []).append((file.uid, let_go))
         for directory, calls in watched.items():
             probe = self._probes.get(directory)
             if probe is None:
                 if now >= self._free_until.get(directory, 0.0):
                     self._start(directory)
             elif probe.waits_for_lock():
-                for call in calls:
-                    call()
+                guilty = self._guilty(now)
+                if guilty and now >= self._spared_until:
+                    guilty, self._spared_until = set(), now + _SPARE_SECONDS
+                for uid, call in calls:
+                    if not guilty or uid in guilty:
+                        call()
 
     def _start(self, directory: Directory) -> _Probe:
         probe = self._probes[directory] = _Probe()

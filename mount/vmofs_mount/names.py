@@ -21,6 +21,7 @@ from vmofs.status import (
 )
 from vmofs.wire.names import quote
 from vmofs_mount.access import Examined, Identity, can_examine, can_open_inodes, examine, examine_path
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import AuxFile, Directory, Node, VmoFile
 from vmofs_mount.realms import adopt
@@ -37,7 +38,9 @@ _RIGHTS = {
     os.W_OK | os.X_OK: "make files in",
 }
 
-_THREADS = trio.CapacityLimiter(16)
+_THREADS = 16
+"""For the names of each user's files: of a file whose size has changed the kernel may wait for a page that a READ has
+locked, and that is for its owner to end."""
 
 _ASK_SECONDS = 5.0
 """A write to a command file must not wait for the kernel for ever: the kernel has the file locked."""
@@ -52,6 +55,7 @@ class Names:
         self._tree = tree
         self._place = place
         self._opens_inodes = can_open_inodes()
+        self._threads = Lanes(_THREADS)
 
     async def file(self, handle: CommandHandle, path: str, mode: int) -> VmoFile | AuxFile:
         """Return the VMO or aux file of that name, which the caller may use as ``mode`` (os.R_OK | os.W_OK) says.
@@ -139,7 +143,7 @@ class Names:
             ask = partial(examine_path, self._place, path, mode, identity)
         try:
             with trio.fail_after(_ASK_SECONDS):
-                return await trio.to_thread.run_sync(ask, limiter=_THREADS, abandon_on_cancel=True)
+                return await self._threads.run(identity.uid if node is None else node.uid, ask)
         except trio.TooSlowError:
             raise TimedOutError(f"{quote(path)} cannot be looked at: somebody has a directory locked") from None
         except OSError as error:

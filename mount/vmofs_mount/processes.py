@@ -6,7 +6,9 @@ the answer to a READ of its own is in state S first, and in state D, unkillable,
 
 from __future__ import annotations
 
+import itertools
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +19,13 @@ from vmofs.units import PageRange
 
 _MAX_THREADS = 4096
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of <linux/proc_ns.h>
+_READS = {
+    "x86_64": {"-1", "0", "17", "19", "295", "327"},
+    "aarch64": {"-1", "63", "65", "67", "69", "286"},
+    "riscv64": {"-1", "63", "65", "67", "69", "286"},
+}
+"""Numbers of read, pread64, readv, preadv and preadv2, and what is shown of a thread in a page fault."""
+
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
 _FAULT = "handle_mm_fault"  # the same on every architecture
@@ -68,6 +77,17 @@ def thread_group(thread: int) -> int:
     return thread
 
 
+def user_of(process: int) -> int:
+    """Return the real user of a process, -1 if it has ended.
+
+    The directory in /proc does not tell: a process can have it be root's.
+    """
+    for line in _lines(f"/proc/{process}/status"):
+        if line.startswith("Uid:"):
+            return int(line.split()[1])
+    return -1
+
+
 def blocked_threads(process: int) -> Blocked:
     """Return which threads of a process wait for pages."""
     reads = faults = 0
@@ -110,10 +130,22 @@ def is_dying(process: int) -> bool:
 
     Asynchronous reads (libaio) hold it up when it has taken the signal already. One that has ended is not dying: others
     may have inherited what it had open.
+
+    All threads are killed together. So one that goes on says that nobody was: of a process with thousands of threads
+    one is looked at, most times.
     """
-    threads = list(_threads(process))
-    alive = [thread for thread in threads if state_of(thread) not in "ZX"]
-    return any(map(_was_killed, alive)) or (bool(alive) and all(map(_is_exiting, threads)))
+    leader = Path(f"/proc/{process}/task/{process}")
+    exiting = False
+    for thread in itertools.chain([leader], _threads(process)):
+        state = state_of(thread)
+        if state in {"", "Z", "X"}:
+            continue
+        if _was_killed(thread):
+            return True
+        if not _is_exiting(thread):
+            return False
+        exiting = True
+    return exiting
 
 
 def has_ended(process: int) -> bool:
@@ -124,6 +156,21 @@ def has_ended(process: int) -> bool:
 def is_stuck(process: int) -> bool:
     """Return whether a thread of a process sleeps uninterruptibly."""
     return any(state_of(thread) == "D" for thread in _threads(process))
+
+
+def is_behind(process: int) -> bool:
+    """Return whether a thread of a process sleeps uninterruptibly, and does not just read.
+
+    So it may have a file locked, whose page it waits for.
+    """
+    return any(state_of(thread) == "D" and not _just_reads(thread) for thread in _threads(process))
+
+
+def _just_reads(thread: Path) -> bool:
+    if "".join(_lines(thread / "comm")).startswith("iou-"):
+        return False  # what io_uring writes and reads
+    number = next(iter("".join(_lines(thread / "syscall")).split()), "")
+    return number in _READS.get(platform.machine(), ())
 
 
 def is_vmofs(process: int) -> bool:
@@ -143,14 +190,17 @@ def has_mapped(process: int, ino: int, device_minor: int, pages: PageRange) -> b
     return False
 
 
-def mapped_pages(process: int, address: int, size: int, device_minor: int) -> Iterator[tuple[int, PageRange]]:
-    """Yield what files of a device a process has at an address: inode numbers and pages."""
+def mapped_pages(process: int, buffers: list[tuple[int, int]], device_minor: int) -> Iterator[tuple[int, PageRange]]:
+    """Yield what files of a device a process has at some addresses: inode numbers and pages. A buffer has a size."""
     for line in _lines(f"/proc/{process}/maps"):
         addresses, _, offset, device, inode, *_ = line.split()
+        if int(device.partition(":")[2], 16) != device_minor:
+            continue
         start, end = (int(number, 16) for number in addresses.split("-"))
-        first, last = max(start, address), min(end, address + size)
-        if first < last and int(device.partition(":")[2], 16) == device_minor:
-            yield int(inode), PageRange.of_bytes(int(offset, 16) + first - start, last - first)
+        for address, size in buffers:
+            first, last = max(start, address), min(end, address + size)
+            if first < last:
+                yield int(inode), PageRange.of_bytes(int(offset, 16) + first - start, last - first)
 
 
 def _threads(process: int) -> Iterator[Path]:

@@ -13,10 +13,11 @@ are not only other readers (who can be killed as well) but, uninterruptibly and 
 
 So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
 if its process was killed, if it has ended and another one that has the file open sleeps uninterruptibly or was killed,
-or if the directory of the file is locked while somebody may be behind the READ. That reaches no reader who still waits:
-the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a second
-one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or for a
-directory that others wait for.
+or if the directory of the file is locked while somebody is behind the READ, who may have the file locked, or for so
+long that it has to be assumed: another user may be the one who locks the directory. That reaches no reader who still
+waits: the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a
+second one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or
+for a directory that others wait for.
 
 It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
 is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
@@ -29,7 +30,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -37,11 +39,10 @@ from vmofs.core.access import Access
 from vmofs.core.content import Bytes
 from vmofs.status import BadStateError
 from vmofs_mount.engine import Engine
+from vmofs_mount.lanes import Lanes
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.nodes import VmoFile
-from vmofs_mount.processes import descendants, has_ended, is_dying, is_stuck, state_of
-
-T = TypeVar("T")
+from vmofs_mount.processes import descendants, has_ended, is_behind, is_dying, is_stuck, state_of
 
 KILL_SECONDS = 0.1
 """How often it is looked whether a process was killed that only we can end, or let others go on for."""
@@ -54,6 +55,12 @@ _MOST_AT_ONCE = 128
 
 _PATIENCE_SECONDS = 0.01
 """How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
+
+_UNEXPLAINED_SECONDS = 3.0
+"""How long a directory may be locked by nobody who is seen to be behind any READ there, nor to list it. Perhaps he has
+inherited or was given the file. Then all READs in it are let go."""
+
+_JUDGE_SECONDS = 0.5
 
 _SETTLE_SECONDS = 0.005
 """How often it is looked, after SETATTR was answered, whether a READ that came later holds up who changed the size."""
@@ -107,7 +114,9 @@ class ReadWatch:
         self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}  # those that have pages locked
         self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
         self._watched: set[VmoFile] = set()
-        self._lookers = trio.CapacityLimiter(8)
+        self._locked: WeakKeyDictionary[VmoFile, tuple[float, float]] = WeakKeyDictionary()  # from when to when
+        self._judged: set[VmoFile] = set()
+        self._lookers = Lanes(8)
 
     def began(self, file: VmoFile, read: WaitingRead) -> None:
         """Note that a READ waits."""
@@ -140,7 +149,7 @@ class ReadWatch:
                 await trio.sleep(pause)
                 began = trio.current_time()
                 processes = {read.process for read in self._waiting}
-                dying = await self._look(lambda processes=processes: set(filter(is_dying, processes)))  # type: ignore[misc]
+                dying = await self._lookers.run(None, lambda processes=processes: set(filter(is_dying, processes)))  # type: ignore[misc]
                 theirs = [(file, read) for read, file in self._waiting.items() if read.process in dying]
                 for number, (file, read) in enumerate(theirs, start=1):
                     self._let_go(file, [read])
@@ -173,7 +182,7 @@ class ReadWatch:
 
     async def _see_through(self, file: VmoFile, thread: int) -> None:
         await trio.sleep(_SETTLE_SECONDS)
-        while file in self._reads and await self._look(lambda: state_of(Path(f"/proc/{thread}"))) == "D":
+        while file in self._reads and await self._state_of(file, thread) == "D":
             self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
             await trio.sleep(_SETTLE_SECONDS)
 
@@ -192,10 +201,11 @@ class ReadWatch:
             await trio.sleep(_PATIENCE_SECONDS)
             if not self._is_critical(file):
                 return
-            with self._directories.watch(file, lambda: self._let_all_go(file)):
+            with self._directories.watch(file, lambda: self._directory_locked(file)):
                 while self._is_critical(file):
+                    began = trio.current_time()
                     await self._let_the_dead_go(file)
-                    await trio.sleep(KILL_SECONDS)
+                    await trio.sleep(max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began)))
         finally:
             self._watched.discard(file)
             self.watch(file)
@@ -203,7 +213,7 @@ class ReadWatch:
     async def _let_the_dead_go(self, file: VmoFile) -> None:
         readers = {read.process for read in self._reads[file]}
         openers = {opener for opener in self._openers(file) if opener not in readers}
-        seen = await self._look(lambda: _look_at(readers, openers))
+        seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
         is_changing = file in self._changing
 
         def may_go(read: WaitingRead) -> bool:
@@ -215,17 +225,39 @@ class ReadWatch:
 
         self._let_go(file, filter(may_go, self._reads.get(file, ())))
 
-    def _let_all_go(self, file: VmoFile) -> None:
-        if file not in self._changing:  # who has the file locked then waits for our answer, and gets it
-            self._let_go(file, self._reads.get(file, ()))
+    def _directory_locked(self, file: VmoFile) -> None:
+        """Note that the directory of a file was seen locked: it may be because of this file, or of another."""
+        now = trio.current_time()
+        since, last = self._locked.get(file, (now, now))
+        self._locked[file] = (since if now - last < KILL_SECONDS else now, now)
+        if file not in self._judged:
+            self._judged.add(file)
+            self._spawn(self._judge, file)
+
+    async def _judge(self, file: VmoFile) -> None:
+        """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
+        try:
+            openers = set(self._openers(file))
+            found = True
+            with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
+                found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
+            since, last = self._locked.get(file, (0.0, 0.0))
+            # Who changes the size, and so has the file locked, then waits for our answer, and gets it.
+            unexplained = last - max(since, self._directories.explained_at) > _UNEXPLAINED_SECONDS
+            if found:
+                self._directories.blame(file.uid)
+            if (found or unexplained) and file not in self._changing:
+                self._let_go(file, self._reads.get(file, ()))
+        finally:
+            self._judged.discard(file)
 
     def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
         waiting = (read for read in reads if not read.access.done)
         for read in list(islice(waiting, _MOST_AT_ONCE)):  # the next look finds the others
             self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
 
-    async def _look(self, look: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(look, limiter=self._lookers, abandon_on_cancel=True)
+    async def _state_of(self, file: VmoFile, thread: int) -> str:
+        return await self._lookers.run(file.uid, lambda: state_of(Path(f"/proc/{thread}")))
 
     def check(self) -> None:
         """Assert that only files with a READ are remembered."""
@@ -234,9 +266,18 @@ class ReadWatch:
         assert all(file.open_count for file in self._reads)
 
 
+def _family(openers: set[int]) -> set[int]:
+    return {child for opener in openers for child in (opener, *descendants(opener))}
+
+
+def _is_anybody_behind(openers: set[int]) -> bool:
+    """Return whether somebody who may have a file open waits in the kernel, and not just for what he reads."""
+    return any(map(is_behind, _family(openers)))
+
+
 def _look_at(readers: set[int], openers: set[int]) -> _Seen:
     """Look at processes that have a file open. In a worker thread."""
     ended = {process for process in readers if has_ended(process)}
-    family = {child for opener in openers for child in (opener, *descendants(opener))}
+    family = _family(openers)
     dying = {process for process in (readers - ended) | family if is_dying(process)}
     return _Seen(ended, dying, any(map(is_stuck, family)))

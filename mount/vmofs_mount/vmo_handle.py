@@ -38,6 +38,9 @@ from vmofs_mount.read_watch import KILL_SECONDS, LetGoError, ReadWatch, WaitingR
 
 T = TypeVar("T")
 
+_REST_PER_LOOK = 4
+"""With many processes a look takes long; so many times as long the next one is waited for."""
+
 
 class OpenVmos:
     """What the open files of all VMOs share: the processes that have them open, and the recent failures, by VMO."""
@@ -68,6 +71,9 @@ class OpenVmos:
         self.modified = modified
         self._open: dict[VmoFile, Counter[int]] = {}
         self._failures: dict[VmoFile, Failures] = {}
+        self._unkilled: dict[trio.CancelScope, int] = {}  # of what waits, and for which process
+        self._is_looking = False
+        self._looker = trio.CapacityLimiter(1)
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""
@@ -195,24 +201,34 @@ class OpenVmos:
             await self._unless_killed(partial(self.reads.wait_until_free, file), process, file)
 
     async def _unless_killed(self, wait: Callable[[], Awaitable[None]], process: int, locked: VmoFile | None) -> None:
-        watch = trio.CancelScope()
         with trio.CancelScope() as scope:
-            self._spawn(self._watch, process, watch, scope)
+            self._unkilled[scope] = process
+            if not self._is_looking:
+                self._is_looking = True
+                self._spawn(self._look_after_all)
             try:
                 with nullcontext() if locked is None else self.directories.watch(locked, scope.cancel):
                     await wait()
             finally:
-                watch.cancel()
+                del self._unkilled[scope]
         if scope.cancelled_caught:
             raise InterruptedError(errno.EINTR, f"process {process} was killed, or others must go on")
 
-    async def _watch(self, process: int, watch: trio.CancelScope, waiting: trio.CancelScope) -> None:
-        with watch:
-            while True:
-                await trio.sleep(KILL_SECONDS)
-                if await trio.to_thread.run_sync(is_dying, process, abandon_on_cancel=True):
-                    waiting.cancel()
-                    return
+    async def _look_after_all(self) -> None:
+        """Cancel what waits for processes that were killed: one look for all, or many of them would take all time."""
+        pause = KILL_SECONDS
+        try:
+            while self._unkilled:
+                await trio.sleep(pause)
+                began = trio.current_time()
+                processes = set(self._unkilled.values())
+                look = partial(_dying, processes)
+                dying = await trio.to_thread.run_sync(look, limiter=self._looker, abandon_on_cancel=True)
+                for scope in [scope for scope, process in self._unkilled.items() if process in dying]:
+                    scope.cancel()
+                pause = max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began))
+        finally:
+            self._is_looking = False
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
@@ -222,6 +238,11 @@ class OpenVmos:
         """Assert that files are counted as often as they are open."""
         assert all(processes.total() == file.open_count for file, processes in self._open.items())
         self.reads.check()
+
+
+def _dying(processes: set[int]) -> set[int]:
+    """Return those of the processes that were killed. In a worker thread."""
+    return set(filter(is_dying, processes))
 
 
 class VmoHandle(Handle):
@@ -278,7 +299,7 @@ class VmoHandle(Handle):
         suspects = await opened.suspects(file, self.process, pages) if opened.has_failures(file) else []
         opened.limits.take(Resource.REQUESTS, self.caller.uid)
         access: Access[Bytes] = file.vmo.read(offset, length)
-        access.origin = Reader(self.process, file.ino, pages)
+        access.origin = Reader(self.process, file.ino, pages, self.caller.uid)
         read = WaitingRead(access, self.process, has_locked=not self.flags & os.O_DIRECT, again=bool(suspects))
         number = opened.began(self, pages, read)
         try:
