@@ -146,8 +146,8 @@ class Writer:
 
     def close(self) -> None:
         """Let the thread end. What is not written yet never will be."""
+        os.eventfd_write(self._end, 1)  # first: once it sees that it is to end, the thread closes this too
         self._closing = self._is_asked = True
-        os.eventfd_write(self._end, 1)
         self._wakes.put(None)
 
     def run(self) -> None:
