@@ -131,7 +131,9 @@ class Writer:
         """Have a line written soon; return False if too many wait already."""
         if len(self._lines) >= _MAX_UNSENT_LINES:
             self._refused = self._is_asked = True
-            return False
+            if len(self._lines) >= _MAX_UNSENT_LINES:
+                return False
+            self._refused = False  # it wrote them before it could see that, and would not say so any more
         self._lines.append(line)
         self.handed_bytes += len(line)  # not before: then the thread could count what it has not yet
         self._handed_lines += 1

@@ -147,7 +147,8 @@ class Limits:
             for resource, amount in wanted.items():
                 self.take(resource, uid, amount)
                 taken.append(resource)
-            self.xattrs_change(node, uid)  # ACLs that it inherits
+            if not node.NAMELESS:  # what stands for a directory shows the attributes of that
+                self.xattrs_change(node, uid)  # ACLs that it inherits
         except NoSpaceError:
             for resource in taken:
                 self.give(resource, uid, wanted[resource])
