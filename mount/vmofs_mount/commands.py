@@ -9,8 +9,6 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
-import trio
-
 from vmofs.core.access import Access
 from vmofs.core.found import ALL_PAGES
 from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
@@ -49,8 +47,8 @@ _MAX_CHECKED_BYTES = 2**25
 _PATIENCE_SECONDS = 10.0
 """How long a command is carried out, slice by slice, before its result comes later. Only its pager's file is locked."""
 
-_PIECES = 1000
-"""Ranges that are dealt with in one go."""
+_PIECES = 100
+"""Ranges that are dealt with in one go, in a part of a millisecond."""
 
 T = TypeVar("T")
 
@@ -234,9 +232,10 @@ class PagerCommands:
     async def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Act on newly filled pages: who waits is answered first, the other pages go to the page cache."""
         self._engine.settle()
+        work = self._engine.begin_work(file.uid)
         for first in range(0, len(filled), _PIECES) or (0,):
-            if first:
-                await trio.lowlevel.checkpoint()
+            if work.is_over:
+                await work.rest()
             self._opened.supplied(file, filled[first : first + _PIECES])
             self._cache.supplied(file, filled[first : first + _PIECES])
         await self._engine.answer_first()
@@ -271,10 +270,10 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.R_OK, pager)
 
         async def then(records: list[DirtyRange]) -> str:
-            pieces = []
+            pieces, work = [], self._engine.begin_work(handle.identity.uid)
             for first in range(0, len(records), _PIECES):
-                if first:
-                    await trio.lowlevel.checkpoint()
+                if work.is_over:
+                    await work.rest()
                 pieces.append(format_dirty_range_lines(_in_bytes(records[first : first + _PIECES])))
             return format_result(Status.OK, str(len(records))) + "".join(pieces)
 

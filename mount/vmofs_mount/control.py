@@ -27,11 +27,13 @@ from vmofs_mount.caller import Caller
 from vmofs_mount.handles import Data, Handle
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.nodes import AuxFile, CommandFile, Node, VmoFile
+from vmofs_mount.slices import Slices, Work
 
 _log = logging.getLogger(__name__)
 
-_CUT_BYTES = 2**20 - 4096
-"""The kernel cuts writes into pieces of 1 MiB, or a page less, wherever the lines end."""
+_MOST_BYTES = 2**17
+"""Of a write: one that is longer is a short one, to the end of a line. The kernel cuts after some 1 MiB, wherever lines
+end, and to look at so many bytes takes milliseconds, even if they are thousands of empty lines."""
 
 _MAX_LINES = 4096
 """That wait behind another one. A write with more of them is a short one: to look at half a million takes long."""
@@ -40,10 +42,7 @@ _TURN_SECONDS = 0.25
 """How long lines of one write are carried out. After that it is a short write: the kernel has the command file locked
 meanwhile, and others who write to it cannot even be killed."""
 
-_REST_SECONDS = 0.005
-"""How long lines are carried out before anybody else has a turn."""
-
-_UNDONE_AT_ONCE = 200
+_UNDONE_AT_ONCE = 100
 """Pins that are taken back in one go when the file is closed. Each takes some 5 us."""
 
 _SHORT_ANSWER_BYTES = 4096
@@ -77,8 +76,8 @@ class CommandHandle(Handle):
         caller: Caller,
         execute: Callable[[Command, CommandHandle], Awaitable[str | Waiting]],
         log: Callable[[CommandHandle, str, str], None],
-        spawn: Callable[..., None],
         limits: Limits,
+        slices: Slices,
     ) -> None:
         super().__init__(file, flags, caller)
         self.direct_io = True
@@ -91,8 +90,8 @@ class CommandHandle(Handle):
         self.released = False
         self._execute = execute
         self._log = log
-        self._spawn = spawn
         self.limits = limits
+        self._slices = slices
         self._names: WeakValueDictionary[tuple[str, int], Node] = WeakValueDictionary()
         self._names_bytes = 0
         self._held_bytes = 0
@@ -116,8 +115,9 @@ class CommandHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         """Carry out the lines in order; return the bytes of those carried out before one failed."""
         del offset
-        if len(data) >= _CUT_BYTES and b"\n" in data:
-            data = data[: data.rindex(b"\n") + 1]  # the rest comes again, with what belongs to it
+        work = self._slices.begin(self.identity.uid)
+        if len(data) > _MOST_BYTES:
+            data = data[: data.rfind(b"\n", 0, _MOST_BYTES) + 1 or None]  # the rest comes again
         if data.count(b"\n") > _MAX_LINES:
             data = data[: len(data) - len(data.split(b"\n", _MAX_LINES + 1)[-1])]
         try:
@@ -127,9 +127,11 @@ class CommandHandle(Handle):
             raise
         await self._take_turn()
         try:
-            done = await self._carry_out_all(lines)
+            done = await self._carry_out_all(lines, work)
         finally:
             self._turn.release()
+        if work.is_over:
+            await work.rest()  # before the next write: there may be no end to them
         return len(data) if done == len(lines) else lines[done - 1].end
 
     async def _take_turn(self) -> None:
@@ -139,18 +141,16 @@ class CommandHandle(Handle):
         except trio.WouldBlock:
             await self._turn.acquire()
 
-    async def _carry_out_all(self, lines: list[Line]) -> int:
+    async def _carry_out_all(self, lines: list[Line], work: Work) -> int:
         """Carry out lines, or leave them for later; return their number, fewer than all if one fails or time is up."""
         if self._waiting:
             return self._enqueue(lines)
-        began = rested = time.perf_counter()
+        began = time.perf_counter()
         for number, line in enumerate(lines):
-            now = time.perf_counter()
-            if now - began > _TURN_SECONDS:
+            if number and time.perf_counter() - began > _TURN_SECONDS:
                 return number
-            if now - rested > _REST_SECONDS:
-                await trio.lowlevel.checkpoint()
-                rested = time.perf_counter()
+            if work.is_over:
+                await work.rest()
             try:
                 waiting = await self._carry_out(line)
             except VmoError:
@@ -159,7 +159,7 @@ class CommandHandle(Handle):
                 return number
             if waiting is not None:
                 self._waiting = True
-                self._spawn(self._go_on, line, waiting)
+                self._slices.spawn(self._go_on, line, waiting)
                 rest = lines[number + 1 :]
                 return number + 1 + (self._enqueue(rest, at_least=0) if rest else 0)
         return len(lines)
@@ -197,10 +197,12 @@ class CommandHandle(Handle):
     async def _go_on(self, line: Line, waiting: Waiting | None) -> None:
         """Finish a command that waits, then the lines behind it up to the first that fails."""
         try:
+            work = self._slices.begin(self.identity.uid)
             while True:
                 if waiting is not None:
                     self._set_answer(line.text, await waiting())
-                await trio.lowlevel.checkpoint()  # others have their turn
+                if work.is_over:
+                    await work.rest()
                 if not self._queue:
                     break
                 line = self._queue.popleft()
@@ -289,7 +291,7 @@ class CommandHandle(Handle):
         if len(self.on_release) <= _UNDONE_AT_ONCE:
             self._undo(len(self.on_release))
         else:
-            self._spawn(self._undo_slowly)
+            self._slices.spawn(self._undo_slowly)
 
     def _undo(self, count: int) -> None:
         for _ in range(count):
@@ -299,9 +301,11 @@ class CommandHandle(Handle):
 
     async def _undo_slowly(self) -> None:
         """Undo what was done by an open file that is closed; others have their turn meanwhile."""
+        work = self._slices.begin(self.identity.uid)
         while self.on_release:
             self._undo(min(_UNDONE_AT_ONCE, len(self.on_release)))
-            await trio.lowlevel.checkpoint()
+            if work.is_over:
+                await work.rest()
 
 
 def _queue_bytes(line: Line) -> int:

@@ -6,9 +6,8 @@ await everything must be looked up again.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import trio
 
@@ -17,13 +16,11 @@ from vmofs.core.port import Port
 from vmofs.core.system import System
 from vmofs.status import VmoError
 from vmofs.units import PageRange
+from vmofs_mount.slices import Slices, Work
 from vmofs_mount.turns import Turns, Worker
 
-_TURN_SECONDS = 0.002
-"""How long work that is done in slices goes on before others have their turn."""
-
-_MOST_WOKEN = 128
-"""Who wait for a pager and go on in one turn."""
+_MOST_WOKEN = 32
+"""Who wait for a pager and go on in one turn: to copy a page for each takes some 30 us."""
 
 _PATIENCE_SECONDS = 0.2
 """How long a command is carried out before it goes on in the background: the kernel has its file locked, for all."""
@@ -34,8 +31,8 @@ T = TypeVar("T")
 class Engine:
     """Drives one ``System``. ``kick`` is told of ports that got a packet, ``stale`` of pages that changed or went.
 
-    ``turns`` runs the handlers of requests; without it everything waits as trio's tasks do. ``spawn`` starts a task for
-    what takes long, and is done in slices; without it everything is done in one go.
+    ``turns`` runs the handlers of requests; without it everything waits as trio's tasks do. ``slices`` is for what
+    takes long; without it everything is done in one go.
     """
 
     def __init__(
@@ -44,15 +41,21 @@ class Engine:
         kick: Callable[[Port], None],
         stale: Callable[[object, list[PageRange]], None],
         turns: Turns | None = None,
-        spawn: Callable[..., None] | None = None,
+        slices: Slices | None = None,
     ) -> None:
         self.system = system
         self._kick = kick
         self._stale = stale
         self._turns = turns
-        self._spawn = spawn
+        self._slices = slices
         self._is_going_on = False
-        system.buries_later = spawn is not None
+        self._patient: dict[Access[Any], trio.Event] = {}  # calls whose rest is waited for
+        system.buries_later = slices is not None
+
+    def begin_work(self, user: Hashable) -> Work:
+        """Begin what may take long, for a user; only with ``slices``."""
+        assert self._slices is not None
+        return self._slices.begin(user)
 
     async def run(self, access: Access[T]) -> T:
         """Carry out a call that may have to wait for a pager, and return its result. Not inside of cancel scopes.
@@ -70,7 +73,7 @@ class Engine:
 
     def start(self, access: Access[T]) -> bool:
         """Start a call and return whether it is finished; if not, ``wait`` for it."""
-        access.may_rest = self._spawn is not None
+        access.may_rest = self._slices is not None
         done = access.start(trio.current_time())
         if access.is_resting:
             self.system.resting[access] = None
@@ -81,32 +84,40 @@ class Engine:
         """Start a call, and wait for a while if it rests; return whether it is finished; if not, ``wait`` for it."""
         done = self.start(access)
         if not done and access.is_resting:
-            ends = time.perf_counter() + seconds
-            while access.is_resting and time.perf_counter() < ends:
-                await trio.lowlevel.checkpoint()
+            rested = self._patient[access] = trio.Event()
+            with trio.move_on_after(seconds):
+                await rested.wait()
+            self._patient.pop(access, None)
         return access.done
 
-    async def _go_on(self) -> None:
+    async def _go_on(self, work: Work) -> None:
         """Do what is left to do, some of it in each turn of the loop."""
         system = self.system
         try:
             while system.resting or system.woken or system.graves:
-                await trio.lowlevel.checkpoint()
-                ends = time.perf_counter() + _TURN_SECONDS
-                while system.resting and time.perf_counter() < ends:
-                    access = next(iter(system.resting))
-                    del system.resting[access]
-                    if access.done:
-                        continue
-                    if access.go_on(trio.current_time()):
-                        _wake(access)
-                    elif access.is_resting:
-                        system.resting[access] = None
-                while system.graves and time.perf_counter() < ends:
-                    system.bury_some()
+                if system.woken:  # somebody waits for each of them
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await work.rest()
+                    self._let_some_go_on(work)
+                    while system.graves and not work.is_over:
+                        system.bury_some()
                 self.settle()
         finally:
             self._is_going_on = False
+
+    def _let_some_go_on(self, work: Work) -> None:
+        """Let calls that rest go on, in turn."""
+        resting = self.system.resting
+        while resting and not work.is_over:
+            access = next(iter(resting))
+            del resting[access]
+            if not access.done and access.go_on(trio.current_time()):
+                _wake(access)
+            if access.is_resting and not access.done:
+                resting[access] = None
+            elif access in self._patient:
+                self._patient.pop(access).set()
 
     async def wait(self, access: Access[T]) -> None:
         """Wait until a call that was started is finished. It may be finished already."""
@@ -150,7 +161,7 @@ class Engine:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
         system = self.system
         if system.woken:
-            for access in system.run_ready(trio.current_time(), _MOST_WOKEN if self._spawn is not None else None):
+            for access in system.run_ready(trio.current_time(), _MOST_WOKEN if self._slices is not None else None):
                 _wake(access)
         if system.ports_ready:
             for port in system.take_ports():
@@ -158,9 +169,9 @@ class Engine:
         if system.stale:
             for owner, pages in system.take_stale().items():
                 self._stale(owner, pages)
-        if (system.woken or system.resting or system.graves) and self._spawn is not None and not self._is_going_on:
+        if (system.woken or system.resting or system.graves) and self._slices is not None and not self._is_going_on:
             self._is_going_on = True
-            self._spawn(self._go_on)
+            self._slices.spawn(self._go_on, self._slices.begin(self))
 
 
 def _wake(access: Access[object]) -> None:

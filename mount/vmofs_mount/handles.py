@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import select
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import trio
 
 from vmofs.status import NoMemoryError
 from vmofs.units import PAGE_SIZE, PageRange, page_count
@@ -20,6 +17,7 @@ from vmofs_mount.caller import Caller
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.nodes import AuxFile, Node, TextFile
 from vmofs_mount.privileges import SET_ID
+from vmofs_mount.slices import Slices
 
 if TYPE_CHECKING:
     from vmofs_mount.tree import Tree
@@ -64,9 +62,6 @@ class Handle(ABC):
     def release(self) -> None:  # noqa: B027 - most have nothing to do
         """The last descriptor was closed."""
 
-
-_TURN_SECONDS = 0.002
-"""How long a text is worked on before others have their turn."""
 
 _SHORT_TEXT_BYTES = 4096
 """A text up to here is not counted."""
@@ -130,8 +125,9 @@ class AuxHandle(Handle):
 class TextHandle(Handle):
     """An open text file: the text is made at the first read and at each read from the beginning."""
 
-    def __init__(self, node: TextFile, flags: int, caller: Caller, limits: Limits) -> None:
+    def __init__(self, node: TextFile, flags: int, caller: Caller, limits: Limits, slices: Slices) -> None:
         super().__init__(node, flags, caller)
+        self._slices = slices
         self._file = node
         self._limits = limits
         self._text: bytes | None = None
@@ -145,12 +141,12 @@ class TextHandle(Handle):
         return self._text[offset : offset + size]
 
     async def _make(self) -> bytes:
-        pieces, began = [], time.perf_counter()
+        pieces = []
+        work = self._slices.begin(self.caller.uid)
         for piece in self._file.pieces(self.caller.uid):
             pieces.append(piece)
-            if time.perf_counter() - began > _TURN_SECONDS:
-                await trio.lowlevel.checkpoint()
-                began = time.perf_counter()
+            if work.is_over:
+                await work.rest()
         text = "".join(pieces).encode()
         self._count(len(text))
         return text

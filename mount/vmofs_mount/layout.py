@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vmofs import __version__
 from vmofs.core.aux import AuxVmo
 from vmofs.units import PageRange
-from vmofs_mount.handles import AuxHandle, Opener, TextHandle
+from vmofs_mount.handles import AuxHandle, Opener
 from vmofs_mount.limits import Limits
 from vmofs_mount.nodes import AuxFile, Directory, Fifo, Node, TextFile, VmoFile
 from vmofs_mount.realms import AuxRealm, ControlRealm, FileRealm, Realm
@@ -187,7 +187,6 @@ def build_layout(
     seams.openers[AuxFile] = lambda node, flags, caller: AuxHandle(
         node, flags, caller, tree, seams.written_directly, seams.content_changed, seams.shown_elsewhere
     )
-    seams.openers[TextFile] = lambda node, flags, caller: TextHandle(node, flags, caller, limits)
     seams.releasers[AuxFile] = lambda node: node.aux.close()
     seams.computed_xattrs[Directory] = lambda node: _daemon_xattrs() if node is root else {}
     return layout

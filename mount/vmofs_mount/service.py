@@ -28,6 +28,7 @@ from vmofs_mount.direct_writes import DirectWrites
 from vmofs_mount.dirty import Dirty
 from vmofs_mount.engine import Engine
 from vmofs_mount.eventlog import EventLog
+from vmofs_mount.handles import TextHandle
 from vmofs_mount.idleness import Idleness
 from vmofs_mount.listers import Listers
 from vmofs_mount.mapped_stores import MappedStores
@@ -39,6 +40,7 @@ from vmofs_mount.pagers import Pagers
 from vmofs_mount.ports import CLOSE_SECONDS
 from vmofs_mount.privileges import drop_privileges
 from vmofs_mount.processes import thread_group
+from vmofs_mount.slices import Slices
 from vmofs_mount.supply_files import SupplyFile, SupplyHandle
 from vmofs_mount.vmo_commands import VmoCommands
 from vmofs_mount.vmo_handle import OpenVmos, VmoHandle
@@ -86,7 +88,8 @@ class Service:
         self._layout = layout
         self._handles = session.handles
         nursery, place = session.nursery, Place.of(session.mountpoint)
-        self.engine = Engine(system, self._kick, self._stale, session.turns, nursery.start_soon)
+        self._slices = Slices(nursery.start_soon, lambda: session.turns.requests)
+        self.engine = Engine(system, self._kick, self._stale, session.turns, self._slices)
         kernel = session.kernel
         controller_of = lambda file: self.pagers.controller_of(file)  # noqa: E731, PLW0108 - they are made below
         self.cache = PageCache(kernel, system.frames, nursery.start_soon, controller_of)
@@ -147,6 +150,7 @@ class Service:
         seams = self._layout.seams
         seams.openers[VmoFile] = self._open_vmo
         seams.openers[CommandFile] = self._open_command
+        seams.openers[TextFile] = self._open_text
         seams.openers[SupplyFile] = self._open_supply
         seams.opened_to_write = lambda file: self.cache.wait_stored(file, STORE_SECONDS)
         seams.releasers[VmoFile] = self._release_vmo
@@ -207,7 +211,10 @@ class Service:
 
     def _open_command(self, file: CommandFile, flags: int, caller: Caller) -> CommandHandle:
         limits = self._layout.limits
-        return CommandHandle(file, flags, caller, self._commands.execute, self._log_command, self._spawn, limits)
+        return CommandHandle(file, flags, caller, self._commands.execute, self._log_command, limits, self._slices)
+
+    def _open_text(self, file: TextFile, flags: int, caller: Caller) -> TextHandle:
+        return TextHandle(file, flags, caller, self._layout.limits, self._slices)
 
     def _open_supply(self, file: SupplyFile, flags: int, caller: Caller) -> SupplyHandle:
         return SupplyHandle(file, flags, caller, self._names, self._pager_commands.supplied)

@@ -86,6 +86,8 @@ class Turns:
         self._device = -1
         self._poll = select.poll()
         self._turns_left = _TURNS
+        self.requests = 0
+        """How many the kernel has sent."""
         self.lowlevel = types.SimpleNamespace(
             current_task=trio.lowlevel.current_task,
             current_trio_token=trio.lowlevel.current_trio_token,
@@ -139,6 +141,7 @@ class Turns:
             self._poll.register(fd, select.POLLIN)
             self._device = fd
         self._turns_left -= 1
+        self.requests += 1
         if not self._turns_left or not self._poll.poll(0):
             await _stop(_Trap.DEVICE)
 
