@@ -10,11 +10,13 @@ of the VMO may have pages locked that it waits for, and a writer the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import random
 import select
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from vmofs.wire.names import escape, unescape
 
 IDLE_SECONDS = 0.05
 TRIES = 200
+TOO_MUCH_NOW = {errno.ENOMEM, errno.ETIMEDOUT}
 NO_SUCH_NAME = (FileNotFoundError, NotADirectoryError)
 PAGE = 4096
 
@@ -70,7 +73,10 @@ class StorePager:
             fcntl.flock(self.lock, fcntl.LOCK_UN)
 
     def answer(self, command: str, key: int, offset: int, length: int, name: str) -> None:
-        """Answer one request. What the size has run away from meanwhile is asked for again, if anybody cares."""
+        """Answer one request. What the size has run away from meanwhile is asked for again, if anybody cares.
+
+        What there is no memory for, or what was too slow, is tried again: nobody else answers it.
+        """
         if command == "COMPLETE":
             if key in self.vmos:
                 os.close(self.vmos.pop(key))
@@ -78,11 +84,17 @@ class StorePager:
             return
         if key not in self.vmos:
             self.open(key, unescape(name))
-        with contextlib.suppress(OSError):
-            for _ in range(TRIES):
-                with contextlib.suppress(*NO_SUCH_NAME):  # renamed meanwhile, or in supply/ its directory is gone
-                    self.act(command, key, offset, length)
+        for _ in range(TRIES):
+            try:
+                self.act(command, key, offset, length)
+            except NO_SUCH_NAME:  # renamed meanwhile, or in supply/ its directory is gone
+                continue
+            except OSError as error:
+                if error.errno not in TOO_MUCH_NOW:
                     return
+                time.sleep(IDLE_SECONDS)
+            else:
+                return
 
     def act(self, command: str, key: int, offset: int, length: int) -> None:
         """Answer one request by the present name."""

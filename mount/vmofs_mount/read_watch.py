@@ -39,13 +39,11 @@ from vmofs.core.access import Access
 from vmofs.core.content import Bytes
 from vmofs.status import BadStateError
 from vmofs_mount.engine import Engine
+from vmofs_mount.kill_watch import KILL_SECONDS, KillWatch
 from vmofs_mount.lanes import Lanes
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.processes import descendants, has_ended, is_behind, is_dying, is_stuck, state_of
-
-KILL_SECONDS = 0.1
-"""How often it is looked whether a process was killed that only we can end, or let others go on for."""
 
 _REST_PER_LOOK = 10
 """With many processes a look takes long; so many times as long the next one is waited for."""
@@ -103,14 +101,14 @@ class ReadWatch:
         engine: Engine,
         spawn: Callable[..., None],
         directories: LockedDirectories,
+        killed: KillWatch,
         openers: Callable[[VmoFile], Iterable[int]],
     ) -> None:
         self._engine = engine
         self._spawn = spawn
         self._directories = directories
+        self._killed = killed
         self._openers = openers
-        self._waiting: dict[WaitingRead, VmoFile] = {}
-        self._is_looking = False  # who of their processes was killed
         self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}  # those that have pages locked
         self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
         self._watched: set[VmoFile] = set()
@@ -120,10 +118,7 @@ class ReadWatch:
 
     def began(self, file: VmoFile, read: WaitingRead) -> None:
         """Note that a READ waits."""
-        self._waiting[read] = file
-        if not self._is_looking:
-            self._is_looking = True
-            self._spawn(self._look_after_all)
+        self._killed.add(read, read.process, lambda: self._let_go(file, [read]))
         if read.has_locked:
             self._reads.setdefault(file, {})[read] = None
             if file.writer_count:
@@ -131,7 +126,7 @@ class ReadWatch:
 
     def ended(self, file: VmoFile, read: WaitingRead) -> None:
         """Note that it is about to be answered."""
-        del self._waiting[read]
+        self._killed.remove(read)
         if not read.has_locked:
             return
         reads = self._reads[file]
@@ -140,24 +135,6 @@ class ReadWatch:
             del self._reads[file]
             if file in self._changing:
                 self._changing[file].set()
-
-    async def _look_after_all(self) -> None:
-        """Let READs go whose process was killed, or ends, but cannot as long as they wait."""
-        pause = KILL_SECONDS
-        try:
-            while self._waiting:
-                await trio.sleep(pause)
-                began = trio.current_time()
-                processes = {read.process for read in self._waiting}
-                dying = await self._lookers.run(None, lambda processes=processes: set(filter(is_dying, processes)))  # type: ignore[misc]
-                theirs = [(file, read) for read, file in self._waiting.items() if read.process in dying]
-                for number, (file, read) in enumerate(theirs, start=1):
-                    self._let_go(file, [read])
-                    if number % _MOST_AT_ONCE == 0:
-                        await trio.lowlevel.checkpoint()
-                pause = max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began))
-        finally:
-            self._is_looking = False
 
     def waits(self, file: VmoFile) -> bool:
         """Return whether a READ of a file waits."""
@@ -262,7 +239,6 @@ class ReadWatch:
     def check(self) -> None:
         """Assert that only files with a READ are remembered."""
         assert all(self._reads.values())
-        assert {read for reads in self._reads.values() for read in reads} <= self._waiting.keys()
         assert all(file.open_count for file in self._reads)
 
 

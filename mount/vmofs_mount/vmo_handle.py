@@ -27,19 +27,17 @@ from vmofs_mount.engine import Engine
 from vmofs_mount.failures import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.handles import Handle
 from vmofs_mount.kernel_sizes import KernelSizes
+from vmofs_mount.kill_watch import KillWatch
 from vmofs_mount.limits import Limits, Resource
 from vmofs_mount.locked_directories import LockedDirectories
 from vmofs_mount.mapped_stores import MappedStores
 from vmofs_mount.mountinfo import Place
 from vmofs_mount.nodes import VmoFile
 from vmofs_mount.pagecache import DROP_SECONDS, PageCache
-from vmofs_mount.processes import is_dying, thread_group
-from vmofs_mount.read_watch import KILL_SECONDS, LetGoError, ReadWatch, WaitingRead
+from vmofs_mount.processes import thread_group
+from vmofs_mount.read_watch import LetGoError, ReadWatch, WaitingRead
 
 T = TypeVar("T")
-
-_REST_PER_LOOK = 4
-"""With many processes a look takes long; so many times as long the next one is waited for."""
 
 
 class OpenVmos:
@@ -66,14 +64,12 @@ class OpenVmos:
         self._spawn = spawn
         self._retries = Retries(place.minor)
         self.directories = LockedDirectories(place.mountpoint, spawn)
-        self.reads = ReadWatch(engine, spawn, self.directories, lambda file: self._open.get(file, ()))
+        self._killed = KillWatch(spawn)
+        self.reads = ReadWatch(engine, spawn, self.directories, self._killed, lambda file: self._open.get(file, ()))
         self.sizes = KernelSizes(place, spawn)
         self.modified = modified
         self._open: dict[VmoFile, Counter[int]] = {}
         self._failures: dict[VmoFile, Failures] = {}
-        self._unkilled: dict[trio.CancelScope, int] = {}  # of what waits, and for which process
-        self._is_looking = False
-        self._looker = trio.CapacityLimiter(1)
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""
@@ -202,33 +198,14 @@ class OpenVmos:
 
     async def _unless_killed(self, wait: Callable[[], Awaitable[None]], process: int, locked: VmoFile | None) -> None:
         with trio.CancelScope() as scope:
-            self._unkilled[scope] = process
-            if not self._is_looking:
-                self._is_looking = True
-                self._spawn(self._look_after_all)
+            self._killed.add(scope, process, scope.cancel)
             try:
                 with nullcontext() if locked is None else self.directories.watch(locked, scope.cancel):
                     await wait()
             finally:
-                del self._unkilled[scope]
+                self._killed.remove(scope)
         if scope.cancelled_caught:
             raise InterruptedError(errno.EINTR, f"process {process} was killed, or others must go on")
-
-    async def _look_after_all(self) -> None:
-        """Cancel what waits for processes that were killed: one look for all, or many of them would take all time."""
-        pause = KILL_SECONDS
-        try:
-            while self._unkilled:
-                await trio.sleep(pause)
-                began = trio.current_time()
-                processes = set(self._unkilled.values())
-                look = partial(_dying, processes)
-                dying = await trio.to_thread.run_sync(look, limiter=self._looker, abandon_on_cancel=True)
-                for scope in [scope for scope, process in self._unkilled.items() if process in dying]:
-                    scope.cancel()
-                pause = max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began))
-        finally:
-            self._is_looking = False
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
@@ -238,11 +215,6 @@ class OpenVmos:
         """Assert that files are counted as often as they are open."""
         assert all(processes.total() == file.open_count for file, processes in self._open.items())
         self.reads.check()
-
-
-def _dying(processes: set[int]) -> set[int]:
-    """Return those of the processes that were killed. In a worker thread."""
-    return set(filter(is_dying, processes))
 
 
 class VmoHandle(Handle):
