@@ -22,7 +22,7 @@ from vmofs.units import PAGE_SIZE
 ENDS = {"pread": (b"", errno.ERANGE), "direct": (b"", errno.ERANGE), "sendfile": (b"", errno.ERANGE)}
 """What a read may give that was cut off: nothing, as behind the end; or an error where the kernel learns too late."""
 
-ROUNDS = 20 if NIGHTLY else 8
+ROUNDS = 20 if NIGHTLY else 4
 
 
 def truncate_late(path: Path) -> None:
