@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from vmofs.core import operations
 from vmofs.core.access import Access
 from vmofs.core.clone import CloneVmo
-from vmofs.core.operations import VmoOp
 from vmofs.core.pager import Pager
 from vmofs.core.pins import Pin
 from vmofs.core.port import Port
@@ -39,6 +38,7 @@ from vmofs.testing.dirty_model import (
 )
 from vmofs.testing.model import ModelAccess, ModelPager, ModelPort, ModelRead, ModelVmo, ModelWrite
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.vocabulary import VmoOp
 
 WRITES = {"write", "zero", "set_size", "set_stream_size", "commit", "pin_write"}
 """Calls that a view made with NO_WRITE refuses."""

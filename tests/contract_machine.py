@@ -11,14 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.contract_calls import ROOT_ONLY, Member
 from tests.contract_worlds import Worlds
-from vmofs.core.children import ChildKind
-from vmofs.core.pager import PagerOp
-from vmofs.core.request import Command
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
 from vmofs.testing.model import ModelRequest
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import ChildKind, PacketCommand, PagerOp
 
 PAGES = 8
 """Pages of a VMO at first."""
@@ -268,7 +266,7 @@ class ContractMachine(RuleBasedStateMachine):
         where = pages[0] * PAGE_SIZE, len(pages) * PAGE_SIZE
         if fail:
             self.worlds.op_range(member, PagerOp.FAIL, where, Status.IO)
-        elif asked.command is Command.READ:
+        elif asked.command is PacketCommand.READ:
             self.worlds.supply(member, where, set())
         else:
             self.worlds.op_range(member, PagerOp.DIRTY, where, 0)

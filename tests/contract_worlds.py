@@ -23,9 +23,8 @@ from tests.contract_calls import (
 from tests.payers import Payers
 from tests.stale_copies import Caches
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.children import create_child
 from vmofs.core.clone import CloneVmo
-from vmofs.core.pager import PagerOp
 from vmofs.core.pins import Pin
 from vmofs.core.request import Packet
 from vmofs.core.system import System
@@ -38,6 +37,7 @@ from vmofs.testing.contract_model import ContractModel
 from vmofs.testing.dirty_model import OK, DirtyVmo
 from vmofs.testing.model import REAL, ModelAux
 from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.vocabulary import ChildKind, PagerOp
 
 SHOWN_PAGES = 16
 LANE = "lane"

@@ -20,8 +20,9 @@ import pytest
 
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import PacketCommand
 from vmofs.wire.names import escape
-from vmofs.wire.packets import PacketCommand, RequestLine, parse_packet
+from vmofs.wire.packets import RequestLine, parse_packet
 
 T = TypeVar("T")
 

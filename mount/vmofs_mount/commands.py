@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -11,12 +11,12 @@ from weakref import ReferenceType, ref
 
 from vmofs.core.access import Access
 from vmofs.core.found import ALL_PAGES
-from vmofs.core.pager import Pager, PagerOp, Vmo, check_page_aligned
+from vmofs.core.pager import Pager, Vmo, check_page_aligned
 from vmofs.core.port import Port
 from vmofs.core.vmo import VmoOptions
-from vmofs.core.writeback import DirtyRange
 from vmofs.status import AccessDeniedError, BadStateError, NotSupportedError, OutOfRangeError, Status, VmoError
 from vmofs.units import Key, PageRange
+from vmofs.vocabulary import DirtyRange
 from vmofs.wire.commands import (
     Command,
     CreateVmo,
@@ -246,7 +246,7 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        steps = pager.op_range_steps(PagerOp(command.op), file.vmo, command.offset, command.length, command.data)
+        steps = pager.op_range_steps(command.op, file.vmo, command.offset, command.length, command.data)
         return await self._carry_out(Access(steps), _done)
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str | Waiting:
@@ -274,7 +274,7 @@ class PagerCommands:
             for first in range(0, len(records), _PIECES):
                 if work.is_over:
                     await work.rest()
-                pieces.append(format_dirty_range_lines(_in_bytes(records[first : first + _PIECES])))
+                pieces.append(format_dirty_range_lines(records[first : first + _PIECES]))
             return format_result(Status.OK, str(len(records))) + "".join(pieces)
 
         steps = pager.query_dirty_ranges_steps(file.vmo, command.offset, command.length)
@@ -295,10 +295,6 @@ class PagerCommands:
         pager.check_vmo(vmo_of(file))
         assert isinstance(file, VmoFile)
         return file
-
-
-def _in_bytes(records: Iterable[DirtyRange]) -> Iterator[tuple[int, int, bool]]:
-    return ((pages.offset, pages.length, is_zero) for pages, is_zero in records)
 
 
 async def _done(_result: object) -> str:

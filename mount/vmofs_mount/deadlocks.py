@@ -30,10 +30,10 @@ import trio
 
 from vmofs.core.access import Access
 from vmofs.core.port import Port
-from vmofs.core.request import Command
 from vmofs.core.system import System
 from vmofs.status import BadStateError
 from vmofs.units import PageRange
+from vmofs.vocabulary import PacketCommand
 from vmofs_mount.processes import can_see_everybody, has_mapped, in_fault
 
 _WAIT_SECONDS = 0.1
@@ -129,7 +129,7 @@ class Deadlocks:
         for request in self._system.requests:
             if request.raised_at > now - _WAIT_SECONDS:
                 break  # and so are all others
-            if request.command is not Command.READ or request.primary is None:
+            if request.command is not PacketCommand.READ or request.primary is None:
                 continue
             access = request.primary.access
             if not isinstance(access.origin, Reader) or access.origin.process in self._cleared:

@@ -24,14 +24,13 @@ from dataclasses import dataclass
 import trio
 
 from vmofs.core.port import Port
-from vmofs.core.request import Command, PageRequest
+from vmofs.core.request import PageRequest
 from vmofs.core.source import PageSource
-from vmofs.wire.packets import PacketCommand, format_packet
+from vmofs.vocabulary import PacketCommand
+from vmofs.wire.packets import format_packet
 from vmofs_mount.attaching import Attempt, ClosedReaders, Writer, is_reader_gone
 
 _log = logging.getLogger(__name__)
-
-_WORDS = {command: PacketCommand(command.name) for command in Command}
 
 _ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
 """Seconds between attempts after a lookup: a reader that has looked the name up opens it at once, unless stopped."""
@@ -180,7 +179,7 @@ class Fifo:
         if request is None or attached is None or not attached.writer.hand(self._line(request)):
             return False
         port.take(self, trio.current_time())
-        if request.command is Command.COMPLETE:
+        if request.command is PacketCommand.COMPLETE:
             attached.completes.append((attached.writer.handed_bytes, request.source))
             attached.writer.count_read()
             attached.forget_read_completes()
@@ -195,9 +194,7 @@ class Fifo:
 
     def _line(self, request: PageRequest) -> bytes:
         packet = request.packet()
-        return format_packet(
-            _WORDS[packet.command], packet.key, packet.offset, packet.length, self._name_of(packet.source)
-        )
+        return format_packet(packet.command, packet.key, packet.offset, packet.length, self._name_of(packet.source))
 
     async def run(self) -> None:
         """Attach when somebody reads, deliver, hand over when he is gone; until cancelled."""

@@ -8,13 +8,14 @@ from typing import TypeVar
 
 from vmofs.core import operations
 from vmofs.core.access import Access
-from vmofs.core.aux import AuxKind, AuxVmo
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.aux import AuxVmo
+from vmofs.core.children import create_child
 from vmofs.core.found import ALL_PAGES
 from vmofs.core.pins import Pin
 from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, VmoError
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange
-from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOp, VmoOpRange, VmoPin, VmoSetStreamSize
+from vmofs.vocabulary import AuxKind, ChildKind, VmoOp
+from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOpRange, VmoPin, VmoSetStreamSize
 from vmofs.wire.names import quote
 from vmofs_mount.commands import OK, Method, vmo_of
 from vmofs_mount.control import CommandHandle, Waiting
@@ -62,7 +63,7 @@ class VmoCommands:
         parent, name = await self._names.new_name(handle, command.aux, "aux")
         if command.size > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {command.size} is above the largest VMO, {MAX_VMO_BYTES}")
-        kind = AuxKind.PLAIN if command.kind is None else AuxKind(command.kind.value)
+        kind = AuxKind.PLAIN if command.kind is None else command.kind
         account = handle.limits.account(handle.identity.uid)
         aux = AuxVmo(self._engine.system, command.size, kind, resizable=command.resizable, account=account)
         file = AuxFile(0o644 & ~handle.identity.umask, handle.identity.uid, handle.identity.gid, aux)
@@ -70,7 +71,7 @@ class VmoCommands:
         return OK
 
     async def _vmo_create_child(self, command: VmoCreateChild, handle: CommandHandle) -> str:
-        kind = ChildKind(command.kind.value)
+        kind = command.kind
         # Who writes into a slice or a reference writes into its parent; and an aux that has a child cannot be supplied
         # from, so whoever stages pages in it must not depend on those who may read it.
         writes_parent = kind in {ChildKind.SLICE, ChildKind.REFERENCE} and not command.no_write
@@ -101,12 +102,11 @@ class VmoCommands:
 
     async def _vmo_op_range(self, command: VmoOpRange, handle: CommandHandle) -> str | Waiting:
         file = await self._names.file(handle, command.vmo, _RIGHTS.get(command.op, os.W_OK))
-        op = operations.VmoOp[command.op.name]
         if command.op in _TAKING:
             await self._stores.bring_in(vmo_of(file), PageRange.of_bytes(command.offset, command.length))
         if command.op in {VmoOp.ZERO, VmoOp.DECOMMIT}:
             self._drop_privileges(handle, file)
-        return await self._start(handle, operations.op_range(op, vmo_of(file), command.offset, command.length))
+        return await self._start(handle, operations.op_range(command.op, vmo_of(file), command.offset, command.length))
 
     def _drop_privileges(self, handle: CommandHandle, file: VmoFile | AuxFile) -> None:
         """Clear set-user-ID as a write does."""

@@ -15,7 +15,7 @@ from tests.pager_client import Background, PagerClient, Readers, Vmo
 from tests.writing import fails_with
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs.wire.packets import PacketCommand
+from vmofs.vocabulary import PacketCommand
 
 KEY = 17 * pattern.KEY_STEP
 

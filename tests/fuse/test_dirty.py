@@ -34,7 +34,7 @@ from tests.writing import (
 )
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs.wire.packets import PacketCommand
+from vmofs.vocabulary import PacketCommand
 
 CODES = {
     "ZX_ERR_IO": errno.EIO,

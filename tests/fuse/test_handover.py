@@ -17,7 +17,7 @@ from tests.pager_client import Background, PagerClient, Requests, Vmo
 from tests.pager_process import PagerProcess
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs.wire.packets import PacketCommand
+from vmofs.vocabulary import PacketCommand
 
 KEY = 3 * pattern.KEY_STEP
 KILLS = 1000 if NIGHTLY else 20

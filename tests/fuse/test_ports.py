@@ -19,7 +19,8 @@ from tests.pager_client import SECONDS, Background, PagerClient, Readers, Reques
 from tests.shell import bash
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs.wire.packets import PacketCommand, parse_packet
+from vmofs.vocabulary import PacketCommand
+from vmofs.wire.packets import parse_packet
 
 KEY = 13 * pattern.KEY_STEP
 MANY = 3000

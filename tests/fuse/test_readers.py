@@ -17,7 +17,7 @@ from tests.mounted import Mounted, wait_for
 from tests.pager_client import Background, PagerClient, Readers, Vmo, process_state
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs.wire.packets import PacketCommand
+from vmofs.vocabulary import PacketCommand
 
 READERS = 1000
 KEY = 3 * pattern.KEY_STEP

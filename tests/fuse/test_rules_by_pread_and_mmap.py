@@ -33,7 +33,7 @@ from tests.writing import (
     take,
 )
 from vmofs.units import PAGE_SIZE
-from vmofs.wire.packets import PacketCommand
+from vmofs.vocabulary import PacketCommand
 
 ZEROS = bytes(PAGE_SIZE)
 SUPPLIED = [page_bytes(page, key=KEY) for page in range(16)]

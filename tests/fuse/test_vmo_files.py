@@ -19,7 +19,7 @@ from tests.pager_client import Background, PagerClient, Readers, Vmo, metric
 from tests.raw_mapping import mapped
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs.wire.packets import PacketCommand
+from vmofs.vocabulary import PacketCommand
 
 KEY = 17 * pattern.KEY_STEP
 

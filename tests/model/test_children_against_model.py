@@ -16,11 +16,10 @@ from tests.searching import in_parts, search
 from tests.stale_copies import Caches
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.children import create_child
 from vmofs.core.clone import CloneVmo
-from vmofs.core.pager import Pager, PagerOp
+from vmofs.core.pager import Pager
 from vmofs.core.port import Port
-from vmofs.core.request import Command
 from vmofs.core.states import PageState
 from vmofs.core.system import System
 from vmofs.core.view import AuxView, PagerView
@@ -48,6 +47,7 @@ from vmofs.testing.model import (
     runs,
 )
 from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.vocabulary import ChildKind, PacketCommand, PagerOp
 
 P = PAGE_SIZE
 PAGES = 8
@@ -248,7 +248,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
             if root.state(page) is not PageState.MARKER:
                 root.pages[page] = ModelPage(PageState.ZERO)
         for gap in runs(gaps):
-            self.model.resolve(root, Command.READ, gap)
+            self.model.resolve(root, PacketCommand.READ, gap)
 
     @rule(pick=PICK, first=FIRST, count=COUNT)
     def commit(self, pick: int, first: int, count: int) -> None:
@@ -284,7 +284,7 @@ class ChildrenOfPagerVmo(RuleBasedStateMachine):
         for page in range(old, size):
             root.pages[page] = ModelPage(PageState.ZERO)
         for gap in runs(absent):
-            self.model.resolve(root, Command.READ, gap)
+            self.model.resolve(root, PacketCommand.READ, gap)
 
     def fails_at_once(self, access: Access[Any], status: Status) -> bool:
         """Return whether the call fails without waiting."""

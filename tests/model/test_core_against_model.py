@@ -14,9 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.searching import in_parts, search
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.pager import Pager, PagerOp
+from vmofs.core.pager import Pager
 from vmofs.core.port import Port
-from vmofs.core.request import Command
 from vmofs.core.system import System
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status, VmoError
@@ -35,6 +34,7 @@ from vmofs.testing.model import (
     runs,
 )
 from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.vocabulary import PacketCommand, PagerOp
 
 VMO_PAGES = 24  # more than a batch of a write
 SHOWN_PAGES = VMO_PAGES + 2
@@ -396,7 +396,7 @@ def compare_pages(pair: Pair) -> None:
 
 def span(request: ModelRequest) -> tuple[int, int]:
     """Return offset and length of the packet of a request."""
-    if request.command is Command.COMPLETE:
+    if request.command is PacketCommand.COMPLETE:
         return 0, 0
     return request.pages[0] * PAGE_SIZE, len(request.pages) * PAGE_SIZE
 

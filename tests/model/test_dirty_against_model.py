@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.searching import in_parts, search
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.pager import Pager, PagerOp
+from vmofs.core.pager import Pager
 from vmofs.core.pins import Pin
 from vmofs.core.port import Port
 from vmofs.core.system import System
@@ -37,6 +37,7 @@ from vmofs.testing.dirty_model import (
 )
 from vmofs.testing.model import REAL, ModelAccess, ModelAux, ModelPager, ModelPort, ModelRead, ModelWrite
 from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.vocabulary import PagerOp
 
 T = TypeVar("T")
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, Vmo, create_child
+from vmofs.core.children import Vmo, create_child
 from vmofs.core.clone import CloneVmo
 from vmofs.core.view import AuxView, PagerView
 from vmofs.core.vmo import PagerVmo
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.vocabulary import ChildKind
 
 P = PAGE_SIZE
 ON_WRITE = ChildKind.SNAPSHOT_AT_LEAST_ON_WRITE

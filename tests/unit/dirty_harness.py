@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from vmofs.core.pager import DIRTY_RANGE_IS_ZERO, PagerOp
+from vmofs.core.pager import DIRTY_RANGE_IS_ZERO
 from vmofs.core.states import PageState
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import PagerOp
 
 P = PAGE_SIZE
 

@@ -8,7 +8,7 @@ from tests.unit.children_harness import FULL, MODIFIED, ON_WRITE, P
 from vmofs.core import children
 from vmofs.core.account import SPARE_RANGES, Account
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.children import create_child
 from vmofs.core.clone import CloneVmo
 from vmofs.core.hints import MOST_RANGES
 from vmofs.core.pins import MOST_PIECES, Pins
@@ -16,6 +16,7 @@ from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.status import NoMemoryError
 from vmofs.testing.world import World
 from vmofs.units import Key, PageRange
+from vmofs.vocabulary import ChildKind
 
 
 def made(world: World, account: Account | None, pages: int) -> AuxVmo:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P
-from vmofs.core.aux import AuxKind, AuxVmo
-from vmofs.core.operations import VmoOp, op_range
+from vmofs.core.aux import AuxVmo
+from vmofs.core.operations import op_range
 from vmofs.status import BadStateError, NoMemoryError, NotSupportedError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import UINT64_MAX, PageRange
+from vmofs.vocabulary import AuxKind, VmoOp
 
 
 def do(world: World, op: VmoOp, aux: AuxVmo, offset: int, length: int) -> None:

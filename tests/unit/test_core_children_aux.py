@@ -6,12 +6,13 @@ import pytest
 
 from tests.unit.children_harness import FULL, MODIFIED, ON_WRITE, P, shows, snapshot, used
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, create_child
-from vmofs.core.operations import VmoOp, op_range
+from vmofs.core.children import create_child
+from vmofs.core.operations import op_range
 from vmofs.status import AccessDeniedError, NoMemoryError, NotSupportedError, UnavailableError
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, World
 from vmofs.units import PageRange
+from vmofs.vocabulary import ChildKind, VmoOp
 
 
 def put(aux: AuxVmo, page: int, pages: int = 1) -> None:

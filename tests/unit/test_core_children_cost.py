@@ -10,10 +10,11 @@ import pytest
 
 from tests.unit.children_harness import FULL, MODIFIED, ON_WRITE, P, used
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, Vmo, create_child
+from vmofs.core.children import Vmo, create_child
 from vmofs.core.clone import CloneVmo
 from vmofs.core.vmo import PagerVmo
 from vmofs.testing.world import World
+from vmofs.vocabulary import ChildKind
 
 VMO_PAGES = 2**20  # 4 GiB
 SNAPSHOTS = 100

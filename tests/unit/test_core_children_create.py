@@ -21,12 +21,13 @@ from tests.unit.children_harness import (
     zero,
 )
 from tests.unit.dirty_harness import resizable
-from vmofs.core.aux import AuxKind, AuxVmo
-from vmofs.core.children import ChildKind, Vmo, create_child
+from vmofs.core.aux import AuxVmo
+from vmofs.core.children import Vmo, create_child
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import BadStateError, InvalidArgsError, NotSupportedError, OutOfRangeError
 from vmofs.testing.world import World
 from vmofs.units import MAX_VMO_BYTES, UINT64_MAX
+from vmofs.vocabulary import AuxKind, ChildKind
 
 SLICE, REFERENCE = ChildKind.SLICE, ChildKind.REFERENCE
 SNAPSHOTS = [FULL, ON_WRITE, MODIFIED]

@@ -8,12 +8,13 @@ import pytest
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, resize, slice_of, snapshot, write, zero
 from tests.unit.dirty_harness import resizable
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.children import create_child
 from vmofs.core.clone import CloneVmo
 from vmofs.core.view import PagerView
 from vmofs.core.vmo import PagerVmo
 from vmofs.testing.world import World
 from vmofs.units import PageRange
+from vmofs.vocabulary import ChildKind
 
 Change = Callable[[World, PagerVmo, CloneVmo, PagerView], object]
 

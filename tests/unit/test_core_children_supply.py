@@ -18,8 +18,8 @@ from tests.unit.children_harness import (
     write,
     zero,
 )
-from vmofs.core.aux import AuxKind, AuxVmo
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.aux import AuxVmo
+from vmofs.core.children import create_child
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import (
     AccessDeniedError,
@@ -33,6 +33,7 @@ from vmofs.status import (
 )
 from vmofs.testing.world import World
 from vmofs.units import PageRange
+from vmofs.vocabulary import AuxKind, ChildKind
 
 
 @pytest.mark.parametrize("kind", [ChildKind.SNAPSHOT, ChildKind.REFERENCE])

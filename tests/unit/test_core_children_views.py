@@ -6,15 +6,16 @@ import pytest
 
 from tests.unit.children_harness import P, PagerLike, aux_view, clone, read, reference, shows, slice_of, write, zero
 from tests.unit.dirty_harness import ack, dirty, modified, states
-from vmofs.core.aux import AuxKind, AuxVmo
-from vmofs.core.children import ChildKind, create_child
-from vmofs.core.operations import VmoOp, op_range
+from vmofs.core.aux import AuxVmo
+from vmofs.core.children import create_child
+from vmofs.core.operations import op_range
 from vmofs.core.states import PageState
 from vmofs.core.view import AuxView
 from vmofs.core.vmo import VmoStatistics
 from vmofs.status import AccessDeniedError, InvalidArgsError, NotSupportedError, OutOfRangeError, UnavailableError
 from vmofs.testing.world import World
 from vmofs.units import PageRange
+from vmofs.vocabulary import AuxKind, ChildKind, VmoOp
 
 
 def test_slice_write_is_dirty_on_the_root_in_root_offsets_and_modified(world: World) -> None:

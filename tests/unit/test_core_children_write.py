@@ -6,8 +6,7 @@ import pytest
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, used, write, zero
 from tests.unit.dirty_harness import dirty, modified, states
-from vmofs.core.operations import VmoOp, op_range
-from vmofs.core.pager import PagerOp
+from vmofs.core.operations import op_range
 from vmofs.core.states import PageState
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import (
@@ -22,6 +21,7 @@ from vmofs.status import (
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import PageRange
+from vmofs.vocabulary import PagerOp, VmoOp
 
 
 def test_clone_write_to_clone_is_read_at_the_root_then_forked_and_never_dirty(world: World) -> None:

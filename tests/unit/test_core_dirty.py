@@ -6,7 +6,6 @@ import pytest
 
 from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, states
 from vmofs.core.aux import AuxVmo
-from vmofs.core.pager import PagerOp
 from vmofs.core.vmo import PagerVmo
 from vmofs.status import (
     BadStateError,
@@ -20,6 +19,7 @@ from vmofs.status import (
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import UINT64_MAX, PageRange
+from vmofs.vocabulary import PagerOp
 
 TOP = UINT64_MAX - P + 1  # page aligned; one page more overflows
 

@@ -13,15 +13,15 @@ import pytest
 from vmofs.core import eviction as eviction_module
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.children import create_child
 from vmofs.core.clone import CloneVmo
 from vmofs.core.eviction import EvictedPages, Eviction, EvictionStatistics
-from vmofs.core.pager import PagerOp
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.status import NoMemoryError
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.vocabulary import ChildKind, PagerOp
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmofs.core.aux import AuxVmo
-from vmofs.core.pager import FAIL_CODES, PagerOp
+from vmofs.core.pager import FAIL_CODES
 from vmofs.core.states import PageEvent
 from vmofs.status import (
     BadStateError,
@@ -22,6 +22,7 @@ from vmofs.status import (
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE, UINT64_MAX, PageRange
+from vmofs.vocabulary import PagerOp
 
 P = PAGE_SIZE
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vmofs.core.pager import PagerOp
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import PageRange
+from vmofs.vocabulary import PagerOp
 
 
 def test_concurrent_overlapping_access_of_32_readers_is_one_packet(world: World) -> None:

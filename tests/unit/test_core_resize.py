@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P, ack, dirty, grown, modified, resizable, resize, states, zero
-from vmofs.core.pager import PagerOp
 from vmofs.core.vmo import VmoOptions
 from vmofs.status import BadStateError, OutOfRangeError, UnavailableError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import MAX_VMO_BYTES, PageRange
+from vmofs.vocabulary import PagerOp
 
 # Checks
 

@@ -11,10 +11,9 @@ from tests.unit.children_harness import MODIFIED, ON_WRITE, clone
 from tests.unit.dirty_harness import P, dirty, states
 from vmofs.core.access import Access, Steps
 from vmofs.core.aux import AuxVmo
-from vmofs.core.children import ChildKind, create_child
+from vmofs.core.children import create_child
 from vmofs.core.clone import CloneVmo
-from vmofs.core.operations import VmoOp, op_range
-from vmofs.core.pager import PagerOp
+from vmofs.core.operations import op_range
 from vmofs.core.spans import SLICE, Spans
 from vmofs.core.view import AuxView
 from vmofs.core.vmo import PagerVmo, VmoOptions
@@ -22,6 +21,7 @@ from vmofs.status import BadStateError, IoError, NotFoundError, OutOfRangeError,
 from vmofs.testing import pattern
 from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.vocabulary import ChildKind, PagerOp, VmoOp
 
 PAGES = 5 * SLICE
 

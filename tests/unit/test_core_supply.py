@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import xxhash
 
-from vmofs.core.aux import AuxKind, AuxVmo
+from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import Pager
 from vmofs.core.states import PageState
 from vmofs.core.vmo import PagerVmo, VmoOptions
@@ -13,6 +13,7 @@ from vmofs.status import BadStateError, InvalidArgsError, IoDataIntegrityError, 
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange
+from vmofs.vocabulary import AuxKind
 
 P = PAGE_SIZE
 

@@ -6,13 +6,13 @@ import pytest
 
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.pager import Pager, PagerOp
+from vmofs.core.pager import Pager
 from vmofs.core.port import Port
-from vmofs.core.request import Command
 from vmofs.core.system import System
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, Status
 from vmofs.units import PAGE_SIZE, Key
+from vmofs.vocabulary import PacketCommand, PagerOp
 
 P = PAGE_SIZE
 
@@ -49,7 +49,7 @@ class Synced:
         self.op(PagerOp.WRITEBACK_BEGIN, page, pages)
         self.op(PagerOp.WRITEBACK_END, page, pages)
 
-    def packets(self) -> list[tuple[Command, int, int]]:
+    def packets(self) -> list[tuple[PacketCommand, int, int]]:
         found = []
         while (packet := self.port.dequeue()) is not None:
             found.append((packet.command, packet.offset // P, packet.length // P))
@@ -77,9 +77,9 @@ def test_sync_asks_for_each_dirty_range_and_ends_when_all_went_through_end(synce
     synced.write(1)
     synced.write(4, 2)
     sync = synced.sync()
-    assert synced.packets() == [(Command.WRITEBACK, 1, 1)]
+    assert synced.packets() == [(PacketCommand.WRITEBACK, 1, 1)]
     synced.clean(1, 1)
-    assert synced.packets() == [(Command.WRITEBACK, 4, 2)]
+    assert synced.packets() == [(PacketCommand.WRITEBACK, 4, 2)]
     synced.clean(4, 1)
     assert not is_done(sync)
     synced.clean(5, 1)
@@ -127,7 +127,7 @@ def test_pages_cut_off_are_no_longer_waited_for(synced: Synced) -> None:
 def test_a_changed_size_alone_is_asked_for_with_length_0(synced: Synced) -> None:
     assert synced.vmo.set_size(2 * P).start(0)
     sync = synced.sync()
-    assert synced.packets() == [(Command.WRITEBACK, 0, 0)]
+    assert synced.packets() == [(PacketCommand.WRITEBACK, 0, 0)]
     synced.op(PagerOp.WRITEBACK_END, 0, 0)
     assert not is_done(sync)  # nobody has looked at the size before
     synced.clean(0, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from vmofs.core.access import Access, Need, Steps
-from vmofs.core.request import Command
 from vmofs.core.runs import Run
 from vmofs.core.states import PageState
 from vmofs.core.vmo import PagerVmo
@@ -13,6 +12,7 @@ from vmofs.status import IoError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.vocabulary import PacketCommand
 
 
 def test_the_statistics_count_over_all_objects(world: World) -> None:
@@ -58,10 +58,10 @@ def test_an_access_that_waits_for_one_thing_after_another(world: World) -> None:
 
     def steps() -> Steps[str]:
         try:
-            yield Need(first.source, Command.READ, PageRange(0, 2), 0)
+            yield Need(first.source, PacketCommand.READ, PageRange(0, 2), 0)
         except IoError:
-            yield Need(second.source, Command.READ, PageRange(0, 1))
-        yield Need(second.source, Command.DIRTY, PageRange(0, 1))
+            yield Need(second.source, PacketCommand.READ, PageRange(0, 1))
+        yield Need(second.source, PacketCommand.DIRTY, PageRange(0, 1))
         return "done"
 
     access = world.start(Access(steps()))
@@ -71,7 +71,7 @@ def test_an_access_that_waits_for_one_thing_after_another(world: World) -> None:
     world.supply(second, 0)
     assert world.packets() == ["DIRTY(0,1)"]
     assert [request.source for request in world.system.requests] == [second.source]
-    second.source.resolve(Command.DIRTY, PageRange(0, 1))
+    second.source.resolve(PacketCommand.DIRTY, PageRange(0, 1))
     assert world.run() == [access]
     assert access.result() == "done"
 
@@ -80,8 +80,8 @@ def test_who_needs_something_else_when_woken_early_leaves_his_request_to_others(
     vmo = world.vmo()
 
     def steps() -> Steps[None]:
-        yield Need(vmo.source, Command.READ, PageRange(0, 4), 0)
-        yield Need(vmo.source, Command.READ, PageRange(5, 6), 5)
+        yield Need(vmo.source, PacketCommand.READ, PageRange(0, 4), 0)
+        yield Need(vmo.source, PacketCommand.READ, PageRange(5, 6), 5)
 
     world.start(Access(steps()))
     reader = world.start_read(vmo, 1, 3)
@@ -93,12 +93,12 @@ def test_who_needs_something_else_when_woken_early_leaves_his_request_to_others(
 
 def test_an_error_that_is_no_status_is_not_swallowed(world: World) -> None:
     def steps() -> Steps[None]:
-        yield Need(world.vmo().source, Command.READ, PageRange(0, 1))
+        yield Need(world.vmo().source, PacketCommand.READ, PageRange(0, 1))
         raise RuntimeError("a defect")
 
     access = world.start(Access(steps()))
     (request,) = world.system.requests
-    request.source.resolve(Command.READ, PageRange(0, 1))
+    request.source.resolve(PacketCommand.READ, PageRange(0, 1))
     with pytest.raises(RuntimeError, match="a defect"):
         world.run()
     access.cancel()

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from vmofs.core.aux import AuxKind, AuxVmo
+from vmofs.core.aux import AuxVmo
 from vmofs.core.system import System
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import AuxKind
 
 
 @pytest.mark.parametrize(

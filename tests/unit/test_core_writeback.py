@@ -8,13 +8,12 @@ import pytest
 
 from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resize, states
 from vmofs.core.aux import AuxVmo
-from vmofs.core.pager import PagerOp
 from vmofs.core.vmo import PagerVmo
-from vmofs.core.writeback import DirtyRange
 from vmofs.status import InvalidArgsError, IoError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import UINT64_MAX, PageRange
+from vmofs.vocabulary import DirtyRange, PagerOp
 
 TOP = UINT64_MAX - P + 1
 

@@ -12,25 +12,22 @@ from hypothesis import strategies as st
 
 from vmofs.status import InvalidArgsError
 from vmofs.units import UINT64_MAX
+from vmofs.vocabulary import AuxKind, ChildKind, PagerOp, VmoOp
 from vmofs.wire import commands
 from vmofs.wire.commands import (
     USAGE,
-    AuxKind,
-    ChildKind,
     Command,
     CommandKind,
     CreateVmo,
     DetachVmo,
     Evict,
     OpRange,
-    PagerOp,
     QueryDirtyRanges,
     QueryVmoStats,
     ServeDirectory,
     SupplyPages,
     VmoCreate,
     VmoCreateChild,
-    VmoOp,
     VmoOpRange,
     VmoPin,
     VmoSetStreamSize,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmofs.status import InvalidArgsError
+from vmofs.vocabulary import PacketCommand
 from vmofs.wire.names import (
     MAX_PATH_BYTES,
     PLAIN_PATH,
@@ -17,7 +18,7 @@ from vmofs.wire.names import (
     quote,
     unescape,
 )
-from vmofs.wire.packets import PacketCommand, format_packet
+from vmofs.wire.packets import format_packet
 
 ANY_NAME = st.text(max_size=30) | st.text(" \t\n\\01234/.", max_size=30)
 ESCAPES = [

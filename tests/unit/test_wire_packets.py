@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from vmofs.status import InvalidArgsError
 from vmofs.units import UINT64_MAX, Key
-from vmofs.wire.packets import PacketCommand, RequestLine, format_packet, parse_packet
+from vmofs.vocabulary import PacketCommand
+from vmofs.wire.packets import RequestLine, format_packet, parse_packet
 
 UINT64 = st.integers(0, UINT64_MAX)
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20).filter(

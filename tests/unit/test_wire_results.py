@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmofs.status import InvalidArgsError, NotFoundError, Status, VmoError
-from vmofs.units import UINT64_MAX
+from vmofs.units import PAGE_SIZE, UINT64_MAX, PageRange
+from vmofs.vocabulary import DirtyRange
 from vmofs.wire.names import printable
 from vmofs.wire.results import (
-    DirtyRange,
     Result,
     add_held,
     format_dirty_ranges,
@@ -22,7 +22,8 @@ from vmofs.wire.results import (
     parse_vmo_stats,
 )
 
-UINT64 = st.integers(0, UINT64_MAX)
+PAGES = st.integers(0, UINT64_MAX // PAGE_SIZE)
+RANGES = st.tuples(PAGES, PAGES).map(lambda pages: PageRange(min(pages), max(pages)))
 
 
 @pytest.mark.parametrize(
@@ -84,11 +85,12 @@ def test_what_has_no_status_is_no_result(text: str) -> None:
 
 
 def test_dirty_ranges_are_a_count_and_a_line_each() -> None:
+    ranges = [DirtyRange(PageRange(0, 1), is_zero=False), DirtyRange(PageRange(2, 5), is_zero=True)]
     assert format_dirty_ranges([]) == "ZX_OK 0\n"
-    assert format_dirty_ranges([(0, 4096, False), (8192, 12288, True)]) == "ZX_OK 2\n0 4096 dirty\n8192 12288 zero\n"
+    assert format_dirty_ranges(ranges) == "ZX_OK 2\n0 4096 dirty\n8192 12288 zero\n"
 
 
-@given(st.lists(st.builds(DirtyRange, UINT64, UINT64, st.booleans())))
+@given(st.lists(st.builds(DirtyRange, RANGES, st.booleans())))
 def test_a_client_reads_the_dirty_ranges_that_were_written(ranges: list[DirtyRange]) -> None:
     assert parse_dirty_ranges(parse_result(format_dirty_ranges(ranges))) == ranges
 
@@ -103,6 +105,8 @@ def test_a_client_reads_the_dirty_ranges_that_were_written(ranges: list[DirtyRan
         ("ZX_OK 1\n0 4096 clean\n", "range '0 4096 clean' is not OFFSET LENGTH dirty or OFFSET LENGTH zero"),
         ("ZX_OK 1\nx 4096 dirty\n", "OFFSET 'x' is not a number"),
         ("ZX_OK 1\n0 -1 zero\n", "LENGTH '-1' is negative"),
+        ("ZX_OK 1\n1 4096 zero\n", "range '1 4096 zero' does not consist of pages of 4096 bytes"),
+        ("ZX_OK 1\n0 4097 zero\n", "range '0 4097 zero' does not consist of pages of 4096 bytes"),
     ],
 )
 def test_a_malformed_answer_of_ranges_is_refused(text: str, sentence: str) -> None:

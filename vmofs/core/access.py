@@ -13,9 +13,10 @@ import copy
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from vmofs.core.request import Command, Waiter
+from vmofs.core.request import Waiter
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.source import PageSource
@@ -28,7 +29,7 @@ class Need(NamedTuple):
     """What an access lacks. ``wanted`` is set by those who can go on as soon as that one page is there."""
 
     source: PageSource
-    command: Command
+    command: PacketCommand
     range: PageRange
     wanted: int | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 from vmofs.core import content
 from vmofs.core.access import Steps, without_waiting
@@ -25,14 +24,7 @@ from vmofs.status import (
     UnavailableError,
 )
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, page_count
-
-
-class AuxKind(Enum):
-    """How the memory came to be. Pages of the last two cannot be taken."""
-
-    PLAIN = "plain"
-    CONTIGUOUS = "contiguous"
-    PHYSICAL = "physical"
+from vmofs.vocabulary import AuxKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,15 @@ or hidden nodes above it. Among anonymous VMOs every snapshot freezes everything
 
 from __future__ import annotations
 
-from enum import Enum
-
 from vmofs.core.account import Account
-from vmofs.core.aux import AuxKind, AuxVmo
+from vmofs.core.aux import AuxVmo
 from vmofs.core.clone import CloneVmo
 from vmofs.core.hierarchy import Node
 from vmofs.core.view import AuxView, PagerView
 from vmofs.core.vmo import PagerVmo
 from vmofs.status import BadStateError, InvalidArgsError, NoMemoryError, NotSupportedError, OutOfRangeError
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, is_page_aligned, page_count
+from vmofs.vocabulary import AuxKind, ChildKind
 
 Vmo = PagerVmo | CloneVmo | PagerView | AuxVmo | AuxView
 """All there is: what a name in a command may stand for, where a VMO is asked for."""
@@ -27,16 +26,6 @@ MOST_CHILDREN = 512
 """Of one memory that one payer may have."""
 
 MOST_GENERATIONS = 256
-
-
-class ChildKind(Enum):
-    """What a child shares with its parent. Zircon: ZX_VMO_CHILD_*; the values are the words of the commands."""
-
-    SNAPSHOT = "snapshot"
-    SNAPSHOT_AT_LEAST_ON_WRITE = "snapshot_at_least_on_write"
-    SNAPSHOT_MODIFIED = "snapshot_modified"
-    SLICE = "slice"
-    REFERENCE = "reference"
 
 
 def create_child(

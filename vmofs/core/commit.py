@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from vmofs.core import content, hints, writeback
 from vmofs.core.access import Need, Steps
 from vmofs.core.pins import Pin
-from vmofs.core.request import Command
 from vmofs.core.spans import SLICE
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
 from vmofs.status import VmoError
 from vmofs.units import PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.vmo import PagerVmo
@@ -86,7 +86,7 @@ def _commit_pages_steps(vmo: PagerVmo, pages: PageRange) -> Steps[None]:
             zero = writeback.first_run_in(vmo.runs, rest, _ZEROS)
             if vmo.options.trap_dirty:
                 vmo.source.check_attached()
-                yield Need(vmo.source, Command.DIRTY, zero)
+                yield Need(vmo.source, PacketCommand.DIRTY, zero)
                 continue
             vmo.make_dirty(zero, PageEvent.COMMIT)
         elif run.state is PageState.MARKER:

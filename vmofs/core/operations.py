@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 
 from vmofs.core.access import Access, Steps
 from vmofs.core.aux import AuxVmo
@@ -11,17 +10,7 @@ from vmofs.core.children import Vmo
 from vmofs.core.clone import CloneVmo
 from vmofs.core.view import AuxView, PagerView
 from vmofs.core.vmo import PagerVmo
-
-
-class VmoOp(Enum):
-    """An operation. The values are Zircon's ZX_VMO_OP_* numbers."""
-
-    COMMIT = 1
-    DECOMMIT = 2
-    ZERO = 10
-    DONT_NEED = 12
-    ALWAYS_NEED = 13
-    PREFETCH = 14
+from vmofs.vocabulary import VmoOp
 
 
 def op_range(op: VmoOp, vmo: Vmo, offset: int, length: int) -> Access[None]:

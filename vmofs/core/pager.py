@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, KeysView
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 from weakref import WeakSet
 
@@ -20,7 +19,7 @@ from vmofs.core.content import Bytes
 from vmofs.core.detach import detach_steps, fail_all_steps
 from vmofs.core.hierarchy import Node
 from vmofs.core.port import Port
-from vmofs.core.request import Command, PageRequest
+from vmofs.core.request import PageRequest
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, Tally
 from vmofs.core.spans import SLICE
@@ -29,7 +28,6 @@ from vmofs.core.system import System
 from vmofs.core.taking import check_can_give, take_steps
 from vmofs.core.view import AuxView
 from vmofs.core.vmo import PagerVmo, VmoOptions
-from vmofs.core.writeback import DirtyRange
 from vmofs.status import (
     BadStateError,
     InvalidArgsError,
@@ -40,16 +38,7 @@ from vmofs.status import (
     Status,
 )
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, Key, PageRange, is_page_aligned
-
-
-class PagerOp(IntEnum):
-    """Operations of ``op_range``. The values are Zircon's ZX_PAGER_OP_* numbers."""
-
-    FAIL = 1
-    DIRTY = 2
-    WRITEBACK_BEGIN = 3
-    WRITEBACK_END = 4
-
+from vmofs.vocabulary import DirtyRange, PacketCommand, PagerOp
 
 FAIL_CODES = frozenset(
     {Status.IO, Status.IO_DATA_INTEGRITY, Status.BAD_STATE, Status.NO_SPACE, Status.BUFFER_TOO_SMALL}
@@ -338,7 +327,7 @@ class Pager:
         _check_attached(vmo)
         self._totals["fail_calls"] += 1
         pages = PageRange.of_bytes(offset, length)
-        for command in (Command.READ, Command.DIRTY):
+        for command in (PacketCommand.READ, PacketCommand.DIRTY):
             for part in vmo.source.outstanding(command).in_slices(pages):
                 if part.start > pages.start:
                     yield None
@@ -487,7 +476,7 @@ def _slice_of(target: PagerVmo, offset: int, aux: Vmo, aux_offset: int, length: 
     """Return how much of a supply to do in one go: neither side, nor who waits, has many pieces there."""
     pages = PageRange.of_bytes(offset, length)
     taken = PageRange.of_bytes(aux_offset + getattr(aux, "start", 0), length)
-    requests = target.source.outstanding(Command.READ)
+    requests = target.source.outstanding(PacketCommand.READ)
     most = min(
         target.runs.reach(*pages, SLICE) - pages.start,
         requests.reach(*pages, SLICE) - pages.start,
@@ -506,7 +495,7 @@ def _dirty_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
     pages = PageRange.of_bytes(offset, length)
     if offset + length > size:
         if offset <= size:
-            vmo.source.resolve(Command.DIRTY, pages & PageRange(0, vmo.size_pages))
+            vmo.source.resolve(PacketCommand.DIRTY, pages & PageRange(0, vmo.size_pages))
         vmo.check_inside(offset, length)
     _check_attached(vmo)
     try:
@@ -518,7 +507,7 @@ def _dirty_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
                 if change:
                     vmo.make_dirty(part, PageEvent.OP_DIRTY)
     except (NoMemoryError, NotFoundError):
-        vmo.source.resolve(Command.DIRTY, pages)  # they look again, and READ what is absent
+        vmo.source.resolve(PacketCommand.DIRTY, pages)  # they look again, and READ what is absent
         raise
 
 

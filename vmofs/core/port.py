@@ -10,8 +10,9 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmofs.core.request import Command, Packet, PageRequest
+from vmofs.core.request import Packet, PageRequest
 from vmofs.units import Key
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.source import PageSource
@@ -85,7 +86,7 @@ class Port:
             return None
         request.deliveries += 1
         request.delivered_at = now
-        if request.command is not Command.COMPLETE:
+        if request.command is not PacketCommand.COMPLETE:
             self._delivered[request] = lane
             self._loads[lane] = self._loads.get(lane, 0) + 1
         self._packets_total += 1

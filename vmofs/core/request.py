@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmofs.status import Status
 from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.access import Access
     from vmofs.core.source import PageSource
-
-
-class Command(Enum):
-    """What a packet says. The values are Zircon's ZX_PAGER_VMO_* numbers; WRITEBACK is ours, see ``sync``."""
-
-    READ = 0
-    COMPLETE = 1
-    DIRTY = 2
-    WRITEBACK = 3
-
-    __hash__ = object.__hash__  # members are compared by identity; Enum hashes the name, in Python
 
 
 SIZE_PAGE = PageRange(2**52, 2**52 + 1)
@@ -32,7 +21,7 @@ SIZE_PAGE = PageRange(2**52, 2**52 + 1)
 class Packet(NamedTuple):
     """One packet of a port, as dequeued. Offset and length are bytes, page aligned; 0 for COMPLETE and a size alone."""
 
-    command: Command
+    command: PacketCommand
     key: Key
     offset: int
     length: int
@@ -79,7 +68,7 @@ class PageRequest:
         "source",
     )
 
-    def __init__(self, source: PageSource, command: Command, pages: PageRange, raised_at: float) -> None:
+    def __init__(self, source: PageSource, command: PacketCommand, pages: PageRange, raised_at: float) -> None:
         self.source = source
         self.command = command
         self.range = pages

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from vmofs.core import zero
 from vmofs.core.access import Steps
 from vmofs.core.ranges import RangeSet
-from vmofs.core.request import Command
 from vmofs.core.spans import SLICE
 from vmofs.core.states import PageState
 from vmofs.status import BadStateError, OutOfRangeError, UnavailableError, VmoError
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.vmo import PagerVmo
@@ -46,7 +46,7 @@ def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
 
 def _first_of_last_slice(vmo: PagerVmo, start: int, end: int) -> int:
     """Return from where on no more lies up to ``end``, pages or requests, than is cut off in one go."""
-    requests = vmo.source.outstanding(Command.READ)
+    requests = vmo.source.outstanding(PacketCommand.READ)
     return max(vmo.runs.reach_back(start, end, SLICE), requests.reach_back(start, end, SLICE))
 
 
@@ -81,9 +81,9 @@ def _cut(vmo: PagerVmo, pages: PageRange) -> None:
     for hints in (vmo.always_needed, vmo.unneeded):
         hints.discard(pages)
     for part in absent:
-        vmo.source.resolve(Command.READ, part)
+        vmo.source.resolve(PacketCommand.READ, part)
     for part in undecided:
-        vmo.source.resolve(Command.DIRTY, part)
+        vmo.source.resolve(PacketCommand.DIRTY, part)
     vmo.syncs.written_back(vmo, pages)
 
 

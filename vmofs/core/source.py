@@ -13,10 +13,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from vmofs.core.outstanding import Outstanding
-from vmofs.core.request import Command, PageRequest, Waiter
+from vmofs.core.request import PageRequest, Waiter
 from vmofs.core.spans import SLICE, Spans
 from vmofs.status import BadStateError, Status
 from vmofs.units import Key, PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.port import Port
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _NO_REQUESTS = Spans()  # these three are replaced, never changed
-_NOTHING_OUTSTANDING: dict[Command, Outstanding] = {}
+_NOTHING_OUTSTANDING: dict[PacketCommand, Outstanding] = {}
 _NO_PACKETS: OrderedDict[PageRequest, None] = OrderedDict()
 
 
@@ -98,7 +99,7 @@ class PageSource:
         if self.state is not SourceState.ATTACHED:
             raise BadStateError(f"the page is absent and the VMO with key {self.key} is {self.state.value}")
 
-    def wait(self, waiter: Waiter, command: Command, now: float) -> None:
+    def wait(self, waiter: Waiter, command: PacketCommand, now: float) -> None:
         """Let a waiter wait for its range: silently behind a request that covers its start, else by a new request."""
         start, end = waiter.range
         requests = self._outstanding.get(command)
@@ -123,12 +124,12 @@ class PageSource:
         waiter.request = request
         self._system.waiters += 1
 
-    def _count(self, command: Command) -> None:
+    def _count(self, command: PacketCommand) -> None:
         self.tally.outstanding += 1
-        if command is Command.READ:
+        if command is PacketCommand.READ:
             self._read_requests_total += 1
             self.tally.read_requests_total += 1
-        elif command is Command.DIRTY:
+        elif command is PacketCommand.DIRTY:
             self._dirty_requests_total += 1
             self.tally.dirty_requests_total += 1
 
@@ -147,7 +148,7 @@ class PageSource:
 
     # Answers
 
-    def resolve(self, command: Command, pages: PageRange, failure: Status | None = None) -> None:
+    def resolve(self, command: PacketCommand, pages: PageRange, failure: Status | None = None) -> None:
         """Count pages as resolved (or failed) in every request of the command that they meet; wake whom that helps."""
         outstanding = self._outstanding.get(command)
         if outstanding is None:
@@ -184,7 +185,7 @@ class PageSource:
                 self.fail_request(request, status)
         return bool(self._outstanding)
 
-    def outstanding(self, command: Command) -> Spans:
+    def outstanding(self, command: PacketCommand) -> Spans:
         """Return where requests of a command lie."""
         return self._outstanding.get(command, _NO_REQUESTS)
 
@@ -215,7 +216,7 @@ class PageSource:
 
     def send_complete(self) -> None:
         """Queue the packet that says that no other will follow."""
-        self._send(PageRequest(self, Command.COMPLETE, PageRange(0, 0), 0.0))
+        self._send(PageRequest(self, PacketCommand.COMPLETE, PageRange(0, 0), 0.0))
 
     def withdraw_all(self) -> None:
         """Take back every packet that was not dequeued, COMPLETE included."""

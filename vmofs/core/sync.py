@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from vmofs.core import writeback
 from vmofs.core.access import Need, Steps
 from vmofs.core.ranges import RangeSet
-from vmofs.core.request import SIZE_PAGE, Command
+from vmofs.core.request import SIZE_PAGE
 from vmofs.core.states import PageEvent, PageState, after
 from vmofs.status import Status
 from vmofs.units import PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.vmo import PagerVmo
@@ -64,7 +65,7 @@ class Syncs:
         try:
             while left:
                 vmo.source.check_attached()
-                yield Need(vmo.source, Command.WRITEBACK, next(iter(left)))
+                yield Need(vmo.source, PacketCommand.WRITEBACK, next(iter(left)))
         finally:
             del self._left[serial]
 
@@ -91,9 +92,9 @@ class Syncs:
 
     def fail(self, vmo: PagerVmo, pages: PageRange, status: Status) -> None:
         """Fail those who wait for a range; an empty one stands for the size."""
-        vmo.source.resolve(Command.WRITEBACK, pages or SIZE_PAGE, status)
+        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, status)
 
     def _settle(self, vmo: PagerVmo, clean: PageRange) -> None:
         for left in self._left.values():
             left.discard(clean)
-        vmo.source.resolve(Command.WRITEBACK, clean)
+        vmo.source.resolve(PacketCommand.WRITEBACK, clean)

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from vmofs.core import zero
 from vmofs.core.access import Access, Steps, without_waiting
 from vmofs.core.account import Account
-from vmofs.core.aux import AuxKind, AuxStatistics, AuxVmo
+from vmofs.core.aux import AuxStatistics, AuxVmo
 from vmofs.core.clone import CloneStatistics, CloneVmo
 from vmofs.core.content import Bytes
 from vmofs.core.found import ALL_PAGES
@@ -26,6 +26,7 @@ from vmofs.core.states import PageState
 from vmofs.core.vmo import PagerVmo, VmoStatistics
 from vmofs.status import AccessDeniedError, OutOfRangeError, UnavailableError, VmoError
 from vmofs.units import PAGE_SIZE, UINT64_MAX, PageRange, page_count
+from vmofs.vocabulary import AuxKind
 
 T = TypeVar("T")
 VmoT = TypeVar("VmoT", AuxVmo, PagerVmo | CloneVmo)

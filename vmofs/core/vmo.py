@@ -13,13 +13,13 @@ from vmofs.core.hierarchy import Node
 from vmofs.core.lineage import Lineage
 from vmofs.core.pins import Pin, Pins
 from vmofs.core.ranges import RangeSet
-from vmofs.core.request import Command
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.source import PageSource, SourceState, SourceStatistics
 from vmofs.core.states import COMMITTED, PageEvent, PageState, after
 from vmofs.core.sync import Syncs
 from vmofs.status import NotSupportedError, OutOfRangeError, Status
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.account import Account
@@ -240,9 +240,8 @@ class PagerVmo:
     def need_read(self, pages: PageRange, wanted: int | None = None) -> Need:
         """Return the need for the gap at the start of ``pages``, as far as it goes."""
         self.source.check_attached()
-        return Need(
-            self.source, Command.READ, PageRange(pages.start, self.runs.next_start(pages.start, pages.end)), wanted
-        )
+        gap = PageRange(pages.start, self.runs.next_start(pages.start, pages.end))
+        return Need(self.source, PacketCommand.READ, gap, wanted)
 
     # Writing
 
@@ -288,7 +287,7 @@ class PagerVmo:
         if self.options.trap_dirty:
             self.source.check_attached()
             present = _PRESENT - {PageState.DIRTY}
-            return Need(self.source, Command.DIRTY, writeback.first_run_in(self.runs, pages, present))
+            return Need(self.source, PacketCommand.DIRTY, writeback.first_run_in(self.runs, pages, present))
         # Committed pages become dirty together, before a byte is copied; zero pages one by one (zircon-pager 4.1).
         ready = writeback.first_run_in(self.runs, pages, COMMITTED) or PageRange(pages.start, pages.start + 1)
         self.make_dirty(ready, PageEvent.WRITE)
@@ -302,7 +301,7 @@ class PagerVmo:
         """
         content.commit_zero(self.frames, self.runs, pages, PageState.DIRTY)
         writeback.make_dirty(self.runs, pages, event)
-        self.source.resolve(Command.DIRTY, pages)
+        self.source.resolve(PacketCommand.DIRTY, pages)
 
     def sync(self) -> Access[None]:
         """Wait until every page that is dirty now was written back; at once if the VMO was made without ``writeback``.
@@ -429,7 +428,7 @@ class PagerVmo:
             self.recency.supplied(gap)
         if self.stream_size < gap.end * PAGE_SIZE:
             self._zero_beyond_stream(gap)
-        self.source.resolve(Command.READ, gap)
+        self.source.resolve(PacketCommand.READ, gap)
 
     def _zero_beyond_stream(self, filled: PageRange) -> None:
         """Clear what was supplied beyond the end of the content in its last page: no reader may ever see it."""

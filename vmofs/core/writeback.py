@@ -5,23 +5,17 @@ These work on the runs alone; they neither wait nor allocate.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vmofs.core.access import Steps
 from vmofs.core.ranges import RangeSet
 from vmofs.core.runs import Run, RunMap
 from vmofs.core.states import PageEvent, PageState, after
 from vmofs.units import PageRange
+from vmofs.vocabulary import DirtyRange
 
 if TYPE_CHECKING:
     from vmofs.core.vmo import PagerVmo
-
-
-class DirtyRange(NamedTuple):
-    """One record of ``query_dirty_ranges``: pages, and whether they are a dirty zero interval."""
-
-    range: PageRange
-    is_zero: bool
 
 
 def begin(runs: RunMap, pages: PageRange, pinned: RangeSet, *, is_zero: bool) -> None:

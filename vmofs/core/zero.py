@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from vmofs.core import content
 from vmofs.core.access import Steps
-from vmofs.core.request import Command
 from vmofs.core.spans import SLICE
 from vmofs.core.states import COMMITTED, PageEvent, PageState
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.vmo import PagerVmo
@@ -86,4 +86,4 @@ def clear(vmo: PagerVmo, pages: PageRange, state: PageState, keep: frozenset[Pag
             vmo.put_zero(part, state)
     for gap in gaps:
         vmo.put_zero(gap, state)
-        vmo.source.resolve(Command.READ, gap)
+        vmo.source.resolve(PacketCommand.READ, gap)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmofs.core.children import ChildKind
-from vmofs.core.request import Command
 from vmofs.core.states import PageState
 from vmofs.status import Status, VmoError
 from vmofs.testing.model import WRITE_BATCH, ZEROS, ModelAccess, ModelNeed, ModelVmo
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import ChildKind, PacketCommand
 
 
 @dataclass(eq=False)
@@ -169,7 +168,7 @@ class ModelCloneRead(ModelAccess):
             absent = self.clone.absent_run(page, -(-self.end // PAGE_SIZE))
             if absent:
                 self.vmo.check_attached()
-                return ModelNeed(Command.READ, absent, wanted=absent[0])
+                return ModelNeed(PacketCommand.READ, absent, wanted=absent[0])
             stop = min(self.end, (page + 1) * PAGE_SIZE)
             self.bytes += self.clone.data(page)[self.position - page * PAGE_SIZE : stop - page * PAGE_SIZE]
             self.position = stop
@@ -197,7 +196,7 @@ class ModelCloneWrite(ModelAccess):
             absent = self.clone.absent_run(page, min(self.batch_end, -(-self.end // PAGE_SIZE)))
             if absent:
                 self.vmo.check_attached()
-                return ModelNeed(Command.READ, absent)
+                return ModelNeed(PacketCommand.READ, absent)
             stop = min(self.end, (page + 1) * PAGE_SIZE)
             new = bytearray(self.clone.data(page))
             new[self.position - page * PAGE_SIZE : stop - page * PAGE_SIZE] = self.bytes[
@@ -228,7 +227,7 @@ class ModelCloneCommit(ModelAccess):
             absent = self.clone.absent_run(page, min(-(-self.end // PAGE_SIZE), self.clone.size))
             if absent:
                 self.vmo.check_attached()
-                return ModelNeed(Command.READ, absent)
+                return ModelNeed(PacketCommand.READ, absent)
             self.clone.own[page] = self.clone.data(page)
             self.position = (page + 1) * PAGE_SIZE
         self.outcome = "committed"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmofs.core.request import Command
 from vmofs.status import Status, VmoError
 from vmofs.testing.children_model import ModelClone, ModelFamily
 from vmofs.testing.dirty_model import OK, DirtyModel, DirtyVmo
 from vmofs.testing.model import ModelAccess, ModelNeed, ModelPager, ModelVmo
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import PacketCommand
 
 
 @dataclass(eq=False)
@@ -124,7 +124,7 @@ class ModelClonePrefetch(ModelAccess):
             absent = self.clone.absent_run(page, min(last, self.clone.size))
             if absent:
                 self.vmo.check_attached()
-                return ModelNeed(Command.READ, absent)
+                return ModelNeed(PacketCommand.READ, absent)
             page += 1
             self.position = page * PAGE_SIZE
         self.outcome = OK

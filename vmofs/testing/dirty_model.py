@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vmofs.core.request import Command
 from vmofs.core.states import PageState
 from vmofs.status import Status, VmoError
 from vmofs.testing.model import (
@@ -26,6 +25,7 @@ from vmofs.testing.model import (
     runs,
 )
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE
+from vmofs.vocabulary import PacketCommand
 
 UNBOUNDED_PAGES = 40
 """Pages of an unbounded VMO that the model knows one by one; tests stay below."""
@@ -143,15 +143,15 @@ class DirtyModel(Model):
             raise VmoError.of(Status.NOT_SUPPORTED, "")
         pages = touched(offset, length)
         if offset + length > vmo.size * PAGE_SIZE:
-            self.resolve(vmo, Command.DIRTY, [page for page in pages if page < vmo.size])
+            self.resolve(vmo, PacketCommand.DIRTY, [page for page in pages if page < vmo.size])
             raise VmoError.of(Status.OUT_OF_RANGE, "")
         vmo.check_attached()
         if all(vmo.state(page) is not PageState.GAP for page in pages):
             for page in pages:
                 vmo.pages[page] = ModelPage(PageState.DIRTY, vmo.data(page))
-            self.resolve(vmo, Command.DIRTY, pages)
+            self.resolve(vmo, PacketCommand.DIRTY, pages)
         else:
-            self.resolve(vmo, Command.DIRTY, pages)
+            self.resolve(vmo, PacketCommand.DIRTY, pages)
             raise VmoError.of(Status.NOT_FOUND, "")
 
     def begin(self, vmo: DirtyVmo, offset: int, length: int, data: int) -> None:
@@ -231,11 +231,11 @@ class DirtyModel(Model):
         for page in todo:
             if page in vmo.pinned:
                 vmo.pages[page] = ModelPage(PageState.DIRTY)
-                self.resolve(vmo, Command.DIRTY, [page])
+                self.resolve(vmo, PacketCommand.DIRTY, [page])
             elif vmo.state(page) not in keep:
                 vmo.pages[page] = ModelPage(state)
         for gap in runs(gaps):
-            self.resolve(vmo, Command.READ, gap)
+            self.resolve(vmo, PacketCommand.READ, gap)
 
     def cut(self, vmo: DirtyVmo, pages: int) -> None:
         """Shrink; what is absent there, or not dirty, counts as resolved (3.8)."""
@@ -247,9 +247,9 @@ class DirtyModel(Model):
         vmo.always_needed -= set(beyond)
         vmo.size_pages = pages
         for gap in runs(absent):
-            self.resolve(vmo, Command.READ, gap)
+            self.resolve(vmo, PacketCommand.READ, gap)
         for run in runs(undecided):
-            self.resolve(vmo, Command.DIRTY, run)
+            self.resolve(vmo, PacketCommand.DIRTY, run)
 
 
 class DirtyAccess(ModelAccess):
@@ -423,10 +423,10 @@ class ModelCommit(DirtyAccess):
         vmo, state = self.own, self.own.state(page)
         if state is PageState.GAP:
             vmo.check_attached()
-            return ModelNeed(Command.READ, vmo.run(page, end, PageState.GAP))
+            return ModelNeed(PacketCommand.READ, vmo.run(page, end, PageState.GAP))
         if state in ZERO_PAGES and vmo.trap_dirty:
             vmo.check_attached()
-            return ModelNeed(Command.DIRTY, vmo.run(page, end, *ZERO_PAGES))
+            return ModelNeed(PacketCommand.DIRTY, vmo.run(page, end, *ZERO_PAGES))
         if state in ZERO_PAGES:
             vmo.pages[page] = ModelPage(PageState.DIRTY)
         elif state is PageState.MARKER:
@@ -442,7 +442,7 @@ class ModelPrefetch(ModelCommit):
         if self.own.state(page) is not PageState.GAP:
             return None
         self.own.check_attached()
-        return ModelNeed(Command.READ, self.own.run(page, end, PageState.GAP))
+        return ModelNeed(PacketCommand.READ, self.own.run(page, end, PageState.GAP))
 
 
 class ModelAlwaysNeed(ModelPrefetch):
@@ -510,6 +510,6 @@ class ModelPin(ModelCommit):
         if vmo.trap_dirty:
             vmo.check_attached()
             present = [other for other in PageState if other not in {PageState.GAP, PageState.DIRTY}]
-            return ModelNeed(Command.DIRTY, vmo.run(page, end, *present))
+            return ModelNeed(PacketCommand.DIRTY, vmo.run(page, end, *present))
         vmo.pages[page] = ModelPage(PageState.DIRTY, vmo.data(page))
         return None

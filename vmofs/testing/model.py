@@ -14,11 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vmofs.core.request import Command
 from vmofs.core.source import SourceState
 from vmofs.core.states import PageState
 from vmofs.status import Status, VmoError
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import PacketCommand
 
 ZEROS = bytes(PAGE_SIZE)
 WRITE_BATCH = 16
@@ -114,7 +114,7 @@ class ModelRequest:
     """What was asked for: page numbers in order, how many are not resolved, and who waits (the first asked)."""
 
     vmo: ModelVmo
-    command: Command
+    command: PacketCommand
     pages: list[int]
     count: int
     waiters: list[ModelWaiter] = field(default_factory=list)
@@ -136,7 +136,7 @@ class ModelWaiter:
 class ModelNeed:
     """What an access lacks."""
 
-    command: Command
+    command: PacketCommand
     pages: list[int]
     wanted: int | None = None
 
@@ -177,7 +177,7 @@ class ModelRead(ModelAccess):
             if self.vmo.state(page) is PageState.GAP:
                 self.vmo.check_attached()
                 gap = self.vmo.run(page, -(-self.end // PAGE_SIZE), PageState.GAP)
-                return ModelNeed(Command.READ, gap, wanted=page)
+                return ModelNeed(PacketCommand.READ, gap, wanted=page)
             stop = min(self.end, (page + 1) * PAGE_SIZE)
             self.data += self.vmo.data(page)[self.position - page * PAGE_SIZE : stop - page * PAGE_SIZE]
             self.position = stop
@@ -221,11 +221,11 @@ class ModelWrite(ModelAccess):
             return None
         if state is PageState.GAP:
             vmo.check_attached()
-            return ModelNeed(Command.READ, vmo.run(page, end, PageState.GAP))
+            return ModelNeed(PacketCommand.READ, vmo.run(page, end, PageState.GAP))
         if vmo.trap_dirty:
             vmo.check_attached()
             present = [other for other in PageState if other not in {PageState.GAP, PageState.DIRTY}]
-            return ModelNeed(Command.DIRTY, vmo.run(page, end, *present))
+            return ModelNeed(PacketCommand.DIRTY, vmo.run(page, end, *present))
         for other in vmo.run(page, end, *REAL) or [page]:
             vmo.pages[other] = ModelPage(PageState.DIRTY, vmo.data(other))
         return None
@@ -314,7 +314,9 @@ class Model:
 
     # Answers: sections 3.5 and 3.6
 
-    def resolve(self, vmo: ModelVmo, command: Command, pages: Iterable[int], failure: Status | None = None) -> None:
+    def resolve(
+        self, vmo: ModelVmo, command: PacketCommand, pages: Iterable[int], failure: Status | None = None
+    ) -> None:
         """Count a run of pages as resolved, or failed."""
         run = sorted(pages)
         requests = [r for r in self.requests if r.vmo is vmo and r.command is command]
@@ -387,7 +389,7 @@ class Model:
             self._put(vmo)
         else:
             return None
-        if request.command is not Command.COMPLETE:
+        if request.command is not PacketCommand.COMPLETE:
             port.delivered.append((request, lane))
         return request
 
@@ -447,7 +449,7 @@ class Model:
                 vmo.pages[page] = _supplied(vmo, page, data)
                 filled.append(page)
         for run in runs(filled):
-            self.resolve(vmo, Command.READ, run)
+            self.resolve(vmo, PacketCommand.READ, run)
         return filled
 
     def fail(self, pager: ModelPager, vmo: ModelVmo, offset: int, length: int, code: int) -> None:
@@ -459,7 +461,7 @@ class Model:
         vmo.check_inside(offset, length)
         vmo.check_attached()
         pages = range(offset // PAGE_SIZE, (offset + length) // PAGE_SIZE)
-        for command in (Command.READ, Command.DIRTY):
+        for command in (PacketCommand.READ, PacketCommand.DIRTY):
             self.resolve(vmo, command, pages, Status(code))
 
     def evict(self, pager: ModelPager, vmo: ModelVmo, offset: int, length: int) -> list[int]:
@@ -497,12 +499,12 @@ class Model:
         if vmo.attachment is not SourceState.ATTACHED:
             return
         vmo.attachment = attachment
-        for command in (Command.READ, Command.DIRTY):
+        for command in (PacketCommand.READ, PacketCommand.DIRTY):
             waiting = [r for r in self.requests if r.vmo is vmo and r.command is command]
             for request in sorted(waiting, key=lambda r: r.pages[0]):
                 self._complete(request, Status.BAD_STATE)
         if attachment is SourceState.DETACHED:
-            self._send(ModelRequest(vmo, Command.COMPLETE, [], 0))
+            self._send(ModelRequest(vmo, PacketCommand.COMPLETE, [], 0))
 
 
 def runs(pages: list[int]) -> list[list[int]]:

@@ -10,14 +10,15 @@ from typing import TypeVar
 
 from vmofs.core.access import Access
 from vmofs.core.aux import AuxVmo
-from vmofs.core.pager import Pager, PagerOp
+from vmofs.core.pager import Pager
 from vmofs.core.port import Port
-from vmofs.core.request import Command, Packet
+from vmofs.core.request import Packet
 from vmofs.core.system import System
 from vmofs.core.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange
+from vmofs.vocabulary import PacketCommand, PagerOp
 
 T = TypeVar("T")
 
@@ -119,7 +120,7 @@ class World:
 
 def notation(packet: Packet) -> str:
     """Return a packet as the contract writes it: ``READ(0,4)`` in pages, or ``COMPLETE``."""
-    if packet.command is Command.COMPLETE:
+    if packet.command is PacketCommand.COMPLETE:
         assert (packet.offset, packet.length) == (0, 0), packet
         return "COMPLETE"
     assert packet.offset % PAGE_SIZE == packet.length % PAGE_SIZE == 0 < packet.length, packet

@@ -36,11 +36,12 @@ op_range that does not exist is no error here: it is NOT_SUPPORTED once the hand
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from vmofs.status import InvalidArgsError
+from vmofs.vocabulary import AuxKind, ChildKind, PagerOp, VmoOp
 from vmofs.wire.forms import Form
 from vmofs.wire.values import CHECKSUM, DATA, MODE, NAME, NUMBER, PATH, WORD, fold, one_of
 
@@ -66,43 +67,6 @@ class CommandKind(StrEnum):
     VMO_OP_RANGE = "vmo_op_range"
     VMO_SET_STREAM_SIZE = "vmo_set_stream_size"
     VMO_PIN = "vmo_pin"
-
-
-class PagerOp(IntEnum):
-    """An operation of ``op_range``. The value is Zircon's own number."""
-
-    FAIL = 1
-    DIRTY = 2
-    WRITEBACK_BEGIN = 3
-    WRITEBACK_END = 4
-
-
-class VmoOp(StrEnum):
-    """An operation of ``vmo_op_range``."""
-
-    COMMIT = "commit"
-    DECOMMIT = "decommit"
-    ZERO = "zero"
-    PREFETCH = "prefetch"
-    ALWAYS_NEED = "always_need"
-    DONT_NEED = "dont_need"
-
-
-class ChildKind(StrEnum):
-    """A kind of child VMO."""
-
-    SNAPSHOT = "snapshot"
-    SNAPSHOT_AT_LEAST_ON_WRITE = "snapshot_at_least_on_write"
-    SNAPSHOT_MODIFIED = "snapshot_modified"
-    SLICE = "slice"
-    REFERENCE = "reference"
-
-
-class AuxKind(StrEnum):
-    """A kind of aux VMO that cannot give up its pages."""
-
-    CONTIGUOUS = "contiguous"
-    PHYSICAL = "physical"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +276,7 @@ _CODECS = {
     "HEX": CHECKSUM,
     "DATA": DATA,
     "KIND": one_of(ChildKind),
-    "contiguous | physical": one_of(AuxKind),
+    "contiguous | physical": one_of(kind for kind in AuxKind if kind is not AuxKind.PLAIN),
 }
 
 _OP_RANGE_USAGE = (

@@ -6,24 +6,14 @@ line always has five fields. Zircon: ``zx_packet_page_request_t``.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import NamedTuple
 
 from vmofs.status import InvalidArgsError
 from vmofs.units import Key
+from vmofs.vocabulary import PacketCommand
 from vmofs.wire.lines import split_fields
 from vmofs.wire.names import escape, parse_path, quote
 from vmofs.wire.numbers import parse_number
-
-
-class PacketCommand(StrEnum):
-    """What a packet asks of the pager."""
-
-    READ = "READ"
-    DIRTY = "DIRTY"
-    COMPLETE = "COMPLETE"
-    WRITEBACK = "WRITEBACK"
-    """Only for VMOs that were made with the option ``writeback``: somebody waits in fsync for these dirty pages."""
 
 
 class RequestLine(NamedTuple):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmofs.status import InvalidArgsError, Status, VmoError
+from vmofs.units import PAGE_SIZE, PageRange, is_page_aligned
+from vmofs.vocabulary import DirtyRange
 from vmofs.wire.lines import split_fields
 from vmofs.wire.names import printable, quote
 from vmofs.wire.numbers import parse_number
@@ -22,14 +24,6 @@ _STATUSES = {status.zx_name: status for status in Status}
 _MAY_BE_HELD = (f"{Status.OK.zx_name}\n", f"{Status.OK.zx_name} pages=")
 _IS_ZERO = {"dirty": False, "zero": True}
 _MODIFIED = {"modified=0": False, "modified=1": True}
-
-
-class DirtyRange(NamedTuple):
-    """A run of dirty pages, in bytes. Zircon: ``zx_vmo_dirty_range_t``."""
-
-    offset: int
-    length: int
-    is_zero: bool
 
 
 class Result(NamedTuple):
@@ -75,15 +69,15 @@ def format_error(error: VmoError) -> str:
     return format_result(error.status, str(error))
 
 
-def format_dirty_ranges(ranges: Iterable[tuple[int, int, bool]]) -> str:
-    """Return the answer of ``query_dirty_ranges`` for tuples of offset, length and is_zero, in bytes."""
+def format_dirty_ranges(ranges: Iterable[DirtyRange]) -> str:
+    """Return the answer of ``query_dirty_ranges``."""
     ranges = list(ranges)
     return format_result(Status.OK, str(len(ranges))) + format_dirty_range_lines(ranges)
 
 
-def format_dirty_range_lines(ranges: Iterable[tuple[int, int, bool]]) -> str:
+def format_dirty_range_lines(ranges: Iterable[DirtyRange]) -> str:
     """Return the lines of that answer that are about some of the ranges."""
-    return "".join(f"{offset} {length} {'zero' if is_zero else 'dirty'}\n" for offset, length, is_zero in ranges)
+    return "".join(f"{pages.offset} {pages.length} {'zero' if is_zero else 'dirty'}\n" for pages, is_zero in ranges)
 
 
 def format_vmo_stats(*, modified: bool) -> str:
@@ -137,4 +131,7 @@ def _parse_dirty_range(line: str) -> DirtyRange:
     if len(fields) != 3 or fields[2] not in _IS_ZERO:
         raise InvalidArgsError(f"range {quote(line)} is not OFFSET LENGTH dirty or OFFSET LENGTH zero")
     offset, length, kind = fields
-    return DirtyRange(parse_number(offset, "OFFSET"), parse_number(length, "LENGTH"), _IS_ZERO[kind])
+    start, size = parse_number(offset, "OFFSET"), parse_number(length, "LENGTH")
+    if not (is_page_aligned(start) and is_page_aligned(size)):
+        raise InvalidArgsError(f"range {quote(line)} does not consist of pages of {PAGE_SIZE} bytes")
+    return DirtyRange(PageRange.of_bytes(start, size), _IS_ZERO[kind])

@@ -10,7 +10,7 @@ from vmofs.wire.names import PLAIN_PATH, escape, parse_path, quote
 from vmofs.wire.numbers import parse_number, parse_signed_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from enum import StrEnum
 
 _DATA_NAMES = {1: "is_zero"} | {int(status): status.zx_name for status in Status}
@@ -33,14 +33,15 @@ def fold(word: str) -> str:
     return word.lower() if word.isascii() else word
 
 
-def one_of(words: type[StrEnum]) -> Codec:
-    """Return the codec of a word of this enum, in either case."""
+def one_of(words: Iterable[StrEnum]) -> Codec:
+    """Return the codec of one of these words, in either case."""
+    known = {word.value: word for word in words}
 
     def parse(text: str, what: str) -> StrEnum:
         try:
-            return words(fold(text))
-        except ValueError:
-            raise InvalidArgsError(f"{what} {quote(text)} is none of {', '.join(words)}") from None
+            return known[fold(text)]
+        except KeyError:
+            raise InvalidArgsError(f"{what} {quote(text)} is none of {', '.join(known)}") from None
 
     return Codec(parse)
 
