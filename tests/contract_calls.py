@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vmofs.core import operations
-from vmofs.core.access import Access
-from vmofs.core.clone import CloneVmo
 from vmofs.core.pager import Pager
-from vmofs.core.pins import Pin
-from vmofs.core.port import Port
-from vmofs.core.system import System
-from vmofs.core.view import PagerView
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.pages.pins import Pin
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import PagerView
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import Status, VmoError
 from vmofs.testing.children_model import ModelClone, ModelCloneCommit, ModelCloneRead, ModelCloneWrite
 from vmofs.testing.contract_model import (

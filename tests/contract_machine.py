@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.contract_calls import ROOT_ONLY, Member
 from tests.contract_worlds import Worlds
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
 from vmofs.testing.model import ModelRequest

@@ -24,15 +24,15 @@ from tests.contract_worlds import SHOWN_PAGES, Worlds, read_page
 from tests.mounted import wait_for
 from tests.pager_client import SECONDS, PagerClient, Vmo, metric
 from tests.raw_mapping import RawMapping, mapped
-from vmofs.core.pins import Pin
-from vmofs.core.request import Packet
-from vmofs.core.states import PageState
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.pages.pins import Pin
+from vmofs.core.pages.states import PageState
+from vmofs.core.requests.request import Packet
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import Status
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import ChildKind, PagerOp
 from vmofs.wire.results import Result, parse_dirty_ranges, parse_result, parse_vmo_stats
-from vmofs_mount.errno_map import ERRNO_OF_STATUS
+from vmofs_mount.front.errno_map import ERRNO_OF_STATUS
 
 CACHED = {"file", "mapping"}
 """Ways that lock pages of the page cache."""

@@ -18,7 +18,7 @@ from tests.pager_client import SECONDS, Background, ReaderProcess
 from tests.writing import CommandFile
 from vmofs.status import Status
 from vmofs.wire.results import parse_result
-from vmofs_mount.errno_map import ERRNO_OF_STATUS
+from vmofs_mount.front.errno_map import ERRNO_OF_STATUS
 
 STATUS_OF_ERRNO = {code: status for status, code in ERRNO_OF_STATUS.items()}
 

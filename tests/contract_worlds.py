@@ -22,14 +22,14 @@ from tests.contract_calls import (
 )
 from tests.payers import Payers
 from tests.stale_copies import Caches
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import create_child
-from vmofs.core.clone import CloneVmo
-from vmofs.core.pins import Pin
-from vmofs.core.request import Packet
-from vmofs.core.system import System
-from vmofs.core.view import PagerView
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.pins import Pin
+from vmofs.core.requests.request import Packet
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import PagerView
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
 from vmofs.testing.children_model import ModelClone, look

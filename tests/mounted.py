@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from vmofs_mount.holders import holders
-from vmofs_mount.mountinfo import mount_at
-from vmofs_mount.tuning import open_abort
+from vmofs_mount.linux.holders import holders
+from vmofs_mount.linux.knobs import open_abort
+from vmofs_mount.linux.mountinfo import mount_at
 
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = f"{ROOT}{os.pathsep}{ROOT / 'mount'}"
@@ -104,7 +104,7 @@ def vmofs_command(*arguments: str | Path) -> list[str]:
 def _command_after(code: str, *arguments: str | Path) -> list[str]:
     if not code:
         return vmofs_command(*arguments)
-    program = f"{code}\nimport sys\nfrom vmofs_mount.cli import main\nsys.exit(main())"
+    program = f"{code}\nimport sys\nfrom vmofs_mount.cli.main import main\nsys.exit(main())"
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from vmofs_mount.mountinfo import FILESYSTEM_TYPE, mounts
+from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mounts
 
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 0x4000 | 0x40000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmofs.core.account import Account
+from vmofs.core.pages.account import Account
 
 
 class Unwilling(Account):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from vmofs.core.system import System
+from vmofs.core.requests.system import System
 
 
 class Caches:

@@ -73,6 +73,10 @@ class PageRange(NamedTuple):
         return f"[{self.start},{self.end})"
 
 
+ALL_PAGES = PageRange(0, MAX_VMO_BYTES // PAGE_SIZE)
+"""Those of the largest VMO."""
+
+
 def page_count(size_bytes: int) -> int:
     """Return the number of pages that hold ``size_bytes`` bytes (rounded up)."""
     return -(-size_bytes // PAGE_SIZE)

@@ -12,7 +12,7 @@ import pytest
 from tests.mounted import Mounted, Mounter, wait_for
 from tests.pager_client import PagerClient, Readers
 from tests.rights import STRANGER, World, made_world
-from vmofs_mount.mountinfo import mount_at
+from vmofs_mount.linux.mountinfo import mount_at
 
 HERE = Path(__file__).parent
 

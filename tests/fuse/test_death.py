@@ -21,8 +21,10 @@ from tests.pager_client import Background, PagerClient, ReaderProcess, Readers
 from tests.pager_process import PagerProcesses, process_state, seconds_of
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs_mount import doctor, tuning, unmounting
-from vmofs_mount.processes import descendants
+from vmofs_mount.cli import doctor
+from vmofs_mount.front import unmounting
+from vmofs_mount.linux import knobs
+from vmofs_mount.linux.procfs import descendants
 
 KEY = 11 * pattern.KEY_STEP
 ROUNDS = 100 if NIGHTLY else 5
@@ -196,7 +198,7 @@ def test_ctrl_c_ends_the_wait_for_a_daemon_that_is_stopped(mount: Mounted, comma
 @contextmanager
 def connection_that_ends(place: Path) -> Iterator[None]:
     """Break the connection of a mount in the end, whatever happened: without that nobody who waits could be killed."""
-    abort = tuning.open_abort(os.minor(place.stat().st_dev))
+    abort = knobs.open_abort(os.minor(place.stat().st_dev))
     try:
         yield
     finally:

@@ -16,8 +16,9 @@ import pytest
 from tests.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
 from tests.pager_client import Background, PagerClient, ReaderProcess
 from vmofs.units import PAGE_SIZE
-from vmofs_mount import tuning, unmounting
-from vmofs_mount.dirty import Dirty
+from vmofs_mount.front import unmounting
+from vmofs_mount.linux import knobs
+from vmofs_mount.observe.dirty import Dirty
 
 ENDED = {errno.EBADFD, errno.ECONNABORTED, errno.ENOTCONN}
 """What who waits is told when the mount ends."""
@@ -153,7 +154,7 @@ def test_who_did_not_mount_is_told_that_he_may_not_unmount(mount: Mounted) -> No
     if os.geteuid() != 0:
         pytest.skip("only root can be others")
     code = (
-        "import os, sys; from vmofs_mount.cli import main; os.setresuid(1001, 1001, 1001); "
+        "import os, sys; from vmofs_mount.cli.main import main; os.setresuid(1001, 1001, 1001); "
         "sys.exit(main(['umount', sys.argv[1]]))"
     )
     done = subprocess.run(
@@ -242,8 +243,8 @@ def test_an_aborted_connection_ends_the_daemon_and_the_mount(mount: Mounted) -> 
     if os.geteuid() != 0:
         pytest.skip("only root sees the connections")
     minor = os.minor(mount.path.stat().st_dev)
-    with tuning._connections() as directory:
-        tuning._write(directory, f"{minor}/abort", "1")
+    with knobs._connections() as directory:
+        knobs._write(directory, f"{minor}/abort", "1")
     mount.expected_log.append("the connection to the kernel broke")
     assert mount.process.wait(10) == 0
     assert not mount.is_mounted()

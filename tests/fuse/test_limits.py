@@ -12,8 +12,8 @@ import pytest
 from tests.identity import Actor, Who, reachable_mount
 from tests.mounted import Mounted, vmofs_command, vmofs_environment, wait_for
 from tests.rights import acl, command
-from vmofs_mount.control import CommandHandle
-from vmofs_mount.limits import XATTR_BYTES
+from vmofs_mount.files.command_file import CommandHandle
+from vmofs_mount.tree.limits import XATTR_BYTES
 
 USER = Who("user", 2001, 2001)
 OTHER = Who("other", 2002, 2002, (3000,))

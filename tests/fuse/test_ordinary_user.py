@@ -16,7 +16,8 @@ from typing import Protocol
 import pytest
 
 from tests.mounted import Mounted, vmofs_command, vmofs_environment
-from vmofs_mount import doctor, processes, tuning
+from vmofs_mount.cli import doctor
+from vmofs_mount.linux import knobs, procfs
 
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 _ALLOWED = Path("/sys/module/fuse/parameters/max_user_bgreq")
@@ -143,14 +144,14 @@ def test_an_ordinary_user_raises_max_background_as_far_as_he_may_where_he_sees_t
     done = run_as_user("vmofs mount $M; echo code $?; vmofs doctor $M; vmofs umount $M", connections=True)
     lines = done.stdout.splitlines()
     assert lines[0] == "code 0", done
-    allowed = min(int(_ALLOWED.read_text()), tuning.MAX_BACKGROUND)
+    allowed = min(int(_ALLOWED.read_text()), knobs.MAX_BACKGROUND)
     [told] = [line for line in done.stderr.splitlines() if "max_background" in line] or [""]
     [found] = [line for line in lines if "max_background is" in line]
-    if allowed == tuning.MAX_BACKGROUND:
+    if allowed == knobs.MAX_BACKGROUND:
         assert (told, found) == ("", f"ok: max_background is {allowed}")
     else:
         assert f"max_background can be raised to {allowed} only" in told
-        assert found.startswith(f"degraded: max_background is {allowed}, not {tuning.MAX_BACKGROUND}")
+        assert found.startswith(f"degraded: max_background is {allowed}, not {knobs.MAX_BACKGROUND}")
 
 
 def doctor_without(capability: str) -> list[str]:
@@ -177,7 +178,7 @@ def test_doctor_looks_whether_one_sees_what_others_wait_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: str | None, seen: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: USER)
-    monkeypatch.setattr(processes, "_PTRACE_SCOPE", tmp_path / "ptrace_scope")
+    monkeypatch.setattr(procfs, "_PTRACE_SCOPE", tmp_path / "ptrace_scope")
     if scope is not None:
         (tmp_path / "ptrace_scope").write_text(f"{scope}\n")
     assert (doctor.CALLS_ARE_NOT_SEEN in doctor.what_is_lacking(shared=False)) is not seen
@@ -247,7 +248,7 @@ def test_what_a_daemon_of_a_user_cannot_check_is_refused() -> None:
     """With allow_other, which fuse.conf must permit, others come in; and the daemon has no right to lend them."""
     script = (
         "import os, trio\n"
-        "from vmofs_mount.access import Identity, can_examine, can_take_identities\n"
+        "from vmofs_mount.rights.identity import Identity, can_examine, can_take_identities\n"
         "assert can_take_identities() and can_examine(Identity(2004, 2004))\n"
         "os.setuid(2001)\n"
         "assert not can_take_identities()\n"

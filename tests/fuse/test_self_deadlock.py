@@ -16,7 +16,7 @@ from tests.mounted import Mounted, wait_for
 from tests.pager_client import PagerClient, ReaderProcess, Readers, Requests, Vmo
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.processes import can_see_everybody
+from vmofs_mount.linux.procfs import can_see_everybody
 
 pytestmark = pytest.mark.skipif(not can_see_everybody(), reason="needs root, and to see all processes")
 

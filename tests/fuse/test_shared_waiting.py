@@ -23,7 +23,7 @@ from tests.identity import Actor, Who, reachable_mount, take_identity
 from tests.mounted import Mounted, wait_for
 from tests.rights import command
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.processes import can_see_everybody
+from vmofs_mount.linux.procfs import can_see_everybody
 
 HOSTILE = Who("hostile", 65534, 65534)
 OTHER = Who("other", 2001, 2001)

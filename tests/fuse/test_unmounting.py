@@ -129,7 +129,7 @@ def test_a_message_that_waits_for_an_unmount_does_not_keep_others_waiting(
 
 _TELLS_IN_THE_MAIN_THREAD = """
 import trio
-from vmofs_mount.pagecache import PageCache
+from vmofs_mount.cache.page_cache import PageCache
 async def announce(self):
     while True:
         await trio.sleep(0.05)

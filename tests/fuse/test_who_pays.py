@@ -15,7 +15,7 @@ from tests.identity import Actor, Who, reachable_mount
 from tests.mounted import Mounted, vmofs_command, wait_for
 from tests.rights import command
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.control import CommandHandle
+from vmofs_mount.files.command_file import CommandHandle
 
 MIB = 2**20
 LIMIT = 4 * MIB

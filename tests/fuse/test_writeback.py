@@ -29,7 +29,7 @@ from tests.writing import (
     take,
 )
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.pagecache import DROP_SECONDS
+from vmofs_mount.cache.page_cache import DROP_SECONDS
 
 
 def written(pager: PagerClient, pages: int = 4, options: str = "") -> Vmo:

@@ -14,16 +14,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.payers import Payers
 from tests.searching import in_parts, search
 from tests.stale_copies import Caches
-from vmofs.core.access import Access
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import create_child
-from vmofs.core.clone import CloneVmo
 from vmofs.core.pager import Pager
-from vmofs.core.port import Port
-from vmofs.core.states import PageState
-from vmofs.core.system import System
-from vmofs.core.view import AuxView, PagerView
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.states import PageState
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import AuxView, PagerView
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status, VmoError
 from vmofs.testing import pattern
 from vmofs.testing.children_model import (

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.searching import in_parts, search
-from vmofs.core.access import Access
-from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import Pager
-from vmofs.core.pins import Pin
-from vmofs.core.port import Port
-from vmofs.core.system import System
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.pins import Pin
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status, VmoError
 from vmofs.testing import pattern
 from vmofs.testing.dirty_model import (

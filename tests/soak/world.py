@@ -17,7 +17,7 @@ from tests.soak.board import SLOTS, Board
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.wire.results import Result, parse_result
-from vmofs_mount.errno_map import errno_of
+from vmofs_mount.front.errno_map import errno_of
 
 T = TypeVar("T")
 

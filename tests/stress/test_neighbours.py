@@ -51,7 +51,7 @@ from tests.mounted import END_SECONDS, Mounted, wait_for
 from tests.pager_client import process_state
 from tests.rights import command
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.processes import descendants, has_ended
+from vmofs_mount.linux.procfs import descendants, has_ended
 
 MEMORY = 4 * 2**20
 OPTIONS = f"user_memory={MEMORY},user_nodes=20000"

@@ -8,11 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from vmofs.core.request import PageRequest
-from vmofs.core.system import System
-from vmofs_mount.ageing import Ageing
-from vmofs_mount.engine import Engine
-from vmofs_mount.eventlog import EventLog
+from vmofs.core.requests.request import PageRequest
+from vmofs.core.requests.system import System
+from vmofs_mount.loop.engine import Engine
+from vmofs_mount.loop.timeouts import Ageing
+from vmofs_mount.observe.event_log import EventLog
 
 
 class CountedRequests(dict[PageRequest, None]):

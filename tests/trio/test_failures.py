@@ -11,9 +11,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from vmofs.status import IoError, TimedOutError, VmoError
 from vmofs.units import PageRange
-from vmofs_mount import failures as module
-from vmofs_mount.failures import RETRY_SECONDS, Failure, Failures, Retries, RetriesLeft
-from vmofs_mount.processes import Blocked
+from vmofs_mount.cache import read_retries as module
+from vmofs_mount.cache.read_retries import RETRY_SECONDS, Failure, Failures, Retries, RetriesLeft
+from vmofs_mount.linux.procfs import Blocked
 
 MANY = 5_000
 PROCESS = 7

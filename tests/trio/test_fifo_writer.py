@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from tests.mounted import wait_for
-from vmofs_mount.attaching import Writer
+from vmofs_mount.pagers.fifo_threads import Writer
 
 LINE = b"READ 1 0 4096 vmo/disk.img\n"
 LONG_SECONDS = 10.0

@@ -8,9 +8,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from vmofs.core.frames import Frames
-from vmofs_mount.idleness import Idleness
-from vmofs_mount.turns import Turns
+from vmofs.core.pages.frames import Frames
+from vmofs_mount.loop.scheduler import Turns
+from vmofs_mount.loop.trim import Idleness
 
 
 class Given:

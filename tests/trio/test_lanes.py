@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from vmofs_mount.lanes import Lanes
+from vmofs_mount.loop.lanes import Lanes
 
 LONG_SECONDS = 30.0
 

@@ -11,16 +11,16 @@ import pyfuse3
 import pytest
 import trio
 
-from vmofs.core.system import System
+from vmofs.core.requests.system import System
 from vmofs.status import BadStateError, Status, VmoError
-from vmofs_mount.errno_map import errno_of
-from vmofs_mount.handles import Handles
-from vmofs_mount.layout import Layout, build_layout
-from vmofs_mount.nodes import Fifo, Node, VmoFile
-from vmofs_mount.ops import Operations, handler
+from vmofs_mount.assembly.layout import Layout, build_layout
+from vmofs_mount.files.open_files import Handles
+from vmofs_mount.front.errno_map import errno_of
+from vmofs_mount.front.handlers import Operations, handler
+from vmofs_mount.tree.inodes import Fifo, Node, VmoFile
 
 if TYPE_CHECKING:
-    from vmofs_mount.caller import Caller
+    from vmofs_mount.linux.caller import Caller
 
 NOT_WRAPPED = {"forget", "init", "stacktrace", "flush", "fsync", "fsyncdir", "access", "poll"}
 CTX = pyfuse3.RequestContext()

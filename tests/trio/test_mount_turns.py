@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from vmofs_mount.turns import _TURNS, Turns, Worker
+from vmofs_mount.loop.scheduler import _TURNS, Turns, Worker
 
 Handler = Callable[[bytes], Awaitable[None]]
 

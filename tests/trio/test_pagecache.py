@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from vmofs.core.content import Bytes
+from vmofs.core.pages.content import Bytes
 from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange
-from vmofs_mount.nodes import VmoFile
-from vmofs_mount.pagecache import PageCache
+from vmofs_mount.cache.page_cache import PageCache
+from vmofs_mount.tree.inodes import VmoFile
 
 SHORT_SECONDS = 0.05
 LONG_SECONDS = 30.0

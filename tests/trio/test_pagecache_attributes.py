@@ -9,11 +9,11 @@ from typing import NamedTuple
 import trio
 import trio.testing
 
-from vmofs.core.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxVmo
 from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange
-from vmofs_mount.nodes import AuxFile, VmoFile
-from vmofs_mount.pagecache import PageCache
+from vmofs_mount.cache.page_cache import PageCache
+from vmofs_mount.tree.inodes import AuxFile, VmoFile
 
 SHORT_SECONDS = 0.05
 LONG_SECONDS = 30.0

@@ -9,15 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from vmofs.core.port import Port
-from vmofs.core.system import System
-from vmofs_mount.caller import Caller
-from vmofs_mount.engine import Engine
-from vmofs_mount.kernel import Kernel
-from vmofs_mount.layout import Layout, build_layout
-from vmofs_mount.mountinfo import Place
-from vmofs_mount.nodes import Directory, Fifo
-from vmofs_mount.pagers import Pagers
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs_mount.assembly.layout import Layout, build_layout
+from vmofs_mount.linux.caller import Caller
+from vmofs_mount.linux.device_messages import Kernel
+from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.loop.engine import Engine
+from vmofs_mount.pagers.registry import Pagers
+from vmofs_mount.tree.inodes import Directory, Fifo
 
 CALLER = Caller(0, 0)
 

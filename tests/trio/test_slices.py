@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from vmofs_mount import slices
-from vmofs_mount.slices import Slices
+from vmofs_mount.loop import slices
+from vmofs_mount.loop.slices import Slices
 
 
 class Requests:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vmofs.core.access import Access
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import Vmo, create_child
-from vmofs.core.clone import CloneVmo
-from vmofs.core.view import AuxView, PagerView
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.requests.access import Access
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import Vmo, create_child
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import AuxView, PagerView
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import PAGE_SIZE, PageRange

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vmofs.core.pager import DIRTY_RANGE_IS_ZERO
-from vmofs.core.states import PageState
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.states import PageState
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PagerOp

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.children_harness import FULL, MODIFIED, ON_WRITE, P
-from vmofs.core import children
-from vmofs.core.account import SPARE_RANGES, Account
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import create_child
-from vmofs.core.clone import CloneVmo
-from vmofs.core.hints import MOST_RANGES
-from vmofs.core.pins import MOST_PIECES, Pins
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.account import SPARE_RANGES, Account
+from vmofs.core.pages.pins import MOST_PIECES, Pins
+from vmofs.core.vmos import children
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.hints import MOST_RANGES
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import NoMemoryError
 from vmofs.testing.world import World
 from vmofs.units import Key, PageRange

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import xxhash
 
-from vmofs.core.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import BadStateError, IoDataIntegrityError, NoMemoryError, OutOfRangeError, UnavailableError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

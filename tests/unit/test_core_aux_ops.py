@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P
-from vmofs.core.aux import AuxVmo
 from vmofs.core.operations import op_range
+from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import BadStateError, NoMemoryError, NotSupportedError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, clone, read, reference, shows, slice_of, used, write
-from vmofs.core.children import Vmo, create_child
 from vmofs.core.pager import Pager
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.vmos.children import Vmo, create_child
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.testing.world import World
 from vmofs.units import Key
 from vmofs.vocabulary import ChildKind

@@ -21,9 +21,9 @@ from tests.unit.children_harness import (
     zero,
 )
 from tests.unit.dirty_harness import resizable
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import Vmo, create_child
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import Vmo, create_child
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, InvalidArgsError, NotSupportedError, OutOfRangeError
 from vmofs.testing.world import World
 from vmofs.units import MAX_VMO_BYTES, UINT64_MAX

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, resize, shows, used, write, zero
 from tests.unit.dirty_harness import resizable
-from vmofs.core.clone import CloneVmo
+from vmofs.core.vmos.clone import CloneVmo
 from vmofs.testing.world import World
 
 

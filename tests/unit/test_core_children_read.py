@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, slice_of, write, zero
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError, TimedOutError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

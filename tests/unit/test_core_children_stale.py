@@ -8,10 +8,10 @@ import pytest
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, resize, slice_of, snapshot, write, zero
 from tests.unit.dirty_harness import resizable
-from vmofs.core.children import create_child
-from vmofs.core.clone import CloneVmo
-from vmofs.core.view import PagerView
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import PagerView
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.testing.world import World
 from vmofs.units import PageRange
 from vmofs.vocabulary import ChildKind

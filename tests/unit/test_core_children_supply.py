@@ -18,9 +18,9 @@ from tests.unit.children_harness import (
     write,
     zero,
 )
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import create_child
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import (
     AccessDeniedError,
     BadStateError,

@@ -7,8 +7,8 @@ import pytest
 from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, used, write, zero
 from tests.unit.dirty_harness import dirty, modified, states
 from vmofs.core.operations import op_range
-from vmofs.core.states import PageState
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.pages.states import PageState
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import (
     AccessDeniedError,
     InvalidArgsError,

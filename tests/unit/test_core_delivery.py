@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vmofs.core.port import Port
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.requests.port import Port
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, states
-from vmofs.core.aux import AuxVmo
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import (
     BadStateError,
     InvalidArgsError,

@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import pytest
 
-from vmofs.core import eviction as eviction_module
-from vmofs.core.access import Access
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import create_child
-from vmofs.core.clone import CloneVmo
-from vmofs.core.eviction import EvictedPages, Eviction, EvictionStatistics
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages import eviction as eviction_module
+from vmofs.core.pages.eviction import EvictedPages, Eviction, EvictionStatistics
+from vmofs.core.requests.access import Access
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import NoMemoryError
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World

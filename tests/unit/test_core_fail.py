@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import FAIL_CODES
-from vmofs.core.states import PageEvent
+from vmofs.core.pages.states import PageEvent
+from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import (
     BadStateError,
     InvalidArgsError,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmofs.core import frames as frames_module
-from vmofs.core.frames import FrameRun, Frames
+from vmofs.core.pages import frames as frames_module
+from vmofs.core.pages.frames import FrameRun, Frames
 from vmofs.status import NoMemoryError
 from vmofs.units import PAGE_SIZE
 

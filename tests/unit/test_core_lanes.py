@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.testing.world import World
 
 

@@ -6,8 +6,8 @@ import tracemalloc
 from collections.abc import Callable
 
 from vmofs.core.pager import Pager
-from vmofs.core.port import Port
-from vmofs.core.system import System
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
 from vmofs.units import PAGE_SIZE, Key
 
 P = PAGE_SIZE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P, ack, clean, grown, modified, resize, states
-from vmofs.core.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import BadStateError, InvalidArgsError, IoError, UnavailableError
 from vmofs.testing.world import World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmofs.core.ranges import RangeSet
+from vmofs.core.pages.ranges import RangeSet
 from vmofs.units import PageRange
 
 RANGES = st.builds(lambda start, pages: PageRange(start, start + pages), st.integers(0, 20), st.integers(0, 6))

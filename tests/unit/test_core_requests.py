@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P, ack, dirty, grown, modified, resizable, resize, states, zero
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, OutOfRangeError, UnavailableError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmofs.core.runs import NO_FRAME, Run, RunMap
-from vmofs.core.states import PageState
+from vmofs.core.pages.runs import NO_FRAME, Run, RunMap
+from vmofs.core.pages.states import PageState
 from vmofs.units import PageRange
 
 S = PageState

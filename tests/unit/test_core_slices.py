@@ -9,14 +9,14 @@ import pytest
 
 from tests.unit.children_harness import MODIFIED, ON_WRITE, clone
 from tests.unit.dirty_harness import P, dirty, states
-from vmofs.core.access import Access, Steps
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import create_child
-from vmofs.core.clone import CloneVmo
 from vmofs.core.operations import op_range
-from vmofs.core.spans import SLICE, Spans
-from vmofs.core.view import AuxView
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.spans import SLICE, Spans
+from vmofs.core.requests.access import Access, Steps
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import AuxView
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, NotFoundError, OutOfRangeError, Status
 from vmofs.testing import pattern
 from vmofs.testing.world import World

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmofs.core import spans as spans_module
-from vmofs.core.ranges import RangeSet
-from vmofs.core.runs import Run, RunMap
-from vmofs.core.spans import BLOCK, Span, Spans
-from vmofs.core.states import PageState
+from vmofs.core.pages import spans as spans_module
+from vmofs.core.pages.ranges import RangeSet
+from vmofs.core.pages.runs import Run, RunMap
+from vmofs.core.pages.spans import BLOCK, Span, Spans
+from vmofs.core.pages.states import PageState
 from vmofs.units import PageRange
 
 

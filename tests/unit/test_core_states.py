@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vmofs.core.states import COMMITTED, TRANSITIONS, IllegalTransitionError, PageEvent, PageState, after
+from vmofs.core.pages.states import COMMITTED, TRANSITIONS, IllegalTransitionError, PageEvent, PageState, after
 
 ROOT = Path(__file__).parents[2]
 

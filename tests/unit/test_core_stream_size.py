@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P, ack, clean, dirty, modified, resizable, resize, states
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

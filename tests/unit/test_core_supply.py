@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import xxhash
 
-from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import Pager
-from vmofs.core.states import PageState
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.states import PageState
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, InvalidArgsError, IoDataIntegrityError, NotSupportedError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World

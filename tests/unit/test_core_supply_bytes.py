@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmofs.core.states import PageState
+from vmofs.core.pages.states import PageState
 from vmofs.status import BadStateError, InvalidArgsError, NoMemoryError, OutOfRangeError
 from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange

@@ -1,15 +1,15 @@
-"""fsync for VMOs whose pager takes part in it: vmofs.core.sync."""
+"""fsync for VMOs whose pager takes part in it: vmofs.core.vmos.sync."""
 
 from __future__ import annotations
 
 import pytest
 
-from vmofs.core.access import Access
-from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import Pager
-from vmofs.core.port import Port
-from vmofs.core.system import System
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, Status
 from vmofs.units import PAGE_SIZE, Key
 from vmofs.vocabulary import PacketCommand, PagerOp

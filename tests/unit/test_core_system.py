@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from vmofs.core.access import Access, Need, Steps
-from vmofs.core.runs import Run
-from vmofs.core.states import PageState
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.pages.runs import Run
+from vmofs.core.pages.states import PageState
+from vmofs.core.requests.access import Access, Need, Steps
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import IoError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmofs.core.request import PageRequest
-from vmofs.core.vmo import VmoOptions
+from vmofs.core.requests.request import PageRequest
+from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vmofs.core.aux import AuxVmo
-from vmofs.core.system import System
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import AuxKind
 

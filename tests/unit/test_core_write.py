@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmofs.core.states import PageEvent
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages.states import PageEvent
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, NoMemoryError
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resize, states
-from vmofs.core.aux import AuxVmo
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import InvalidArgsError, IoError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import AUX_KEY, KEY, World

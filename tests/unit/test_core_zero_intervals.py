@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, resize, states, zero
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import OutOfRangeError
 from vmofs.testing.world import World
 from vmofs.units import PageRange

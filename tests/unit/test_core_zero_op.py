@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resizable, resize, states, zero
-from vmofs.core.access import Access
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.requests.access import Access
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, IoError, NotFoundError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.testing.world import KEY, World

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmofs_mount.options import _PASSED_ON, _SETTERS
+from vmofs_mount.daemon.options import _PASSED_ON, _SETTERS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [

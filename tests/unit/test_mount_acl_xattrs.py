@@ -8,9 +8,9 @@ import struct
 
 import pytest
 
-from vmofs_mount import acl
-from vmofs_mount.nodes import Directory, Node
-from vmofs_mount.xattrs import MAX_TOTAL_BYTES, Xattrs
+from vmofs_mount.tree import acl
+from vmofs_mount.tree.inodes import Directory, Node
+from vmofs_mount.tree.xattrs import MAX_TOTAL_BYTES, Xattrs
 
 NO_ID = 2**32 - 1
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from vmofs.status import Status
-from vmofs_mount.errno_map import ERRNO_OF_STATUS, errno_of
+from vmofs_mount.front.errno_map import ERRNO_OF_STATUS, errno_of
 
 INTERFACE = """
 INVALID_ARGS EINVAL  BAD_STATE EBADFD  BAD_HANDLE ENOENT  NOT_SUPPORTED EOPNOTSUPP  WRONG_TYPE EMEDIUMTYPE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmofs_mount.guardian import Standstill
+from vmofs_mount.daemon.watchdog import Standstill
 
 FUSE = "fuse_dev_do_write"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from vmofs_mount.negotiation import _ATOMIC_O_TRUNC, _AUTO_INVAL_DATA, _EXPLICIT_INVAL_DATA, _changed
+from vmofs_mount.front.init_flags import _ATOMIC_O_TRUNC, _AUTO_INVAL_DATA, _EXPLICIT_INVAL_DATA, _changed
 
 OTHER_FLAG = 1 << 20
 

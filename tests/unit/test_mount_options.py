@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vmofs_mount.mountinfo import _parse, mount_at
-from vmofs_mount.options import MountOptions, OptionError, parse_options
+from vmofs_mount.daemon.options import MountOptions, OptionError, parse_options
+from vmofs_mount.linux.mountinfo import _parse, mount_at
 
 
 def test_without_options_the_defaults_hold() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vmofs.units import PageRange
-from vmofs_mount.nodes import VmoFile
-from vmofs_mount.pending_writes import PendingWrites
+from vmofs_mount.cache.pending_writes import PendingWrites
+from vmofs_mount.tree.inodes import VmoFile
 
 
 def file() -> VmoFile:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmofs_mount.nodes import TextFile
+from vmofs_mount.tree.inodes import TextFile
 
 
 @pytest.mark.parametrize(

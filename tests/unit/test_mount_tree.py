@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from vmofs.wire.names import MAX_PATH_BYTES
-from vmofs_mount.nodes import Directory, Fifo, Node
-from vmofs_mount.realms import FileRealm, Realm
-from vmofs_mount.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Tree
+from vmofs_mount.tree.directory_rules import FileRealm, Realm
+from vmofs_mount.tree.inodes import Directory, Fifo, Node
+from vmofs_mount.tree.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Tree
 
 
 class World:
@@ -340,7 +340,7 @@ def test_statistics_count_what_lives(world: World) -> None:
 def test_a_hundred_thousand_vmo_files_take_less_than_a_kibibyte_each() -> None:
     import tracemalloc  # noqa: PLC0415 - slows everything down while it runs
 
-    from vmofs_mount.nodes import VmoFile  # noqa: PLC0415
+    from vmofs_mount.tree.inodes import VmoFile  # noqa: PLC0415
 
     world = World()
     count = 10_000

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmofs.units import PageRange
-from vmofs_mount.waiting_reads import WaitingReads
+from vmofs_mount.cache.waiting_reads import WaitingReads
 
 
 def test_the_reads_over_a_range_are_found_wherever_they_begin() -> None:

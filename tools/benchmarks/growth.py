@@ -18,11 +18,11 @@ from statistics import mean, median
 from typing import Any
 
 from tools.benchmarks.machine import ROOT, available_bytes, resident_bytes
-from vmofs.core.access import Access
 from vmofs.core.pager import Pager
-from vmofs.core.port import Port
-from vmofs.core.system import System
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.units import PAGE_SIZE, Key
 
 Point = dict[str, Any]

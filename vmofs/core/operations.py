@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vmofs.core.access import Access, Steps
-from vmofs.core.aux import AuxVmo
-from vmofs.core.children import Vmo
-from vmofs.core.clone import CloneVmo
-from vmofs.core.view import AuxView, PagerView
-from vmofs.core.vmo import PagerVmo
+from vmofs.core.requests.access import Access, Steps
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import Vmo
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import AuxView, PagerView
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.vocabulary import VmoOp
 
 

@@ -11,23 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from weakref import WeakSet
 
-from vmofs.core import children, content, writeback
-from vmofs.core.access import Access, Steps, without_waiting
-from vmofs.core.account import Account
-from vmofs.core.aux import AuxVmo
-from vmofs.core.content import Bytes
-from vmofs.core.detach import detach_steps, fail_all_steps
-from vmofs.core.hierarchy import Node
-from vmofs.core.port import Port
-from vmofs.core.request import PageRequest
-from vmofs.core.runs import Run, RunMap
-from vmofs.core.source import PageSource, SourceState, Tally
-from vmofs.core.spans import SLICE
-from vmofs.core.states import PageEvent
-from vmofs.core.system import System
-from vmofs.core.taking import check_can_give, take_steps
-from vmofs.core.view import AuxView
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.pages import content
+from vmofs.core.pages.account import Account
+from vmofs.core.pages.content import Bytes
+from vmofs.core.pages.runs import Run, RunMap
+from vmofs.core.pages.spans import SLICE
+from vmofs.core.pages.states import PageEvent
+from vmofs.core.requests.access import Access, Steps, without_waiting
+from vmofs.core.requests.page_source import PageSource, SourceState, Tally
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.request import PageRequest
+from vmofs.core.requests.system import System
+from vmofs.core.vmos import children, writeback
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.cow_pages import Node
+from vmofs.core.vmos.detach import detach_steps, fail_all_steps
+from vmofs.core.vmos.taking import check_can_give, take_steps
+from vmofs.core.vmos.view import AuxView
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import (
     BadStateError,
     InvalidArgsError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmofs.core.states import PageState
+from vmofs.core.pages.states import PageState
 from vmofs.status import Status, VmoError
 from vmofs.testing.model import WRITE_BATCH, ZEROS, ModelAccess, ModelNeed, ModelVmo
 from vmofs.units import PAGE_SIZE

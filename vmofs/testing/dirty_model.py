@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vmofs.core.states import PageState
+from vmofs.core.pages.states import PageState
 from vmofs.status import Status, VmoError
 from vmofs.testing.model import (
     REAL,

@@ -14,8 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vmofs.core.source import SourceState
-from vmofs.core.states import PageState
+from vmofs.core.pages.states import PageState
+from vmofs.core.requests.page_source import SourceState
 from vmofs.status import Status, VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand

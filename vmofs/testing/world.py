@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from vmofs.core.access import Access
-from vmofs.core.aux import AuxVmo
 from vmofs.core.pager import Pager
-from vmofs.core.port import Port
-from vmofs.core.request import Packet
-from vmofs.core.system import System
-from vmofs.core.vmo import PagerVmo, VmoOptions
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.request import Packet
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange

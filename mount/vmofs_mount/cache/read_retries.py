@@ -1,0 +1,358 @@
+"""A short memory of failed reads, for the kernel's own retries.
+
+The kernel asks again before it tells a reader that a page failed. Measured (Linux 6.18, read-ahead of one page): a
+pread sends 2 READs, the second for its first page only; a page fault sends 3, or 2 if nothing is read ahead for it, as
+after MADV_RANDOM and after 100 misses of mappings of one open file; O_DIRECT sends 1. Each further thread
+that waited for the page's lock in the kernel sends 1 of its own, 3 for a page fault (the fault is tried under the lock
+of the mapping, under that of the address space, and a last time). A retry must get the error of the access that it
+belongs to and raise no request; the next real access must raise one: a failure is never the state of a page.
+
+Nothing in a READ tells the two apart. But a retry comes soon, from a file that was open when the access failed, and
+how many will come can be counted: while the failure is not yet answered, those who wait for it stand still.
+
+The failed page stays in the page cache, not up to date, and further accesses of it would go through a synchronous READ
+that cannot be killed, and that a pread does not retry. So once the retries are over it is dropped from the page cache.
+The drop begins before the last retry is answered, and waits for the lock that this holds: so who comes again at once
+seldom meets the page. A READ that came before the page went all the same is called stale. One that comes while the drop
+is under way is stale if the drop does not end before the READ: then it waits for the lock that the READ holds. It may
+get it between that READ and its retries, or between two of them; then there is one READ more, as the page is brought
+into the cache again (seen by the kernel's trace events). Some are not seen: a page fault that meets the page while it
+is just being dropped reads it without read-ahead, and tries three times.
+
+After a time-out the pager is known to be stuck, and everybody who waited behind the page's lock would wait for another
+deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import trio
+
+from vmofs.status import Status, VmoError
+from vmofs.units import PageRange
+from vmofs_mount.linux.procfs import Blocked, blocked_threads, descendants, has_mapped, reads_file
+from vmofs_mount.loop.lanes import Lanes
+
+RETRY_SECONDS = 0.25
+"""How long a retry may take to arrive, at least."""
+
+_RETRIES_PER_LOOK = 4
+"""A loaded machine takes longer: so many times as long as a look at who will try again took, the last time."""
+
+_MAX_RETRY_SECONDS = 2.0
+
+_RETRIES_OF_FAULT = 2
+_RETRIES_OF_FAULT_ALONE = 1  # without read-ahead: its first READ is one that it waits for itself
+_READS_OF_FAULT = 3
+_RETRIES_OF_READ = 1
+_LOOK_SECONDS = 1.0
+_FALL_ASLEEP_SECONDS = 0.002
+_LOOKS_AT_CHILDREN = 5
+_DROP_SECONDS = 0.02  # a drop that no lock holds up takes 0.1 ms
+_BEGIN_SECONDS = 0.02  # a thread for it is there in 0.1 ms
+_LATE_SECONDS = 0.005  # after which at most we know of a drop that has ended before
+
+
+class RetriesLeft(NamedTuple):
+    """How many retries each process will make, and within how many seconds."""
+
+    of: dict[int, int]
+    seconds: float = RETRY_SECONDS
+
+
+class Failure:
+    """One failed READ: pages, error, and how many more READs of each process are retries of it, for so many seconds."""
+
+    __slots__ = (
+        "drop_begun",
+        "dropped",
+        "dropping",
+        "error",
+        "extra",
+        "left",
+        "over",
+        "pages",
+        "seconds",
+        "settled",
+        "shares_drop_of",
+    )
+
+    def __init__(
+        self, pages: PageRange, error: VmoError, retries: RetriesLeft, shares_drop_of: Failure | None = None
+    ) -> None:
+        self.pages = pages
+        self.error = error
+        self.left = retries.of
+        self.extra = False  # one more, of whichever process
+        self.seconds = RETRY_SECONDS if error.status is Status.TIMED_OUT else retries.seconds
+        self.shares_drop_of = shares_drop_of
+        self.over = trio.Event()
+        self.drop_begun = trio.Event()
+        self.settled = trio.Event()
+        self.dropping = False
+        self.dropped = False
+        if self._is_met:
+            self.over.set()
+
+    @property
+    def _is_met(self) -> bool:
+        """Whether no retry is left."""
+        return not (self.extra or any(self.left.values()))
+
+    def page_went(self) -> None:
+        """Note that an older drop got the page between two READs: who tries again brings it back, by one READ more."""
+        self.shares_drop_of = None
+        self.extra = True
+
+    async def before_answer(self) -> None:
+        """Before a retry is answered: if it is the last one, it is over; wait until the drop has begun."""
+        if self._is_met and self.shares_drop_of is not None:
+            with trio.move_on_after(_LATE_SECONDS):
+                await self.shares_drop_of.settled.wait()
+        if self._is_met:
+            self.over.set()
+            with trio.move_on_after(_BEGIN_SECONDS):
+                await self.drop_begun.wait()
+
+
+class Failures:
+    """The recent failures of one VMO. Processes are known by numbers.
+
+    No two of them have a page in common, and none has more than one READ can ask for (256): so they are found by their
+    pages, for a pager that is closed fails all who wait at once, and they may be 50,000.
+
+    ``drop(pages, begun)`` drops pages from the page cache and returns True, or leaves them because a READ waits for
+    them. It is called when the retries of a failure are over, and calls ``begun`` when it is about to wait for the
+    pages.
+    """
+
+    __slots__ = ("_drop", "_in_cache", "_recent")
+
+    def __init__(self, drop: Callable[[PageRange, Callable[[], None]], Awaitable[bool]]) -> None:
+        self._recent: set[Failure] = set()
+        self._in_cache: dict[int, Failure] = {}  # page -> the failure that left it in the page cache
+        self._drop = drop
+
+    def remember(self, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None) -> Failure:
+        """Note that a READ of ``pages`` failed, and how many retries each process will make.
+
+        A drop that is under way for ``stale_by`` waits for this READ. Another one could meet the page of the next.
+        """
+        self.forget(pages)
+        failure = Failure(pages, error, retries, stale_by if stale_by is not None and stale_by.dropping else None)
+        self._recent.add(failure)
+        self._in_cache.update(dict.fromkeys(range(*pages), failure))
+        return failure
+
+    async def expire(self, failure: Failure) -> None:
+        """Forget a failure when all readers have had their retries, or time is up."""
+        with trio.move_on_after(failure.seconds):
+            await failure.over.wait()
+        if failure not in self._recent:
+            return
+        self._recent.discard(failure)
+        failure.dropping = True
+        try:
+            if failure.shares_drop_of is None:
+                failure.dropped = await self._drop(failure.pages, failure.drop_begun.set)
+            else:
+                failure.drop_begun.set()
+                await failure.shares_drop_of.settled.wait()
+                failure.dropped = failure.shares_drop_of.dropped
+        finally:
+            failure.dropping = False
+            failure.drop_begun.set()
+            if failure.dropped:
+                for other in self._over(failure.pages):
+                    if other.shares_drop_of is failure and other in self._recent:
+                        other.page_went()
+                self._leave_cache(failure)
+            failure.settled.set()
+
+    def __bool__(self) -> bool:
+        """Return whether anything is remembered."""
+        return bool(self._in_cache)
+
+    def in_cache(self, pages: PageRange) -> list[Failure]:
+        """Return the failures whose pages may still be in the page cache where a READ that just came begins."""
+        failure = self._in_cache.get(pages.start)
+        return [] if failure is None else [failure]
+
+    def recall(self, process: int, pages: PageRange) -> Failure | None:
+        """Return the failure that a READ of ``pages`` for a process is a retry of, if any; it then has one less.
+
+        Its ``before_answer`` is to be called, and then the READ to be answered.
+        """
+        for failure in self._over(pages):
+            if failure not in self._recent:
+                continue
+            if failure.error.status is Status.TIMED_OUT:
+                return failure
+            if failure.left.get(process, 0) > 0:
+                failure.left[process] -= 1
+                return failure
+            if failure.extra and process in failure.left:
+                failure.extra = False
+                return failure
+        return None
+
+    def forget(self, pages: PageRange) -> None:
+        """Drop what is known about pages that were supplied, or failed again."""
+        for failure in self._over(pages):
+            self._leave_cache(failure)
+            if failure in self._recent:
+                self._recent.discard(failure)
+                failure.over.set()
+                failure.drop_begun.set()
+
+    def _over(self, pages: PageRange) -> list[Failure]:
+        """Return the failures that have a page in common with ``pages``, which may be all of a large VMO."""
+        if pages.pages > len(self._in_cache):
+            return [failure for failure in dict.fromkeys(self._in_cache.values()) if failure.pages & pages]
+        return list(dict.fromkeys(failure for page in range(*pages) if (failure := self._in_cache.get(page))))
+
+    def _leave_cache(self, failure: Failure) -> None:
+        """Note that the pages of a failure are in the page cache no more."""
+        for page in range(*failure.pages):
+            if self._in_cache.get(page) is failure:
+                del self._in_cache[page]
+
+
+async def find_stale(suspects: Iterable[Failure]) -> Failure | None:
+    """Return the failure whose page a READ met in the page cache; ``suspects`` is ``in_cache`` as the READ came."""
+    for failure in suspects:
+        if failure.dropping:
+            with trio.move_on_after(_DROP_SECONDS):
+                await failure.settled.wait()
+        if not failure.dropped:
+            return failure
+    return None
+
+
+class Retries:
+    """Counts the retries that will come by looking at who waits; ``began``, ``ended``: of the READs that wait."""
+
+    def __init__(self, device_minor: int) -> None:
+        self._device_minor = device_minor
+        self._reads: dict[int, int] = {}
+        self._looks: defaultdict[int, _Looks] = defaultdict(_Looks)  # by user
+        self._lookers = Lanes(8)  # maps of processes in page faults may hold them up
+        self._look_took = 0.0
+
+    def began(self, process: int) -> None:
+        """Note that a READ for a process waits."""
+        self._reads[process] = self._reads.get(process, 0) + 1
+
+    def ended(self, process: int) -> None:
+        """Note that it is about to be answered."""
+        left = self._reads[process] - 1
+        if left:
+            self._reads[process] = left
+        else:
+            del self._reads[process]
+
+    async def count(
+        self,
+        process: int,
+        flags: int,
+        others: Iterable[int],
+        ino: int,
+        pages: PageRange,
+        *,
+        stale: bool,
+        uid: int = 0,
+    ) -> RetriesLeft:
+        """Return how many retries each process will make of a failed READ, before that is answered.
+
+        ``others`` are the processes that have the file open too, ``uid`` is the user of this one.
+        """
+        if flags & os.O_DIRECT:
+            return RetriesLeft({})
+        others = set(others)  # as they are now: who opens the file while we look has nothing to try again
+        with trio.move_on_after(_LOOK_SECONDS):
+            seen = await self._look(uid, {process, *others})
+            if not (stale or seen[process].reads or seen[process].faults):  # not yet asleep?
+                await trio.sleep(_FALL_ASLEEP_SECONDS)
+                seen = await self._look(uid, {process, *others})
+            left = {other: self._behind_lock(other, seen) for other in others if other != process}
+            left[process] = await self._of_reader(uid, process, seen, ino, pages, stale=stale)
+            return RetriesLeft(left, self._patience())
+        return RetriesLeft({process: _RETRIES_OF_READ}, self._patience())  # the machine is very slow
+
+    def _patience(self) -> float:
+        return min(max(RETRY_SECONDS, _RETRIES_PER_LOOK * self._look_took), _MAX_RETRY_SECONDS)
+
+    async def _look(self, uid: int, processes: set[int]) -> Mapping[int, Blocked]:
+        """Look at processes; those of a user who ask while somebody looks share the next look."""
+        looks = self._looks[uid]
+        asked = looks.count
+        async with looks.lock:
+            if looks.count == asked or not processes <= looks.seen.keys():
+                looks.count += 1
+                began = trio.current_time()
+                try:
+                    looks.seen = await self._lookers.run(uid, partial(_look_at, processes))
+                finally:  # also if it took too long
+                    self._look_took = trio.current_time() - began
+            return looks.seen
+
+    def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:
+        """Return the retries of threads that wait for a page but have no READ of their own under way."""
+        blocked = seen[process]
+        waiting = max(0, blocked.reads + blocked.faults + stale - self._reads.get(process, 0))
+        faults = min(waiting, blocked.faults)
+        return faults * _READS_OF_FAULT + (waiting - faults) * _RETRIES_OF_READ
+
+    async def _of_reader(
+        self, uid: int, process: int, seen: Mapping[int, Blocked], ino: int, pages: PageRange, *, stale: bool
+    ) -> int:
+        blocked = seen[process]
+        if stale:  # the reader itself is not seen as blocked
+            fault = blocked.asking or await self._may_have_inherited(uid, process, ino, pages)
+            own = _RETRIES_OF_FAULT if fault else 0
+        elif blocked.faults or blocked.reads:
+            own = _RETRIES_OF_READ if blocked.reads else _RETRIES_OF_FAULT
+        elif blocked.asking:
+            own = _RETRIES_OF_FAULT_ALONE
+        elif await self._may_have_inherited(uid, process, ino, pages):
+            own = await self._lookers.run(uid, lambda: _retries_of_child(process))
+        else:
+            own = _RETRIES_OF_READ
+        return own + self._behind_lock(process, seen, stale=stale)
+
+    async def _may_have_inherited(self, uid: int, process: int, ino: int, pages: PageRange) -> bool:
+        """Return whether the reader may be a child with an inherited mapping: the process itself does not read."""
+        return await self._lookers.run(
+            uid, lambda: not reads_file(process, ino) and has_mapped(process, ino, self._device_minor, pages)
+        )
+
+
+class _Looks:
+    """The last look for one user, and how many there were."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.count = 0
+        self.seen: dict[int, Blocked] = {}
+
+
+def _look_at(processes: set[int]) -> dict[int, Blocked]:
+    return {process: blocked_threads(process) for process in processes}
+
+
+def _retries_of_child(process: int) -> int:
+    """Return the retries of a page fault of some child of a process."""
+    for _ in range(_LOOKS_AT_CHILDREN):
+        blocked = [blocked_threads(child) for child in descendants(process)]
+        if not blocked or any(child.faults for child in blocked):
+            return _RETRIES_OF_FAULT
+        if any(child.asking for child in blocked):
+            return _RETRIES_OF_FAULT_ALONE
+        time.sleep(_FALL_ASLEEP_SECONDS)
+    return _RETRIES_OF_FAULT

@@ -1,0 +1,7 @@
+"""``python -m vmofs_mount.cli``: the program ``vmofs``."""
+
+import sys
+
+from vmofs_mount.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Doing what the lines of command files say."""

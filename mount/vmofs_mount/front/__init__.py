@@ -1,0 +1,1 @@
+"""What comes from the kernel, and what goes back: mounting, handlers of requests, unmounting."""

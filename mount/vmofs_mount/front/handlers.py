@@ -1,0 +1,383 @@
+"""The FUSE handlers: each converts its arguments, calls the model, and converts the result.
+
+pyfuse3 ends its loop, and with it the mount, when a handler raises anything but ``FUSEError``; so every handler is
+wrapped. Handlers that do not await run whole: under trio nothing else runs meanwhile.
+
+``flush`` and ``fsyncdir`` are not here: nothing is buffered, and the kernel stops asking when it hears
+ENOSYS once. ``access`` is not asked under ``default_permissions``.
+"""
+
+# ruff: noqa: ARG002 - the signatures are pyfuse3's
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import pyfuse3
+
+from vmofs.status import VmoError
+from vmofs.units import PAGE_SIZE, PageRange
+from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes
+from vmofs_mount.front.errno_map import errno_of
+from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
+from vmofs_mount.rights.identity import Identity
+from vmofs_mount.tree import acl
+from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, VmoFile
+from vmofs_mount.tree.xattrs import Xattrs
+from vmofs_mount.waits.self_deadlock import SelfDeadlockError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmofs_mount.assembly.layout import Layout
+    from vmofs_mount.files.open_files import Data, Handles
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def errno_of_exception(error: Exception) -> int:
+    """Return the errno for what a handler raised; what nobody foresaw is logged and is EIO."""
+    match error:
+        case pyfuse3.FUSEError():
+            return error.errno
+        case OSError(errno=int(code)):
+            return code
+        case SelfDeadlockError():
+            return errno.EDEADLK
+        case VmoError():
+            return errno_of(error.status)
+        case MemoryError():
+            return errno.ENOMEM
+    _log.error("a handler failed", exc_info=error)
+    return errno.EIO
+
+
+def handler(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Let nothing but ``FUSEError`` out of a handler; cancellation passes."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        except Exception as error:
+            raise pyfuse3.FUSEError(errno_of_exception(error)) from error
+
+    return wrapper
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount."""
+
+    supports_dot_lookup = True
+    enable_acl = True
+
+    def __init__(self, layout: Layout, handles: Handles) -> None:
+        super().__init__()
+        self._layout = layout
+        self._tree = layout.tree
+        self._handles = handles
+        self._xattrs = Xattrs(layout.seams.computed_xattrs)
+
+    # Names
+
+    @handler
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Look a name up."""
+        if name == b".":  # for open_by_handle_at: the inode itself, of any kind
+            return self._told(self._tree.get(parent_inode))
+        parent = self._tree.directory(parent_inode)
+        node = self._tree.lookup(parent, name)
+        if isinstance(node, Fifo):
+            await self._layout.seams.on_fifo_lookup(node, ctx.pid)
+            node = self._tree.lookup(parent, name)
+        return self._told(node)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Count down what the kernel knows; never raises."""
+        for ino, count in inode_list:
+            self._tree.forget(ino, count)
+
+    @handler
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Make a directory; below ``control/`` that is a pager."""
+        parent = self._tree.directory(parent_inode)
+        return self._told(parent.realm.mkdir(parent, name, mode, to_caller(ctx)))
+
+    @handler
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Make a FIFO or an aux file; devices and sockets are refused."""
+        parent = self._tree.directory(parent_inode)
+        if stat.S_ISFIFO(mode):
+            return self._told(parent.realm.mkfifo(parent, name, mode, to_caller(ctx)))
+        if stat.S_ISREG(mode):
+            return self._told(parent.realm.create(parent, name, mode, to_caller(ctx)))
+        raise OSError(errno.EPERM, "neither devices nor sockets can be made")
+
+    @handler
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """Make an aux file and open it."""
+        parent = self._tree.directory(parent_inode)
+        node = parent.realm.create(parent, name, mode, to_caller(ctx))
+        try:
+            info = self._open(node, flags, ctx)
+        except Exception:
+            self._tree.discard(node)
+            raise
+        return info, self._told(node)
+
+    @handler
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Remove a name."""
+        parent = self._tree.directory(parent_inode)
+        await self._layout.seams.before_removal(self._tree.lookup(parent, name))
+        parent.realm.unlink(parent, name)
+
+    @handler
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Remove a directory, or close a pager."""
+        parent = self._tree.directory(parent_inode)
+        await self._layout.seams.before_removal(self._tree.lookup(parent, name))
+        parent.realm.rmdir(parent, name)
+
+    @handler
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """Rename within ``vmo/`` or within ``aux/``."""
+        source = self._tree.directory(parent_inode_old)
+        target = self._tree.directory(parent_inode_new)
+        source.realm.rename(source, name_old, target, name_new, flags)
+
+    @handler
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Refuse: there are no symbolic links."""
+        raise OSError(errno.EPERM, "there are no symbolic links here")
+
+    @handler
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Refuse: a VMO has one name."""
+        raise OSError(errno.EPERM, "there are no hard links here")
+
+    @handler
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """Refuse: nothing here is a symbolic link."""
+        raise OSError(errno.EINVAL, "there are no symbolic links here")
+
+    # Attributes
+
+    @handler
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Return the attributes of a node."""
+        return to_attributes(self._tree.get(inode))
+
+    @handler
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Change attributes; the size first, since only that can fail."""
+        node = self._tree.get(inode)
+        if isinstance(node, MirrorDirectory):
+            raise OSError(errno.EPERM, f"{node.path} is changed where it is, below vmo/")
+        if fields.update_size:
+            await self._set_size(node, attr.st_size, ctx)
+        self._set_owner(node, attr, fields)
+        if fields.update_mode:
+            acl.chmod(node, attr.st_mode)
+        node.atime_ns = attr.st_atime_ns if fields.update_atime else node.atime_ns
+        node.mtime_ns = attr.st_mtime_ns if fields.update_mtime else node.mtime_ns
+        self._tree.changed(node)
+        return to_attributes(node)
+
+    @handler
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """Return an extended attribute."""
+        return self._xattrs.get(self._tree.get(inode), name)
+
+    @handler
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        """Return the names of the extended attributes."""
+        return self._xattrs.list(self._tree.get(inode))
+
+    @handler
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Set an extended attribute; pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE."""
+        node = self._keeper_of_attributes(inode)
+        mode, xattrs = node.mode, dict(node.xattrs or {})
+        self._xattrs.set(node, name, value)
+        try:
+            self._layout.limits.xattrs_change(node, ctx.uid)
+        except VmoError:
+            node.mode, node.xattrs = mode, xattrs or None
+            raise
+        if name == acl.ACCESS and ctx.uid and not _is_member(ctx, node.gid):
+            node.mode &= ~stat.S_ISGID  # as chmod does; only pyfuse3 is not told of it (FUSE_SETXATTR_ACL_KILL_SGID)
+        self._tree.changed(node)
+
+    @handler
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Remove an extended attribute."""
+        node = self._keeper_of_attributes(inode)
+        self._xattrs.remove(node, name)
+        self._layout.limits.xattrs_change(node, ctx.uid)
+        self._tree.changed(node)
+
+    @handler
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Return how much memory there is for pages."""
+        memory = self._layout.seams.memory()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = PAGE_SIZE
+        data.f_blocks = memory.total_pages
+        data.f_bfree = data.f_bavail = memory.free_pages
+        data.f_files = self._tree.node_count
+        data.f_namemax = 255
+        return data
+
+    # Open files
+
+    @handler
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Open a file. Truncation comes as a SETATTR of its own."""
+        node = self._tree.get(inode)
+        info = self._open(node, flags, ctx)
+        if isinstance(node, VmoFile) and flags & os.O_ACCMODE != os.O_RDONLY:
+            await self._layout.seams.opened_to_write(node)
+        return info
+
+    @handler
+    async def read(self, fh: int, off: int, size: int) -> Data:  # type: ignore[override] # pyfuse3 takes any buffer
+        """Read; may wait for a pager."""
+        return await self._handles.get(fh).read(off, size)
+
+    @handler
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write; may wait for a pager."""
+        handle = self._handles.get(fh)
+        try:
+            return await handle.write(off, buf)
+        except Exception:
+            if isinstance(handle.node, AuxFile):
+                handle.node.note_refused(PageRange.of_bytes(off, len(buf)))
+            raise
+
+    @handler
+    async def release(self, fh: int) -> None:
+        """Close a file."""
+        self._handles.close(fh)
+
+    @handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Make written data safe; may wait for a pager."""
+        del datasync
+        await self._handles.get(fh).fsync()
+
+    @handler
+    async def poll(
+        self, inode: int, fh: int, poll_handle: pyfuse3.PollHandle | None, ctx: pyfuse3.RequestContext
+    ) -> int:
+        """Return what can be done without waiting."""
+        del inode, ctx
+        return self._handles.get(fh).poll(None if poll_handle is None else poll_handle.notify)
+
+    @handler
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """Open a directory; its inode number is the handle, since the kernel keeps the inode while it is open."""
+        return self._tree.directory(inode).ino
+
+    @handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """List names behind a position. ``.`` and ``..`` are not counted as known to the kernel."""
+        directory = self._tree.directory(fh)
+        dots = ((1, b".", directory), (2, b"..", directory.parent or directory))
+        for cookie, name, node in dots[start_id:]:
+            if not pyfuse3.readdir_reply(token, name, to_attributes(node), cookie):
+                return
+        for child in directory.after(start_id):
+            if not pyfuse3.readdir_reply(token, child.name, to_listed_attributes(child), child.cookie):
+                return
+            self._tree.remember(child)
+
+    @handler
+    async def releasedir(self, fh: int) -> None:
+        """Close a directory."""
+
+    # What several handlers do
+
+    def _told(self, node: Node) -> pyfuse3.EntryAttributes:
+        self._tree.remember(node)
+        return to_attributes(node)
+
+    def _open(self, node: Node, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        number = self._handles.open(node, flags, to_caller(ctx))
+        handle = self._handles.get(number)
+        return pyfuse3.FileInfo(fh=number, direct_io=handle.direct_io, keep_cache=True, nonseekable=handle.nonseekable)
+
+    async def _set_size(self, node: Node, size: int, ctx: pyfuse3.RequestContext) -> None:
+        match node:
+            case AuxFile():
+                await self._layout.seams.aux_set_size(node, size)
+            case VmoFile():
+                await self._layout.seams.vmo_set_size(node, size, ctx.pid)
+            case Directory():
+                raise OSError(errno.EISDIR, f"{node.path} is a directory")
+            case SupplyFile():
+                return  # ``dd seek=`` cuts its output first; nothing can be cut here
+            case _ if size or isinstance(node, Fifo):
+                raise OSError(errno.EINVAL, f"{node.path} has no size")
+            case _:
+                return  # the shell's ``>`` on a control file
+        self._layout.seams.content_changed(node, to_caller(ctx), False)
+        self._tree.modified(node)
+
+    def _keeper_of_attributes(self, inode: int) -> Node:
+        """Return a node that keeps extended attributes: it has a name, or is a file that had one and is open.
+
+        What it takes is counted for its owner until then.
+        """
+        node = self._tree.get(inode)
+        if node.NAMELESS or not (node.nlink or node.open_count):
+            raise OSError(errno.EPERM, f"{node.path} keeps no attributes")
+        return node
+
+    def _set_owner(self, node: Node, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> None:
+        if not (fields.update_uid or fields.update_gid):
+            return
+        node.uid = attr.st_uid if fields.update_uid else node.uid
+        self._layout.limits.chown(node, node.uid)
+        node.gid = attr.st_gid if fields.update_gid else node.gid
+        if not isinstance(node, Directory):
+            node.drop_privileges()  # root's chown too, as Linux does
+
+
+def _is_member(ctx: pyfuse3.RequestContext, gid: int) -> bool:
+    return Identity.of_process(ctx.uid, ctx.gid, ctx.pid).is_member(gid)

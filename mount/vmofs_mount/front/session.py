@@ -1,0 +1,255 @@
+"""One mount from beginning to end: mounted, tuned, served, unmounted.
+
+Nothing may touch the mount in the trio thread: the request would wait for that very thread. What has to (the test
+whether the mount answers) goes to a worker thread, and the device number comes from /proc, not from ``stat``.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from vmofs_mount.cli.doctor import what_is_lacking
+from vmofs_mount.files.open_files import Handles
+from vmofs_mount.front.departure import Departure
+from vmofs_mount.front.handlers import Operations
+from vmofs_mount.front.init_flags import Negotiation
+from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts
+from vmofs_mount.linux.device_messages import Kernel, fuse_devices
+from vmofs_mount.linux.knobs import tune
+from vmofs_mount.linux.mountinfo import mount_at
+from vmofs_mount.loop.scheduler import IDLE_TASKS, Turns
+
+if TYPE_CHECKING:
+    from vmofs_mount.assembly.layout import Layout
+    from vmofs_mount.daemon.options import MountOptions
+
+_log = logging.getLogger(__name__)
+
+MAX_TASKS = 1_000_000
+"""Handlers that may wait at the same time. At this number pyfuse3 stops reading requests, also those that would end
+the waiting; its default is 99."""
+
+_READY_SECONDS = 20.0
+_GRACE_SECONDS = 3.0
+"""How long handlers may take to answer after ``shutdown``; then they are cancelled, and their callers get an
+error."""
+
+_MESSAGE_SECONDS = 2.0
+"""How long threads may take to give their messages to the kernel after ``shutdown``, while READs are answered."""
+
+_BREAK_SECONDS = 2.0
+_PAUSE_SECONDS = 0.01
+
+
+class MountError(Exception):
+    """The mount could not be made, or does not answer; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the other parts of the mount need of a session.
+
+    Attributes:
+        mountpoint: absolute, without symbolic links.
+        kernel: takes messages about this mount.
+        handles: the open files.
+        nursery: for tasks that live as long as requests are served; cancelled before the end.
+        turns: what runs the handlers.
+    """
+
+    mountpoint: str
+    kernel: Kernel
+    handles: Handles
+    nursery: trio.Nursery
+    turns: Turns
+
+
+async def serve(
+    layout: Layout,
+    mountpoint: str,
+    options: MountOptions,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_mounted: Callable[[int], None] = lambda _: None,
+    start: Callable[[Session], Awaitable[None]] | None = None,
+    shutdown: Callable[[], None] = lambda: None,
+    break_connection: Callable[[], bool] = lambda: False,
+) -> None:
+    """Mount, serve until SIGTERM, SIGINT or an unmount from outside, and unmount.
+
+    Args:
+        layout: the tree to show.
+        mountpoint: an absolute path without symbolic links.
+        options: as the user gave them.
+        on_ready: called when the mount answers.
+        on_mounted: called with the minor device number before that, in a worker thread.
+        start: called when the mount is made and no request was read yet; it must not touch the mount.
+        shutdown: fails everything that waits; called once, when the end has come.
+        break_connection: has the connection broken by another process, and returns whether that is possible.
+
+    Raises:
+        MountError: the mount could not be made, or does not answer.
+    """
+    handles = Handles(layout.tree, layout.seams.openers, layout.limits)
+    operations = Operations(layout, handles)
+    device = _mount(operations, mountpoint, options)
+    kernel = Kernel(device)
+    turns = Turns(options.spin_seconds)
+    turns.plug_in()
+    try:
+        mount = mount_at(mountpoint)
+        negotiation = Negotiation(device)
+
+        def begin_negotiation() -> None:
+            negotiation.begin()
+            turns.before_wait(negotiation.end)
+
+        operations.init = begin_negotiation  # type: ignore[method-assign] # libfuse is about to answer the kernel
+        end = _End(device, kernel, negotiation, shared=options.allow_other)
+        async with trio.open_nursery() as background:
+            if start is not None:
+                await start(Session(mountpoint, kernel, handles, background, turns))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end.watch_signals)
+                nursery.start_soon(end.watch_connection)
+                nursery.start_soon(end.serve_requests)
+                nursery.start_soon(end.become_ready, mountpoint, on_mounted, on_ready)
+                if mount is not None:  # else it was unmounted already
+                    nursery.start_soon(Departure(mount, kernel, end.come).run)
+                await end.wait(shutdown, break_connection)
+                nursery.cancel_scope.cancel()
+            background.cancel_scope.cancel()
+    finally:
+        _unmount(mountpoint)
+    if end.failure:
+        raise MountError(end.failure)
+    handles.check()
+    layout.tree.check()
+
+
+def _mount(operations: Operations, mountpoint: str, options: MountOptions) -> int:
+    """Mount and return the descriptor of the device."""
+    names = {"fsname=vmofs", "subtype=vmofs", "default_permissions", *options.kernel}
+    if options.allow_other:
+        names.add("allow_other")
+    before = fuse_devices()
+    try:
+        pyfuse3.init(operations, mountpoint, names)
+    except RuntimeError as error:  # libfuse has written the reason to stderr
+        raise MountError(f"{mountpoint} cannot be mounted") from error
+    return (fuse_devices() - before).pop()
+
+
+def _unmount(mountpoint: str) -> None:
+    pyfuse3.close()
+    try:
+        remove_stale_mounts(mountpoint)  # libfuse leaves the mount of an aborted connection
+    except UnmountError as error:
+        _log.warning("%s", error)
+
+
+class _End:
+    """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
+
+    def __init__(self, device: int, kernel: Kernel, negotiation: Negotiation, *, shared: bool) -> None:
+        self.failure: str | None = None
+        self._device = device
+        self._kernel = kernel
+        self._negotiation = negotiation
+        self._shared = shared
+        self._near = trio.Event()
+        self._served = trio.Event()
+
+    def come(self, reason: str) -> None:
+        """Let the end come, for whatever reason."""
+        _log.warning("ending: %s", reason)
+        self._near.set()
+
+    async def watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                _log.info("ending: %s", signal.Signals(number).name)
+                self._near.set()
+
+    async def watch_connection(self) -> None:
+        """Learn that the mount is gone while handlers still wait: the device reports EPOLLERR, whatever is asked for.
+
+        Without this a reader that was killed (the kernel does not tell us) would keep the daemon alive after umount.
+        """
+        await self._negotiation.ended.wait()
+        with select.epoll() as epoll:
+            epoll.register(self._device, 0)
+            await trio.lowlevel.wait_readable(epoll.fileno())
+        self._near.set()
+
+    async def serve_requests(self) -> None:
+        try:
+            await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MAX_TASKS)
+        except* OSError as group:  # the connection was aborted through /sys/fs/fuse/connections
+            _log.warning("the connection to the kernel broke: %s", group.exceptions[0])
+        self._served.set()
+        self._near.set()
+
+    async def become_ready(
+        self, mountpoint: str, on_mounted: Callable[[int], None], on_ready: Callable[[], None]
+    ) -> None:
+        """Tune the mount and try whether it answers."""
+        try:
+            with trio.fail_after(_READY_SECONDS):
+                await self._negotiation.ended.wait()  # the answer to it would undo what is tuned before
+                degraded = await trio.to_thread.run_sync(_tune_and_try, mountpoint, on_mounted, abandon_on_cancel=True)
+        except (OSError, trio.TooSlowError) as error:
+            if mount_at(mountpoint) is None:
+                return  # unmounted already, watch_connection is about to learn it
+            self.failure = f"{mountpoint} does not answer: {error}"
+            self._near.set()
+            return
+        for sentence in (*degraded, *what_is_lacking(shared=self._shared)):
+            _log.warning("%s", sentence)
+        on_ready()
+
+    async def wait(self, shutdown: Callable[[], None], break_connection: Callable[[], bool]) -> None:
+        """Wait for the end to come near, then let the handlers finish, and the threads that give messages.
+
+        Such a thread may wait for a page, and who unmounts waits for that thread. So READs are answered until all have
+        given theirs; if one still waits then, the connection is broken.
+        """
+        await self._near.wait()
+        shutdown()
+        await self._wait_for_messages(_MESSAGE_SECONDS)
+        self._kernel.close()
+        if not await self._wait_for_messages(_MESSAGE_SECONDS) and break_connection():
+            _log.warning("the connection was broken: %s threads waited for pages", self._kernel.busy_threads)
+            await self._wait_for_messages(_BREAK_SECONDS)
+        pyfuse3.terminate()
+        with trio.move_on_after(_GRACE_SECONDS) as grace:
+            await self._served.wait()
+        if grace.cancelled_caught:
+            _log.warning("requests were still waiting %s s after the end began", _GRACE_SECONDS)
+
+    async def _wait_for_messages(self, seconds: float) -> bool:
+        """Wait until no thread gives a message to the kernel; return whether that is so."""
+        with trio.move_on_after(seconds):
+            while self._kernel.busy_threads:  # noqa: ASYNC110 - threads, which are many, need not tell each time
+                await trio.sleep(_PAUSE_SECONDS)
+        return not self._kernel.busy_threads
+
+
+def _tune_and_try(mountpoint: str, on_mounted: Callable[[int], None]) -> list[str]:
+    """In a worker thread: change the kernel's settings, then look whether the mount answers."""
+    mount = mount_at(mountpoint)
+    if mount is None:
+        raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
+    degraded = tune(mount.minor)
+    on_mounted(mount.minor)
+    Path(mountpoint, "control", "version").stat()
+    return degraded

@@ -1,0 +1,183 @@
+"""Where the model meets the event loop: runs accesses, wakes who waited, keeps the ports moving, ends what is too old.
+
+Everything here runs in the trio thread. Between two awaits nothing else runs, so the model needs no locks; after an
+await everything must be looked up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import trio
+
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.status import VmoError
+from vmofs.units import PageRange
+from vmofs_mount.loop.scheduler import Turns, Worker
+from vmofs_mount.loop.slices import Slices, Work
+
+_MOST_WOKEN = 32
+"""Who wait for a pager and go on in one turn: to copy a page for each takes some 30 us."""
+
+_PATIENCE_SECONDS = 0.2
+"""How long a command is carried out before it goes on in the background: the kernel has its file locked, for all."""
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Drives one ``System``. ``kick`` is told of ports that got a packet, ``stale`` of pages that changed or went.
+
+    ``turns`` runs the handlers of requests; without it everything waits as trio's tasks do. ``slices`` is for what
+    takes long; without it everything is done in one go.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        kick: Callable[[Port], None],
+        stale: Callable[[object, list[PageRange]], None],
+        turns: Turns | None = None,
+        slices: Slices | None = None,
+    ) -> None:
+        self.system = system
+        self._kick = kick
+        self._stale = stale
+        self._turns = turns
+        self._slices = slices
+        self._is_going_on = False
+        self._patient: dict[Access[Any], trio.Event] = {}  # calls whose rest is waited for
+        system.buries_later = slices is not None
+
+    def begin_work(self, user: Hashable) -> Work:
+        """Begin what may take long, for a user; only with ``slices``."""
+        assert self._slices is not None
+        return self._slices.begin(user)
+
+    async def run(self, access: Access[T]) -> T:
+        """Carry out a call that may have to wait for a pager, and return its result. Not inside of cancel scopes.
+
+        Raises:
+            VmoError: the call failed.
+        """
+        if not self.start(access):
+            worker = None if self._turns is None else self._turns.running
+            if worker is None:
+                await self.wait(access)
+            else:
+                await self._park(access, worker)
+        return access.result()
+
+    def start(self, access: Access[T]) -> bool:
+        """Start a call and return whether it is finished; if not, ``wait`` for it."""
+        access.may_rest = self._slices is not None
+        done = access.start(trio.current_time())
+        if access.is_resting:
+            self.system.resting[access] = None
+        self.settle()
+        return done
+
+    async def start_patiently(self, access: Access[T], seconds: float = _PATIENCE_SECONDS) -> bool:
+        """Start a call, and wait for a while if it rests; return whether it is finished; if not, ``wait`` for it."""
+        done = self.start(access)
+        if not done and access.is_resting:
+            rested = self._patient[access] = trio.Event()
+            with trio.move_on_after(seconds):
+                await rested.wait()
+            self._patient.pop(access, None)
+        return access.done
+
+    async def _go_on(self, work: Work) -> None:
+        """Do what is left to do, some of it in each turn of the loop."""
+        system = self.system
+        try:
+            while system.resting or system.woken or system.graves:
+                if system.woken:  # somebody waits for each of them
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await work.rest()
+                    self._let_some_go_on(work)
+                    while system.graves and not work.is_over:
+                        system.bury_some()
+                self.settle()
+        finally:
+            self._is_going_on = False
+
+    def _let_some_go_on(self, work: Work) -> None:
+        """Let calls that rest go on, in turn."""
+        resting = self.system.resting
+        while resting and not work.is_over:
+            access = next(iter(resting))
+            del resting[access]
+            if not access.done and access.go_on(trio.current_time()):
+                _wake(access)
+            if access.is_resting and not access.done:
+                resting[access] = None
+            elif access in self._patient:
+                self._patient.pop(access).set()
+
+    async def wait(self, access: Access[T]) -> None:
+        """Wait until a call that was started is finished. It may be finished already."""
+        if access.done:
+            return
+
+        def cancelled(_raise_cancel: object) -> trio.lowlevel.Abort:
+            access.token = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        access.token = trio.lowlevel.current_task()  # cheaper than an event, and there is one task for each access
+        try:
+            await trio.lowlevel.wait_task_rescheduled(cancelled)
+        finally:
+            if not access.done:  # the task is being cancelled
+                access.cancel()
+                self.settle()
+
+    async def _park(self, access: Access[T], worker: Worker) -> None:
+        """Do what ``wait`` does, as a worker of ``Turns``: without a turn of the event loop when it ends."""
+        access.token = worker
+        try:
+            await worker.park()
+        finally:
+            if not access.done:  # the mount ends
+                access.cancel()
+                self.settle()
+
+    def abort(self, access: Access[object], error: VmoError) -> None:
+        """End a call that waits with an error."""
+        access.abort(error)
+        _wake(access)
+        self.settle()
+
+    async def answer_first(self) -> None:
+        """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""
+        if self._turns is not None:
+            await self._turns.after_woken()
+
+    def settle(self) -> None:
+        """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
+        system = self.system
+        if system.woken:
+            for access in system.run_ready(trio.current_time(), _MOST_WOKEN if self._slices is not None else None):
+                _wake(access)
+        if system.ports_ready:
+            for port in system.take_ports():
+                self._kick(port)
+        if system.stale:
+            for owner, pages in system.take_stale().items():
+                self._stale(owner, pages)
+        if (system.woken or system.resting or system.graves) and self._slices is not None and not self._is_going_on:
+            self._is_going_on = True
+            self._slices.spawn(self._go_on, self._slices.begin(self))
+
+
+def _wake(access: Access[object]) -> None:
+    """Let the one go on who waits for a finished access, if somebody does; once only."""
+    waits, access.token = access.token, None
+    if isinstance(waits, Worker):
+        waits.wake()
+    elif isinstance(waits, trio.lowlevel.Task):
+        trio.lowlevel.reschedule(waits)

@@ -1,0 +1,345 @@
+"""Ports as FIFOs: page requests become lines in kernel pipes, and requests whose reader is gone go to the next one.
+
+A FIFO in the mount is an ordinary kernel pipe: reading it never comes to vmofs. vmofs opens the FIFO for writing only
+while somebody reads it, since whatever it holds open keeps the mount busy. Every open of the FIFO looks its name up
+first (entry_timeout 0); from then on vmofs tries to open it for writing, without blocking, until a reader is there.
+
+Everything that is done with an open FIFO is done in a thread of its own, because it may wait: see ``attaching``. A
+packet counts as dequeued when it is given to the thread.
+
+While a FIFO is attached two things are watched. Its descriptor reports EPOLLERR when the last reader is gone, and
+inotify reports every reader that closes. In both cases requests that were handed out and not answered are delivered
+again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline. For the same reason
+a request that stays unanswered is delivered again by another FIFO of the pager, if there is one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from vmofs.core.requests.page_source import PageSource
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.request import PageRequest
+from vmofs.vocabulary import PacketCommand
+from vmofs.wire.packets import format_packet
+from vmofs_mount.pagers.fifo_threads import Attempt, ClosedReaders, Writer, is_reader_gone
+
+_log = logging.getLogger(__name__)
+
+_ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
+"""Seconds between attempts after a lookup: a reader that has looked the name up opens it at once, unless stopped."""
+
+_POLL_SECONDS = 1.0
+"""How often an unattached FIFO is tried while requests wait: for readers stopped between lookup and open."""
+
+SETTLE_SECONDS = 0.1
+"""How long the removal of FIFOs waits for readers who are just opening them. The kernel has ``control/`` locked."""
+
+CLOSE_SECONDS = 1.0
+"""How long anybody waits for the thread of a FIFO to close it. It goes on, and what comes after it has to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class FifoStatistics:
+    """``delivered``: requests handed out by this FIFO and not answered."""
+
+    attached: bool
+    delivered: int
+    lines_total: int
+    handovers_total: int
+
+
+class _Attached:
+    """An open FIFO: what writes into it, and what it was given that must be sent again if nobody has read it."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.completes: deque[tuple[int, PageSource]] = deque(maxlen=65536)  # (end in the stream, source)
+        self.gone = trio.Event()  # set when it is detached, or is to be
+        self.closing = trio.CancelScope(shield=True)
+        self.let_go = trio.Event()  # set when the thread has closed it, or has had time to
+
+    def close(self) -> None:
+        """Let the thread close it; from now on that is waited for, but not for long."""
+        self.gone.set()
+        self.closing.deadline = trio.current_time() + CLOSE_SECONDS
+        self.writer.close()
+
+    def forget_read_completes(self) -> None:
+        """Keep what stands in the pipe, and nothing of VMOs whose end was read: they are gone."""
+        while self.completes and self.completes[0][0] <= self.writer.read_bytes:
+            self.completes.popleft()
+
+    async def run(self, thread: trio.CapacityLimiter) -> None:
+        """Have a thread write, until ``close``. COMPLETE lines that nobody has read are sent again then."""
+        with self.closing:
+            await trio.to_thread.run_sync(self.writer.run, limiter=thread, abandon_on_cancel=True)
+        read = 0 if self.closing.cancelled_caught else self.writer.read_bytes
+        for end, source in self.completes:
+            if end > read:
+                source.send_complete()
+        self.let_go.set()
+
+
+class Fifo:
+    """One FIFO of a pager: a lane by which the packets of ``ports`` are delivered."""
+
+    def __init__(
+        self,
+        ports: tuple[Port, ...],
+        path: Callable[[], str],
+        device: int,
+        name_of: Callable[[PageSource], str],
+        closes: ClosedReaders,
+        kick: Callable[[Port], None],
+        spawn: Callable[..., None],
+    ) -> None:
+        self.ports = ports
+        self._path = path
+        self._device = device
+        self._name_of = name_of
+        self._closes = closes
+        self._kick = kick
+        self._spawn = spawn
+        self._thread = trio.CapacityLimiter(1)  # what is done with the FIFO is done in order
+        self._attached: _Attached | None = None
+        self._let_go = trio.Event()  # unset while the thread closes what was attached last
+        self._let_go.set()
+        self._wanted = trio.Event()
+        self._was_looked_up = False
+        self._settled = trio.Event()  # unset while somebody who looked the name up may be in open
+        self._settled.set()
+        self._lines_total = 0  # of those that were attached before
+        self._handovers_total = 0
+
+    @property
+    def attached(self) -> bool:
+        """Whether somebody reads."""
+        return self._attached is not None
+
+    @property
+    def load(self) -> int:
+        """How many requests this FIFO handed out that are not answered."""
+        return sum(port.load(self) for port in self.ports)
+
+    def preference(self, port: Port) -> tuple[bool, int]:
+        """Return by what to choose among several FIFOs, the smallest first.
+
+        One that stalls comes last, but is tried with one request at a time, to learn whether it goes on.
+        """
+        load = self.load
+        return load > 0 and port.is_stalled(self), load
+
+    def looked_up(self) -> trio.Event | None:
+        """Note that somebody looked the name up and may open it; called before he learns that it exists.
+
+        Returns:
+            What he should wait for, or he would read what the last reader left in the pipe; None for nothing.
+        """
+        if self._attached is not None and is_reader_gone(self._attached.writer.fd):
+            self._hand_over()
+        if self._attached is None and self._settled.is_set():
+            self._settled = trio.Event()
+        self._was_looked_up = True
+        self._wanted.set()
+        return None if self._let_go.is_set() else self._let_go
+
+    async def wait_settled(self) -> None:
+        """Wait until whoever looked the name up has got through his open.
+
+        For before the FIFO goes: who opens it after that waits for ``Pagers`` to open it by its number, if it may.
+        """
+        await self._settled.wait()
+
+    def probe(self) -> None:
+        """Look whether somebody reads: a request waits.
+
+        Not if nobody ever looked the name up: as long as we look, the mount is busy for who unmounts it.
+        """
+        if self._was_looked_up:
+            self._wanted.set()
+
+    def deliver(self, port: Port) -> None:
+        """Send the packets of a port as long as there is room; without a reader, look for one."""
+        if self._attached is not None:
+            while self.send(port):
+                pass
+        elif port:
+            self.probe()
+
+    def send(self, port: Port) -> bool:
+        """Have the oldest packet of a port written into the pipe; return False if there is no room or no reader."""
+        request, attached = port.oldest(), self._attached
+        if request is None or attached is None or not attached.writer.hand(self._line(request)):
+            return False
+        port.take(self, trio.current_time())
+        if request.command is PacketCommand.COMPLETE:
+            attached.completes.append((attached.writer.handed_bytes, request.source))
+            attached.writer.count_read()
+            attached.forget_read_completes()
+        return True
+
+    def send_again(self, request: PageRequest) -> bool:
+        """Write the packet of a request that another FIFO was given and did not answer; return False if that fails."""
+        if self._attached is None or not self._attached.writer.hand(self._line(request)):
+            return False
+        request.source.port.redeliver(request, self, trio.current_time())
+        return True
+
+    def _line(self, request: PageRequest) -> bytes:
+        packet = request.packet()
+        return format_packet(packet.command, packet.key, packet.offset, packet.length, self._name_of(packet.source))
+
+    async def run(self) -> None:
+        """Attach when somebody reads, deliver, hand over when he is gone; until cancelled."""
+        try:
+            while True:
+                timeout = _POLL_SECONDS if self._was_looked_up and any(self.ports) else float("inf")
+                with trio.move_on_after(timeout):
+                    await self._wanted.wait()
+                self._wanted = trio.Event()
+                await self._attach_and_serve()
+        finally:
+            self._hand_over()
+
+    async def _attach_and_serve(self) -> None:
+        try:
+            attached = await self._attach()
+            if attached or not self._wanted.is_set():
+                self._settled.set()
+            if self._attached is not None:
+                await self._serve(self._attached)
+        except OSError as error:  # no descriptors, or no inotify watches, are left: others must not suffer from it
+            _log.warning("%s cannot be served now: %s", self._path(), error)
+            self._hand_over()
+            self._wanted.set()
+            await trio.sleep(_POLL_SECONDS)
+
+    async def _attach(self) -> bool:
+        await self._let_go.wait()
+        for delay in _ATTACH_DELAYS:
+            with trio.move_on_after(delay):
+                await self._wanted.wait()
+                return False  # looked up again: start over with short delays
+            attempt = Attempt(self._path(), self._device, self._closes)
+            try:
+                await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=self._thread)
+            except trio.Cancelled:
+                opened = attempt.abandon()
+                if opened is not None:
+                    writer, watch = opened
+                    self._closes.forget(watch)
+                    attached = _Attached(writer)
+                    attached.close()
+                    self._spawn(attached.run, self._thread)
+                raise
+            opened = attempt.take()
+            if opened is not None:
+                self._serve_by(*opened)
+                return True
+        return False
+
+    def _serve_by(self, writer: Writer, watch: int) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def has_room() -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._deliver, idempotent=True)
+
+        writer.has_room = has_room
+        self._attached = _Attached(writer)
+        self._closes.add(writer.fd, watch, self)
+        self._spawn(self._write, self._attached)
+
+    async def _write(self, attached: _Attached) -> None:
+        await attached.run(self._thread)
+        self._lines_total += attached.writer.lines_total
+        self._deliver()
+
+    async def _serve(self, attached: _Attached) -> None:
+        try:
+            self._deliver()
+            await attached.gone.wait()
+        finally:
+            self._hand_over()
+
+    def _deliver(self) -> None:
+        for port in self.ports:
+            self._kick(port)
+
+    def reader_closed(self) -> None:
+        """Deliver again what was handed out and not answered: one of the readers is gone."""
+        if self._attached is not None and is_reader_gone(self._attached.writer.fd):
+            self._hand_over()
+            return
+        self._requeue()
+        self._deliver()
+
+    def reader_gone(self) -> None:
+        """End serving: the last reader is gone."""
+        self._hand_over()
+
+    def _requeue(self) -> None:
+        count = sum(port.requeue_delivered(self) for port in self.ports)
+        if count:
+            self._handovers_total += 1
+
+    def _hand_over(self) -> None:
+        """Let go of the pipe, and put everything that its readers did not answer back in the ports."""
+        attached, self._attached = self._attached, None
+        if attached is None:
+            return
+        self._let_go = attached.let_go
+        self._closes.discard(attached.writer.fd)
+        attached.close()
+        self._requeue()
+        self._deliver()  # to the other FIFOs of this pager
+
+    def statistics(self) -> FifoStatistics:
+        """Return the present counts."""
+        lines = self._lines_total + (self._attached.writer.lines_total if self._attached is not None else 0)
+        return FifoStatistics(self.attached, self.load, lines, self._handovers_total)
+
+
+class PagerPorts:
+    """The FIFOs of one pager. Those of any name share the packets of the default port."""
+
+    def __init__(self, default: Port) -> None:
+        self.default = default
+        self.fifos: dict[str, Fifo] = {}
+
+    def kick(self, port: Port) -> None:
+        """Deliver the packets of a port by the FIFOs that have a reader, the least loaded first."""
+        if len(self.fifos) == 1:  # as nearly always
+            for fifo in self.fifos.values():
+                if port in fifo.ports:
+                    fifo.deliver(port)
+            return
+        lanes = [fifo for fifo in self.fifos.values() if port in fifo.ports]
+        open_lanes = [fifo for fifo in lanes if fifo.attached]
+        while port and open_lanes:
+            lane = min(open_lanes, key=lambda fifo: fifo.preference(port)) if len(open_lanes) > 1 else open_lanes[0]
+            if not lane.send(port):
+                open_lanes.remove(lane)
+        if port:
+            for fifo in lanes:
+                if not fifo.attached:
+                    fifo.probe()
+
+    def deliver_again(self, request: PageRequest) -> bool:
+        """Deliver a request once more, by another FIFO than the one that it was delivered by; return whether one can.
+
+        Nothing happens if it waits to be delivered anyway.
+        """
+        port = request.source.port
+        stalled = port.delivered().get(request)
+        if stalled is None:
+            return False
+        lanes = [fifo for fifo in self.fifos.values() if fifo.attached and fifo is not stalled and port in fifo.ports]
+        return any(fifo.send_again(request) for fifo in sorted(lanes, key=lambda fifo: fifo.preference(port)))

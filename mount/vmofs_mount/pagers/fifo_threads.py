@@ -1,0 +1,298 @@
+"""Opening FIFOs for writing, and what is done with an open one. All of it is done in worker threads.
+
+The kernel locks a pipe while somebody reads from it or writes into it, also while his memory is not there: who reads a
+FIFO into a mapping of a VMO holds the lock for as long as the pager of that VMO takes. He need not have opened it
+himself: root may have, and given it to him, or have become him. So of every FIFO everything may wait: opening, writing,
+counting what is unread, closing. Only poll takes no lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import struct
+import termios
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import trio
+
+from vmofs_mount.linux.inotify import CloseWatch
+from vmofs_mount.rights.identity import opened_inode
+
+if TYPE_CHECKING:
+    from vmofs_mount.linux.mountinfo import Place
+    from vmofs_mount.pagers.delivery import Fifo
+
+attaching_threads: set[int] = set()
+"""Thread ids that are opening a FIFO through the mount: their lookups are no readers."""
+
+_MAX_UNSENT_LINES = 64
+"""Lines that a thread may have to write; more packets wait in the port."""
+
+
+class ClosedReaders:
+    """Tells FIFOs when one of their readers closes, and when the last one is gone.
+
+    One inotify instance and one epoll set for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._watch = CloseWatch()
+        self._gone = select.epoll()
+        self._fifos: dict[int, Fifo] = {}  # watch number -> FIFO
+        self._attached: dict[int, tuple[int, Fifo]] = {}  # descriptor -> watch number, FIFO
+
+    def watch(self, fd: int) -> int:
+        """Watch the FIFO that ``fd`` has open, and return the number of the watch. In a worker thread.
+
+        The kernel asks whether it may be read, and so asks us for its access control list.
+        """
+        return self._watch.watch(fd)
+
+    def forget(self, number: int) -> None:
+        """End a watch that was not added. In any thread."""
+        self._watch.forget(number)
+
+    def add(self, fd: int, number: int, fifo: Fifo) -> None:
+        """Tell a FIFO from now on; what was closed before does not matter, since nothing was handed out."""
+        self._fifos[number], self._attached[fd] = fifo, (number, fifo)
+        self._gone.register(fd, 0)  # an empty mask still reports EPOLLERR: the last reader is gone
+
+    def discard(self, fd: int) -> None:
+        """Watch it no longer. Before the descriptor is closed."""
+        number, _ = self._attached.pop(fd)
+        self._gone.unregister(fd)
+        del self._fifos[number]
+        self._watch.forget(number)
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._report_gone)
+                while True:
+                    await trio.lowlevel.wait_readable(self._watch.fileno())
+                    closed = self._watch.closed()
+                    # Who makes the kernel lose count hides what others do: then look at all.
+                    for number in list(self._fifos) if closed.overflow else closed.numbers:
+                        if number in self._fifos:
+                            self._fifos[number].reader_closed()
+        finally:
+            self._watch.close()
+            self._gone.close()
+
+    async def _report_gone(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._gone.fileno())
+            for fd, _ in self._gone.poll(0):
+                if fd in self._attached:
+                    self._attached[fd][1].reader_gone()
+
+
+class Writer:
+    """Writes lines into an open FIFO, in a thread that runs ``run``; the other methods are for the trio thread.
+
+    ``has_room`` is called in the thread when lines can be taken again after some were refused.
+
+    All that the thread does after it has been woken and after it has written is done while the trio thread wants to
+    go on, so it is little: what can be counted by the trio thread is counted there.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.has_room: Callable[[], None] = lambda: None
+        self.handed_bytes = 0
+        self.read_bytes = 0  # as it was counted the last time
+        self._handed_lines = 0
+        self._lines: deque[bytes] = deque()
+        self._unwritten = 0  # bytes of what there is no room for, or no reader
+        self._is_asked = False  # whether the thread is to do more than write
+        self._refused = False
+        self._counting = False
+        self._closing = False
+        self._asleep = False
+        # Putting something into this does not let go of the interpreter's lock, as a system call would: the trio thread
+        # goes on with what it does, and the writer comes when it sleeps, instead of in between.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._end = os.eventfd(0, os.EFD_CLOEXEC)  # wakes it where there is no room, or no reader
+
+    @property
+    def lines_total(self) -> int:
+        """How many lines were written."""
+        return self._handed_lines - len(self._lines)
+
+    def hand(self, line: bytes) -> bool:
+        """Have a line written soon; return False if too many wait already."""
+        if len(self._lines) >= _MAX_UNSENT_LINES:
+            self._refused = self._is_asked = True
+            if len(self._lines) >= _MAX_UNSENT_LINES:
+                return False
+            self._refused = False  # it wrote them before it could see that, and would not say so any more
+        self._lines.append(line)
+        self.handed_bytes += len(line)  # not before: then the thread could count what it has not yet
+        self._handed_lines += 1
+        if self._asleep:
+            self._asleep = False
+            self._wakes.put(None)
+        return True
+
+    def count_read(self) -> None:
+        """Have it counted from now on what was read."""
+        self._counting = self._is_asked = True
+
+    def close(self) -> None:
+        """Let the thread end. What is not written yet never will be."""
+        os.eventfd_write(self._end, 1)  # first: once it sees that it is to end, the thread closes this too
+        self._closing = self._is_asked = True
+        self._wakes.put(None)
+
+    def run(self) -> None:
+        """Write until it is to be closed, then close it. Then ``read_bytes`` is how much was read."""
+        lines, fd, wakes = self._lines, self.fd, self._wakes
+        try:
+            while not self._closing:
+                self._asleep = True
+                if not lines:  # who appends after this look wakes us
+                    wakes.get()
+                self._asleep = False
+                while lines:
+                    piece = lines.popleft() if len(lines) == 1 else self._piece()
+                    try:
+                        os.write(fd, piece)
+                    except (BlockingIOError, BrokenPipeError):
+                        self._write_later(piece)
+                    if self._is_asked and not self._goes_on():
+                        break
+            self._count()
+        finally:
+            os.close(fd)
+            os.close(self._end)
+
+    def _piece(self) -> bytes:
+        """Return as many lines as fit in one piece that the kernel does not divide."""
+        lines = [self._lines.popleft()]
+        size = len(lines[0])
+        while self._lines and size + len(self._lines[0]) <= select.PIPE_BUF:
+            size += len(self._lines[0])
+            lines.append(self._lines.popleft())
+        return b"".join(lines)
+
+    def _write_later(self, piece: bytes) -> None:
+        """Write when there is room, unless nobody reads any more, or it is to be closed."""
+        self._unwritten += len(piece)
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        poll.register(self._end, select.POLLIN)
+        while not self._closing:
+            poll.poll()
+            try:
+                os.write(self.fd, piece)
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                return
+            self._unwritten -= len(piece)
+            return
+
+    def _goes_on(self) -> bool:
+        """Do what else was asked for; return whether to go on writing."""
+        if self._counting:
+            self._count()
+        self._is_asked = self._counting
+        if self._refused:
+            self._refused = False
+            self.has_room()
+        return not self._closing
+
+    def _count(self) -> None:
+        unwritten = sum(map(len, list(self._lines))) + self._unwritten
+        self.read_bytes = self.handed_bytes - unwritten - unread_bytes(self.fd)
+
+
+class Attempt:
+    """One attempt to open a FIFO for writing through the mount, in a worker thread, which may be abandoned."""
+
+    def __init__(self, path: str, device: int, closes: ClosedReaders) -> None:
+        self._path = path
+        self._device = device
+        self._closes = closes
+        self._lock = threading.Lock()
+        self._opened: tuple[Writer, int] | None = None
+        self._abandoned = False
+
+    def open(self) -> None:
+        """Open it.
+
+        Raises:
+            OSError: no watch or no descriptor is left.
+        """
+        thread = threading.get_native_id()
+        attaching_threads.add(thread)
+        try:
+            fd = self._open_in_own_mount()
+        except OSError:
+            return
+        finally:
+            attaching_threads.discard(thread)
+        if fd is None:
+            return
+        with ExitStack() as undone:
+            undone.callback(os.close, fd)
+            watch = self._closes.watch(fd)
+            undone.callback(self._closes.forget, watch)
+            opened = Writer(fd), watch
+            undone.pop_all()
+        with self._lock:
+            self._opened = opened
+            abandoned = self._abandoned
+        if abandoned:
+            self._closes.forget(watch)
+            opened[0].close()
+            opened[0].run()
+
+    def _open_in_own_mount(self) -> int | None:
+        """Open the FIFO, unless the path leads elsewhere: another mount may lie over this one, or have replaced it."""
+        place = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if os.fstat(place).st_dev != self._device:
+                return None
+            return os.open(f"/proc/self/fd/{place}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+
+    def take(self) -> tuple[Writer, int] | None:
+        """Return the writer and the number of the watch for the readers; None if nobody reads it, or it is gone."""
+        with self._lock:
+            return self._opened
+
+    def abandon(self) -> tuple[Writer, int] | None:
+        """Return what was opened, to be closed; what is opened later is closed at once."""
+        with self._lock:
+            self._abandoned = True
+            return self._opened
+
+
+def end_opens(place: Place, ino: int) -> None:
+    """Open both ends of a FIFO that has no name any more, and close them: who waits in ``open`` for one goes on."""
+    with suppress(OSError), opened_inode(place, ino) as fd:
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def is_reader_gone(fd: int) -> bool:
+    """Return whether nobody has the other end of a pipe open. Takes no lock."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
+def unread_bytes(fd: int) -> int:
+    """Return how many bytes of a pipe nobody has read yet."""
+    answer = fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0")
+    (count,) = struct.unpack("i", answer)
+    return int(count)

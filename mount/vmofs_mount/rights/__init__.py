@@ -1,0 +1,1 @@
+"""Who may do what: identities of processes, and paths looked up with their rights."""

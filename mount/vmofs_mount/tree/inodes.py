@@ -1,0 +1,381 @@
+"""The inodes: what a name in the mount stands for, and what ``stat`` says about it.
+
+A node has at most one name (there are no hard links). ``path`` still says what it was called after it was unlinked,
+wherever its directory is by then. Nothing here knows FUSE, waiting, or who may do what.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections import Counter
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sortedcontainers import SortedKeyList
+
+from vmofs.core.pages.ranges import RangeSet
+from vmofs.units import PageRange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vmofs.core.vmos.aux import AuxVmo
+    from vmofs_mount.tree.directory_rules import Realm
+
+FIRST_COOKIE = 3
+"""Directory positions 1 and 2 are those of ``.`` and ``..``."""
+
+_LONG_SECONDS = 0.02
+_REST_PER_TEXT = 10
+
+
+class Node:
+    """What all inodes have. ``mode`` holds the type and the permission bits, as ``st_mode`` does.
+
+    Slots, because a mount may have 100,000 of them.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "atime_ns",
+        "cookie",
+        "ctime_ns",
+        "gid",
+        "ino",
+        "last_path",
+        "lookup_count",
+        "mode",
+        "mtime_ns",
+        "name",
+        "nlink",
+        "open_count",
+        "parent",
+        "payer",
+        "uid",
+        "xattrs",
+    )
+
+    TYPE: ClassVar[int] = stat.S_IFREG
+    NAMELESS: ClassVar[bool] = False
+    """Whether it lives without a name: it is made when it is looked up, and gone when the kernel forgets it."""
+
+    def __init__(self, permissions: int, uid: int, gid: int) -> None:
+        self.ino = 0  # given by the tree
+        self.mode = self.TYPE | stat.S_IMODE(permissions)
+        self.uid = uid
+        self.gid = gid
+        self.atime_ns = self.mtime_ns = self.ctime_ns = 0
+        self.nlink = 0
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.parent: Directory | None = None
+        self.name = b""
+        self.last_path: str | None = None  # once it is unlinked
+        self.cookie = 0  # the position in the listing of the parent
+        self.lookup_count = 0  # how often the kernel was told of this inode, less what it forgot
+        self.open_count = 0
+        self.payer: int | None = None  # for whom it is counted, see ``limits``
+
+    @property
+    def path(self) -> str:
+        """The path relative to the mount point, ``vmo/disk.img``; the last one it had when it is unlinked."""
+        if self.last_path is not None:
+            return self.last_path
+        names = []
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return b"/".join(reversed(names)).decode()
+
+    @property
+    def size_bytes(self) -> int:
+        """``st_size``."""
+        return 0
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages of memory behind the file: an eighth of ``st_blocks``."""
+        return 0
+
+    def forgotten(self) -> None:
+        """Learn that neither the kernel nor anybody else refers to it."""
+
+    def drop_privileges(self) -> None:
+        """Clear set-user-ID, and set-group-ID where it is not mere locking: the file was changed by another."""
+        self.mode &= ~stat.S_ISUID
+        if self.mode & stat.S_IXGRP:
+            self.mode &= ~stat.S_ISGID
+
+
+class Directory(Node):
+    """Names in the order in which they were made, each with a position that lasts as long as the name does.
+
+    A name that is replaced by rename keeps its position, so that a listing under way neither skips nor repeats it.
+    """
+
+    __slots__ = ("_by_cookie", "_lengths", "_next_cookie", "children", "default_pager", "longest", "realm")
+
+    TYPE = stat.S_IFDIR
+
+    def __init__(self, permissions: int, uid: int, gid: int, realm: Realm) -> None:
+        super().__init__(permissions, uid, gid)
+        self.realm = realm
+        self.default_pager: Any = None  # whose VMOs the files are that are made here; inherited by subdirectories
+        self.children: dict[bytes, Node] = {}
+        self._lengths: dict[int, int] = {}  # of the longest path by way of each child -> how many children
+        self.longest = 0
+        """The length of the longest path below, as it is written in a request line, with the slash before it."""
+        self._by_cookie = SortedKeyList(key=attrgetter("cookie"))
+        self._next_cookie = FIRST_COOKIE
+
+    def attach(self, name: bytes, node: Node) -> Node | None:
+        """Give the name to a node that has none; return the node that had it before, if any."""
+        replaced = self.children.get(name)
+        if replaced is None:
+            node.cookie = self._next_cookie
+            self._next_cookie += 1
+        else:
+            self._by_cookie.remove(replaced)
+            node.cookie = replaced.cookie
+            self._count_subdirectory(replaced, -1)
+            self._count_length(_length_by(replaced), -1)
+        node.parent, node.name = self, name
+        self.children[name] = node
+        self._by_cookie.add(node)
+        self._count_subdirectory(node, 1)
+        self._count_length(_length_by(node), 1)
+        return replaced
+
+    def detach(self, node: Node) -> None:
+        """Take the name of a child away. The node remembers it."""
+        del self.children[node.name]
+        self._by_cookie.remove(node)
+        self._count_subdirectory(node, -1)
+        self._count_length(_length_by(node), -1)
+
+    def _count_length(self, length: int, step: int) -> None:
+        """Count a child more or less whose longest path has this length, here and in the directories above."""
+        directory: Directory | None = self
+        changes = [(length, step)]
+        while directory is not None and changes:
+            before = directory.longest + _written_bytes(directory.name)
+            directory._change_lengths(changes)  # noqa: SLF001 - of this class
+            after = directory.longest + _written_bytes(directory.name)
+            above = directory.parent
+            is_there = above is not None and above.children.get(directory.name) is directory
+            changes = [(after + 1, 1), (before + 1, -1)] if before != after and is_there else []
+            directory = above
+
+    def _change_lengths(self, changes: list[tuple[int, int]]) -> None:
+        for length, step in changes:
+            count = self._lengths.get(length, 0) + step
+            if count:
+                self._lengths[length] = count
+                self.longest = max(self.longest, length)
+            else:
+                del self._lengths[length]
+        if self.longest not in self._lengths:
+            self.longest = max(self._lengths, default=0)
+
+    def after(self, cookie: int) -> Iterator[Node]:
+        """Return the children behind a position, in order; the directory may change before the next call."""
+        iterator: Iterator[Node] = self._by_cookie.irange_key(min_key=cookie, inclusive=(False, True))
+        return iterator
+
+    def is_inside(self, ancestor: Node) -> bool:
+        """Return whether this directory is ``ancestor`` or lies below it."""
+        node: Node | None = self
+        while node is not None and node is not ancestor:
+            node = node.parent
+        return node is not None
+
+    def descendants(self) -> Iterator[Node]:
+        """Yield everything below, parents first. Not recursive: a path may have 2,000 components."""
+        directories = [self]
+        while directories:
+            for child in directories.pop().children.values():
+                yield child
+                if isinstance(child, Directory):
+                    directories.append(child)
+
+    def check(self) -> None:
+        """Assert that both orders hold the same children and that ``nlink`` counts the subdirectories."""
+        assert list(self.children.values()) == list(self._by_cookie)
+        for name, child in self.children.items():
+            assert child.parent is self
+            assert child.name == name
+            assert FIRST_COOKIE <= child.cookie < self._next_cookie
+        subdirectories = sum(isinstance(child, Directory) for child in self.children.values())
+        assert self.nlink in {0, subdirectories + 2}
+        assert Counter(map(_length_by, self.children.values())) == self._lengths
+        assert self.longest == max(self._lengths, default=0)
+
+    def _count_subdirectory(self, node: Node, step: int) -> None:
+        if isinstance(node, Directory) and self.nlink:
+            self.nlink += step
+
+
+def _written_bytes(name: bytes) -> int:
+    """Return the length of a name in a request line: see ``vmofs.wire.names.escape``."""
+    return len(name) + 3 * (name.count(b" ") + name.count(b"\t") + name.count(b"\n") + name.count(b"\\"))
+
+
+def _length_by(node: Node) -> int:
+    """Return the length of the longest path by way of a child, with the slash before it."""
+    return 1 + _written_bytes(node.name) + (node.longest if isinstance(node, Directory) else 0)
+
+
+class VmoFile(Node):
+    """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
+
+    __slots__ = ("mapper_count", "maybe_cached", "pager", "vmo", "writer_count", "writers_total")
+
+    def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
+        super().__init__(permissions, uid, gid)
+        self.vmo = vmo
+        self.pager = pager  # the core's pager that made it
+        self.maybe_cached = False  # whether the kernel may have pages of it
+        self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
+        self.writer_count = 0  # open files that may write
+        self.writers_total = 0  # how many there ever were
+
+    @property
+    def size_bytes(self) -> int:
+        """The stream size."""
+        size: int = self.vmo.stream_size
+        return size
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages that were supplied or written."""
+        pages: int = self.vmo.committed_pages
+        return pages
+
+
+class AuxFile(Node):
+    """An aux VMO: an ordinary file."""
+
+    __slots__ = ("attributes_told", "aux", "is_source", "lost", "mapper_count", "maybe_cached")
+
+    def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
+        super().__init__(permissions, uid, gid)
+        self.aux = aux
+        aux.owner = self
+        self.maybe_cached = False  # whether the kernel may have pages of it
+        self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
+        self.lost: RangeSet | None = None  # what was stored to them through mappings found no memory
+        self.attributes_told = False  # whether it may have attributes that it was not told to forget
+        self.is_source = False  # whether a command has taken something from it, or changed it, and so will again
+
+    @property
+    def size_bytes(self) -> int:
+        """The exact size."""
+        return self.aux.size_bytes
+
+    @property
+    def committed_pages(self) -> int:
+        """Pages that hold data; holes and supplied pages hold none."""
+        return self.aux.committed_pages
+
+    def note_refused(self, pages: PageRange) -> None:
+        """Note that a WRITE failed. If it was what was stored through a mapping, nobody was told, and it is gone."""
+        if self.mapper_count:
+            if self.lost is None:
+                self.lost = RangeSet()
+            self.lost.add(pages)
+
+    def note_changed(self, pages: PageRange) -> None:
+        """Note that pages were written to, or cut off: it does not matter any more what they had."""
+        if self.lost is not None:
+            self.lost.discard(pages)
+            self.lost = self.lost or None
+
+
+class Fifo(Node):
+    """A named pipe. The kernel carries it; opens and data never come here. Built-in ones cannot be unlinked."""
+
+    __slots__ = ("builtin",)
+
+    TYPE = stat.S_IFIFO
+
+    def __init__(self, permissions: int, uid: int, gid: int, *, builtin: bool = False) -> None:
+        super().__init__(permissions, uid, gid)
+        self.builtin = builtin
+
+
+class CommandFile(Node):
+    """A command file of the mount, or of one pager: each line written to it is a call."""
+
+    __slots__ = ("kind", "pager")
+
+    def __init__(self, permissions: int, uid: int, gid: int, kind: str, pager: Any = None) -> None:  # noqa: ANN401
+        super().__init__(permissions, uid, gid)
+        self.kind = kind
+        self.pager = pager
+
+
+class TextFile(Node):
+    """Text that is made when the file is opened and read, such as ``stats``.
+
+    ``produce`` yields the text, and ``personal``, if any, what only the user with that number sees at its end;
+    ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never changes, so it has a size and the
+    kernel may cache it; others have the size 0, as in ``/proc``.
+    """
+
+    __slots__ = ("_made", "_made_again_at", "accept", "constant", "personal", "produce")
+
+    def __init__(
+        self,
+        permissions: int,
+        uid: int,
+        gid: int,
+        produce: Callable[[], Iterator[str]],
+        accept: Callable[[bytes], None] | None = None,
+        *,
+        personal: Callable[[int], str] | None = None,
+        constant: bool = False,
+    ) -> None:
+        super().__init__(permissions, uid, gid)
+        self.produce = produce
+        self.personal = personal
+        self.accept = accept
+        self.constant = constant
+        self._made = ""
+        self._made_again_at = 0.0
+
+    def pieces(self, uid: int) -> Iterator[str]:
+        """Yield the text that a user sees, piece by piece: each takes little work, and after each others may go on.
+
+        A text that took long to make is given again for a while, so that who reads it again and again does not take all
+        the time. A mount with 65536 VMOs takes 0.1 s for its statistics, and everybody may read them.
+        """
+        if time.perf_counter() >= self._made_again_at:
+            yield from self._make()
+        yield self._made
+        self._made = self._made if time.perf_counter() < self._made_again_at else ""
+        if self.personal is not None:
+            yield self.personal(uid)
+
+    def _make(self) -> Iterator[str]:
+        pieces, took = [], 0.0
+        produced = self.produce()
+        while True:
+            began = time.thread_time()  # while another process has the CPU, we hold nobody up
+            piece = next(produced, None)
+            took += time.thread_time() - began
+            if piece is None:
+                break
+            pieces.append(piece)
+            yield ""
+        self._made = "".join(pieces)
+        self._made_again_at = time.perf_counter() + _REST_PER_TEXT * took if took > _LONG_SECONDS else 0.0
+
+    def text(self, uid: int = 0) -> str:
+        """Return the text that a user sees, in one go."""
+        return "".join(self.pieces(uid))
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of a constant text."""
+        return len(self.text().encode()) if self.constant else 0

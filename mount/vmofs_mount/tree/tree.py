@@ -1,0 +1,397 @@
+"""The tree of names: POSIX semantics of adding, removing and renaming, and how long a node lives.
+
+What may be made where is the business of ``realms``, who may do it that of the kernel (``default_permissions``).
+Errors are ``OSError`` with the errno that POSIX gives; nothing has changed then.
+
+A node lives while it has a name, the kernel knows its number, it is open, or others need it (``keep``). What it holds
+in the core is released earlier: as soon as it has neither a name nor an open file (``on_last_reference``).
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import stat
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmofs.wire.names import MAX_PATH_BYTES, NAME_MAX, escape
+from vmofs_mount.tree.inodes import Directory, Node
+from vmofs_mount.tree.orphans import Orphans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+ROOT_INO = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TreeStatistics:
+    """Counts over all nodes that live."""
+
+    nodes: int
+    nodes_by_kind: Mapping[str, int]
+    unlinked: int
+    open_files: int
+    known_to_kernel: int
+
+
+class Tree:
+    """All nodes of a mount, by inode number and by name. Inode numbers are never used twice.
+
+    ``on_last_reference(node)`` is called once for every node that lost its name and its last open file.
+    """
+
+    def __init__(
+        self,
+        root: Directory,
+        on_last_reference: Callable[[Node], None] = lambda _node: None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.root = root
+        self.on_last_reference = on_last_reference
+        self.admit: Callable[[Node], None] = lambda _node: None  # told of new nodes; raises to refuse them
+        self.on_forgotten: Callable[[Node], None] = lambda _node: None  # told of nodes that are gone
+        self.now_ns = now_ns
+        self._numbers = itertools.count(ROOT_INO)
+        self._nodes: dict[int, Node] = {}
+        self.orphans = Orphans()
+        self._register(root)
+        root.nlink = 2
+
+    def nodes(self) -> Iterable[Node]:
+        """Return all that live."""
+        return self._nodes.values()
+
+    @property
+    def node_count(self) -> int:
+        """Number of nodes that live."""
+        return len(self._nodes)
+
+    def get(self, ino: int) -> Node:
+        """Return the node with this number.
+
+        Raises:
+            OSError: ESTALE, there is none (any more).
+        """
+        try:
+            return self._nodes[ino]
+        except KeyError:
+            raise OSError(errno.ESTALE, f"no inode {ino}") from None
+
+    def directory(self, ino: int) -> Directory:
+        """Return the directory with this number.
+
+        Raises:
+            OSError: ESTALE, or ENOTDIR for another kind of node.
+        """
+        node = self.get(ino)
+        if not isinstance(node, Directory):
+            raise OSError(errno.ENOTDIR, f"{node.path} is no directory")
+        return node
+
+    def lookup(self, parent: Directory, name: bytes) -> Node:
+        """Return the node of a name; ``.`` and ``..`` work.
+
+        Raises:
+            OSError: ENOENT, or ENAMETOOLONG for a name of more than 255 bytes.
+        """
+        if name in {b".", b".."}:
+            return (name == b".." and parent.parent) or parent
+        node = parent.realm.lookup(parent, name)
+        if node is None:
+            code = errno.ENAMETOOLONG if len(name) > NAME_MAX else errno.ENOENT
+            raise OSError(code, f"no {name!r} in {parent.path!r}")
+        return node
+
+    def resolve(self, path: str) -> Node:
+        """Return the node at a path relative to the mount point; for the mount's own use, checks no permission.
+
+        What has no name of its own, as what stands in ``supply/``, is not found: it would have to be made.
+
+        Raises:
+            OSError: ENOENT, ENOTDIR.
+        """
+        node: Node = self.root
+        for name in path.split("/"):
+            child = self.directory(node.ino).children.get(name.encode())
+            if child is None:
+                raise OSError(errno.ENOENT, f"no {path!r}")
+            node = child
+        return node
+
+    def add(self, parent: Directory, name: bytes, node: Node) -> None:
+        """Give a new node its number, its times and its name.
+
+        Raises:
+            OSError: EEXIST; ENOENT, the parent was removed; EILSEQ, not UTF-8; ENAMETOOLONG, more than 255 bytes, or
+                a path that would not fit a request line.
+            NoSpaceError: its owner has too many.
+        """
+        self._check_new_name(parent, name)
+        if name in parent.children:
+            raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
+        _check_path(parent, name)
+        self.admit(node)
+        self._register(node)
+        node.nlink = 2 if isinstance(node, Directory) else 1
+        parent.attach(name, node)
+        self._touch(parent)
+
+    def add_nameless(self, node: Node) -> None:
+        """Give a new node its number and times but no name: it lives while the kernel knows it.
+
+        Raises:
+            NoSpaceError: its owner has too many.
+        """
+        self.admit(node)
+        self._register(node)
+
+    def unlink(self, parent: Directory, name: bytes) -> None:
+        """Remove the name of a node that is no directory.
+
+        Raises:
+            OSError: ENOENT; EISDIR.
+        """
+        node = self.lookup(parent, name)
+        if isinstance(node, Directory):
+            raise OSError(errno.EISDIR, f"{node.path} is a directory")
+        self._detach(parent, node)
+
+    def rmdir(self, parent: Directory, name: bytes) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            OSError: ENOENT; ENOTDIR; ENOTEMPTY.
+        """
+        node = self.lookup(parent, name)
+        if not isinstance(node, Directory):
+            raise OSError(errno.ENOTDIR, f"{node.path} is no directory")
+        if node.children:
+            raise OSError(errno.ENOTEMPTY, f"{node.path} is not empty")
+        self._detach(parent, node)
+
+    def discard(self, node: Node) -> None:
+        """Remove a node and everything below it, whatever it is."""
+        if isinstance(node, Directory):
+            for child in list(node.children.values()):
+                self.discard(child)
+        if node.nlink and node.parent is not None:
+            self._detach(node.parent, node)
+
+    def rename(self, source: Directory, old: bytes, target: Directory, new: bytes, flags: int = 0) -> None:
+        """Rename as renameat2(2) does, with RENAME_NOREPLACE or RENAME_EXCHANGE.
+
+        Raises:
+            OSError: EINVAL, unknown flags or a directory into itself; ENOENT; EEXIST under NOREPLACE; EISDIR, ENOTDIR,
+                ENOTEMPTY as rename(2) says; and what ``add`` says of names.
+        """
+        if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
+            raise OSError(errno.EINVAL, f"rename flags {flags:#x}")
+        node = self.lookup(source, old)
+        self._check_new_name(target, new)
+        replaced = target.children.get(new)
+        _check_rename(node, target, replaced, flags)
+        if replaced is node:
+            return
+        _check_path(target, new, node)
+        if flags == RENAME_EXCHANGE and replaced is not None:
+            _check_path(source, old, replaced)
+            self._exchange(node, replaced)
+        else:
+            self._move(node, target, new)
+        self._touch(source)
+        self._touch(target)
+
+    def remember(self, node: Node) -> None:
+        """Count that the kernel was told of the node once more."""
+        node.lookup_count += 1
+
+    def forget(self, ino: int, count: int) -> None:
+        """Count down what the kernel forgets; a node that nothing refers to any more is gone. Never raises."""
+        node = self._nodes.get(ino)
+        if node is not None:
+            node.lookup_count = max(0, node.lookup_count - count)
+            self._drop_if_unreferenced(node)
+
+    def open(self, node: Node) -> None:
+        """Count an open file of the node.
+
+        Raises:
+            OSError: ESTALE, the last reference is gone (a descriptor of an unlinked file from ``O_PATH`` comes here).
+        """
+        if not node.NAMELESS and node.nlink == node.open_count == 0:
+            raise OSError(errno.ESTALE, f"{node.path} was released")
+        node.open_count += 1
+
+    def close(self, node: Node) -> None:
+        """Count down an open file; the last one of an unlinked node releases what it holds."""
+        node.open_count -= 1
+        self._released(node)
+
+    def keep(self, node: Node) -> None:
+        """Keep a node that lost its last reference, because others need what it stands for, until ``let_go``."""
+        self.orphans.add(node)
+
+    def let_go(self, node: Node) -> None:
+        """Note that nobody needs a node any more that was kept."""
+        self.orphans.discard(node)
+        self._drop_if_unreferenced(node)
+
+    def changed(self, node: Node) -> None:
+        """Set the time of the last change of attributes to now."""
+        node.ctime_ns = self.now_ns()
+
+    def modified(self, node: Node) -> None:
+        """Set the times of the last change of content and attributes to now."""
+        node.mtime_ns = node.ctime_ns = self.now_ns()
+
+    def statistics(self) -> TreeStatistics:
+        """Return the present counts."""
+        nodes = self._nodes.values()
+        return TreeStatistics(
+            nodes=len(nodes),
+            nodes_by_kind=Counter(type(node).__name__ for node in nodes),
+            unlinked=sum(node.nlink == 0 for node in nodes),
+            open_files=sum(node.open_count for node in nodes),
+            known_to_kernel=sum(node.lookup_count > 0 for node in nodes),
+        )
+
+    def check(self) -> None:
+        """Assert that names, numbers and counts agree."""
+        for ino, node in self._nodes.items():
+            assert node.ino == ino
+            assert node.lookup_count >= 0
+            assert node.open_count >= 0
+            if isinstance(node, Directory):
+                node.check()
+            assert node.nlink or node.lookup_count or node.open_count or node in self.orphans, (
+                f"{node.path} should be gone"
+            )
+            if node is not self.root and node.nlink:
+                assert node.parent is not None
+                assert node.parent.children[node.name] is node
+        self.orphans.check()
+        for node in self.root.descendants():
+            assert self._nodes[node.ino] is node
+            assert node.nlink
+
+    def _register(self, node: Node) -> None:
+        node.ino = next(self._numbers)
+        node.atime_ns = node.mtime_ns = node.ctime_ns = self.now_ns()
+        self._nodes[node.ino] = node
+
+    def _touch(self, directory: Directory) -> None:
+        directory.mtime_ns = directory.ctime_ns = self.now_ns()
+
+    def _check_new_name(self, parent: Directory, name: bytes) -> None:
+        if not parent.nlink:
+            raise OSError(errno.ENOENT, f"{parent.path} was removed")
+        if name in {b"", b".", b".."}:
+            raise OSError(errno.EINVAL, f"{name!r} is no name")
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, f"the name has {len(name)} bytes, at most {NAME_MAX} are possible")
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            raise OSError(errno.EILSEQ, f"{name!r} is not UTF-8") from None
+
+    def _detach(self, parent: Directory, node: Node) -> None:
+        parent.detach(node)
+        self._touch(parent)
+        self._unlinked(node)
+
+    def _exchange(self, one: Node, other: Node) -> None:
+        # A node has one name, so one of the two is nameless for a moment; a detached name would lose its position.
+        one_parent, one_name, other_parent, other_name = one.parent, one.name, other.parent, other.name
+        assert one_parent is not None
+        assert other_parent is not None
+        placeholder = Node(0, 0, 0)
+        one_parent.attach(one_name, placeholder)
+        other_parent.attach(other_name, one)
+        one_parent.attach(one_name, other)
+        self.changed(one)
+        self.changed(other)
+
+    def _move(self, node: Node, target: Directory, name: bytes) -> None:
+        assert node.parent is not None
+        node.parent.detach(node)
+        replaced = target.attach(name, node)
+        self.changed(node)
+        if replaced is not None:
+            self._unlinked(replaced)
+
+    def _unlinked(self, node: Node) -> None:
+        node.last_path = node.path
+        node.nlink = 0
+        if node.open_count:
+            self.orphans.add(node)
+        self.changed(node)
+        self._released(node)
+
+    def _released(self, node: Node) -> None:
+        if node.nlink == 0 and node.open_count == 0:
+            self.orphans.discard(node)
+            self.on_last_reference(node)
+            self._drop_if_unreferenced(node)
+
+    def _drop_if_unreferenced(self, node: Node) -> None:
+        is_needed = node.nlink or node.lookup_count or node.open_count or node in self.orphans
+        if not is_needed and self._nodes.pop(node.ino, None) is not None:
+            self.on_forgotten(node)
+            node.forgotten()
+
+
+def _check_rename(node: Node, target: Directory, replaced: Node | None, flags: int) -> None:
+    if flags == RENAME_EXCHANGE and replaced is None:
+        raise OSError(errno.ENOENT, "nothing to exchange with")
+    if flags == RENAME_NOREPLACE and replaced is not None:
+        raise OSError(errno.EEXIST, f"{replaced.path} exists")
+    if target.is_inside(node):
+        raise OSError(errno.EINVAL, f"{node.path} would lie in itself")
+    if replaced is None or replaced is node:
+        return
+    source = node.parent
+    assert source is not None
+    if source.is_inside(replaced):
+        code = errno.EINVAL if flags == RENAME_EXCHANGE else errno.ENOTEMPTY
+        raise OSError(code, f"{replaced.path} holds {node.path}")
+    if flags != RENAME_EXCHANGE:
+        _check_replace(node, replaced)
+
+
+def _check_replace(node: Node, replaced: Node) -> None:
+    if isinstance(replaced, Directory):
+        if not isinstance(node, Directory):
+            raise OSError(errno.EISDIR, f"{replaced.path} is a directory")
+        if replaced.children:
+            raise OSError(errno.ENOTEMPTY, f"{replaced.path} is not empty")
+    elif stat.S_ISDIR(node.mode):
+        raise OSError(errno.ENOTDIR, f"{replaced.path} is no directory")
+
+
+def _check_path(parent: Directory, name: bytes, node: Node | None = None) -> None:
+    """Refuse a name with which a request line for it, or for something below it, would not fit PIPE_BUF."""
+    longest = _escaped_bytes(name) + _depth_bytes(parent)
+    if isinstance(node, Directory) and longest > _escaped_bytes(node.name) + _depth_bytes(node.parent):
+        longest += node.longest
+    if longest > MAX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, f"the path has {longest} bytes, at most {MAX_PATH_BYTES} are possible")
+
+
+def _depth_bytes(directory: Directory | None) -> int:
+    """Return the length of what stands before a name in this directory, as it is written in a request line."""
+    length = 0
+    while directory is not None and directory.parent is not None:
+        length += _escaped_bytes(directory.name) + 1
+        directory = directory.parent
+    return length
+
+
+def _escaped_bytes(name: bytes) -> int:
+    return len(escape(name.decode()).encode())

@@ -1,0 +1,1 @@
+"""Who waits, on whom, and who must be let go so that others can go on."""

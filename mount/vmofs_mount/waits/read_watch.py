@@ -1,0 +1,259 @@
+"""READs that wait for a pager: who of their readers was killed, and who is held up behind them in the kernel.
+
+A reader who waits for the page of a READ ahead of time dies at once when he is killed. One who waits for the answer to
+a READ of his own does not (``O_DIRECT``; a page that is in the cache without content, since its READ failed or it is
+just being dropped): so it is looked whether the processes of READs were killed, and those are let go, answered EINTR.
+
+The kernel has the pages of a READ locked until it is answered. A reader can be killed, but his READ stays, and locked
+are not only other readers (who can be killed as well) but, uninterruptibly and with the file's lock held,
+
+- who writes to one of the pages, before his WRITE is sent: we never hear of him;
+- who has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
+- behind these two, who removes or renames the file, with its directory locked, and so everybody who uses that.
+
+So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
+if its process was killed, if it has ended and another one that has the file open sleeps uninterruptibly or was killed,
+or if the directory of the file is locked while somebody is behind the READ, who may have the file locked, or for so
+long that it has to be assumed: another user may be the one who locks the directory. That reaches no reader who still
+waits: the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a
+second one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or
+for a directory that others wait for.
+
+It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
+is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
+answer to it, and gets it, and it would only send him behind the next READ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import trio
+
+from vmofs.core.pages.content import Bytes
+from vmofs.core.requests.access import Access
+from vmofs.status import BadStateError
+from vmofs_mount.linux.procfs import descendants, has_ended, is_behind, is_dying, is_stuck, state_of
+from vmofs_mount.loop.engine import Engine
+from vmofs_mount.loop.lanes import Lanes
+from vmofs_mount.tree.inodes import VmoFile
+from vmofs_mount.waits.kill_watch import KILL_SECONDS, KillWatch
+from vmofs_mount.waits.locked_directories import LockedDirectories
+
+_REST_PER_LOOK = 10
+"""With many processes a look takes long; so many times as long the next one is waited for."""
+
+_MOST_AT_ONCE = 128
+"""READs that are let go in one turn."""
+
+_PATIENCE_SECONDS = 0.01
+"""How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
+
+_UNEXPLAINED_SECONDS = 3.0
+"""How long a directory may be locked by nobody who is seen to be behind any READ there, nor to list it. Perhaps he has
+inherited or was given the file. Then all READs in it are let go."""
+
+_JUDGE_SECONDS = 0.5
+
+_SETTLE_SECONDS = 0.005
+"""How often it is looked, after SETATTR was answered, whether a READ that came later holds up who changed the size."""
+
+
+class LetGoError(BadStateError):
+    """A READ is answered so that others can go on. EINTR, which no status of Zircon's stands for."""
+
+
+@dataclass(eq=False, slots=True)
+class WaitingRead:
+    """A READ: what waits, and for which process.
+
+    ``has_locked``: it has pages of the page cache locked, as all but those with O_DIRECT have.
+    ``again``: the kernel may ask for it a second time.
+    """
+
+    access: Access[Bytes]
+    process: int
+    has_locked: bool
+    again: bool
+
+
+class _Seen(NamedTuple):
+    """Which readers have ended, who of all was killed, and whether somebody else sleeps uninterruptibly."""
+
+    ended: set[int]
+    dying: set[int]
+    somebody_stuck: bool
+
+
+class ReadWatch:
+    """The READs of all files that wait. Tasks run in ``spawn``'s nursery.
+
+    ``openers`` returns the processes that have a file open.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        spawn: Callable[..., None],
+        directories: LockedDirectories,
+        killed: KillWatch,
+        openers: Callable[[VmoFile], Iterable[int]],
+    ) -> None:
+        self._engine = engine
+        self._spawn = spawn
+        self._directories = directories
+        self._killed = killed
+        self._openers = openers
+        self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}  # those that have pages locked
+        self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
+        self._watched: set[VmoFile] = set()
+        self._locked: WeakKeyDictionary[VmoFile, tuple[float, float]] = WeakKeyDictionary()  # from when to when
+        self._judged: set[VmoFile] = set()
+        self._lookers = Lanes(8)
+
+    def began(self, file: VmoFile, read: WaitingRead) -> None:
+        """Note that a READ waits."""
+        self._killed.add(read, read.process, lambda: self._let_go(file, [read]))
+        if read.has_locked:
+            self._reads.setdefault(file, {})[read] = None
+            if file.writer_count:
+                self.watch(file)
+
+    def ended(self, file: VmoFile, read: WaitingRead) -> None:
+        """Note that it is about to be answered."""
+        self._killed.remove(read)
+        if not read.has_locked:
+            return
+        reads = self._reads[file]
+        del reads[read]
+        if not reads:
+            del self._reads[file]
+            if file in self._changing:
+                self._changing[file].set()
+
+    def waits(self, file: VmoFile) -> bool:
+        """Return whether a READ of a file waits."""
+        return file in self._reads
+
+    async def wait_until_free(self, file: VmoFile) -> None:
+        """Wait until no READ of a file waits, to answer SETATTR before the next await."""
+        while file in self._reads:
+            free = self._changing.setdefault(file, trio.Event())
+            self.watch(file)
+            try:
+                await free.wait()
+                await trio.sleep(_SETTLE_SECONDS)  # readers who were behind that READ are about to ask themselves
+            finally:
+                if self._changing.get(file) is free:
+                    del self._changing[file]
+
+    def size_answered(self, file: VmoFile, thread: int) -> None:
+        """Note that SETATTR is about to be answered: a READ may come before the kernel has acted on the answer."""
+        if file.open_count:
+            self._spawn(self._see_through, file, thread)
+
+    async def _see_through(self, file: VmoFile, thread: int) -> None:
+        await trio.sleep(_SETTLE_SECONDS)
+        while file in self._reads and await self._state_of(file, thread) == "D":
+            self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
+            await trio.sleep(_SETTLE_SECONDS)
+
+    def watch(self, file: VmoFile) -> None:
+        """Look from now on who is held up by the READs of a file, as long as somebody may be."""
+        if file not in self._watched and self._is_critical(file):
+            self._watched.add(file)
+            self._spawn(self._watch, file)
+
+    def _is_critical(self, file: VmoFile) -> bool:
+        """Return whether READs wait, and somebody may wait for them who has the file locked."""
+        return file in self._reads and (file.writer_count > 0 or file in self._changing)
+
+    async def _watch(self, file: VmoFile) -> None:
+        try:
+            await trio.sleep(_PATIENCE_SECONDS)
+            if not self._is_critical(file):
+                return
+            with self._directories.watch(file, lambda: self._directory_locked(file)):
+                while self._is_critical(file):
+                    began = trio.current_time()
+                    await self._let_the_dead_go(file)
+                    await trio.sleep(max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began)))
+        finally:
+            self._watched.discard(file)
+            self.watch(file)
+
+    async def _let_the_dead_go(self, file: VmoFile) -> None:
+        readers = {read.process for read in self._reads[file]}
+        openers = {opener for opener in self._openers(file) if opener not in readers}
+        seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
+        is_changing = file in self._changing
+
+        def may_go(read: WaitingRead) -> bool:
+            if read.process in seen.dying:
+                return True
+            if read.process in seen.ended:  # but somebody may have inherited what it had open, and wait
+                return bool(seen.dying) or is_changing or (seen.somebody_stuck and not read.again)
+            return bool(seen.dying) and not is_changing and not read.again
+
+        self._let_go(file, filter(may_go, self._reads.get(file, ())))
+
+    def _directory_locked(self, file: VmoFile) -> None:
+        """Note that the directory of a file was seen locked: it may be because of this file, or of another."""
+        now = trio.current_time()
+        since, last = self._locked.get(file, (now, now))
+        self._locked[file] = (since if now - last < KILL_SECONDS else now, now)
+        if file not in self._judged:
+            self._judged.add(file)
+            self._spawn(self._judge, file)
+
+    async def _judge(self, file: VmoFile) -> None:
+        """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
+        try:
+            openers = set(self._openers(file))
+            found = True
+            with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
+                found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
+            since, last = self._locked.get(file, (0.0, 0.0))
+            # Who changes the size, and so has the file locked, then waits for our answer, and gets it.
+            unexplained = last - max(since, self._directories.explained_at) > _UNEXPLAINED_SECONDS
+            if found:
+                self._directories.blame(file.uid)
+            if (found or unexplained) and file not in self._changing:
+                self._let_go(file, self._reads.get(file, ()))
+        finally:
+            self._judged.discard(file)
+
+    def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
+        waiting = (read for read in reads if not read.access.done)
+        for read in list(islice(waiting, _MOST_AT_ONCE)):  # the next look finds the others
+            self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
+
+    async def _state_of(self, file: VmoFile, thread: int) -> str:
+        return await self._lookers.run(file.uid, lambda: state_of(Path(f"/proc/{thread}")))
+
+    def check(self) -> None:
+        """Assert that only files with a READ are remembered."""
+        assert all(self._reads.values())
+        assert all(file.open_count for file in self._reads)
+
+
+def _family(openers: set[int]) -> set[int]:
+    return {child for opener in openers for child in (opener, *descendants(opener))}
+
+
+def _is_anybody_behind(openers: set[int]) -> bool:
+    """Return whether somebody who may have a file open waits in the kernel, and not just for what he reads."""
+    return any(map(is_behind, _family(openers)))
+
+
+def _look_at(readers: set[int], openers: set[int]) -> _Seen:
+    """Look at processes that have a file open. In a worker thread."""
+    ended = {process for process in readers if has_ended(process)}
+    family = _family(openers)
+    dying = {process for process in (readers - ended) | family if is_dying(process)}
+    return _Seen(ended, dying, any(map(is_stuck, family)))

@@ -1,0 +1,1 @@
+"""Memory and maps of it: nothing here waits, or knows of pagers."""

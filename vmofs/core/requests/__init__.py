@@ -1,0 +1,1 @@
+"""Who waits for what, and who is asked: calls, page requests, ports, and the system that has them all."""

@@ -1,0 +1,305 @@
+"""The page source of a pager VMO: its outstanding page requests, and the packets that wait for a place in the port.
+
+Zircon: zircon-pager 3.3 (overlap), 3.4 (delivery), 3.5 (wake-ups), 3.6 (failures), 3.8 (cancellation). Requests of one
+command never overlap; READ and DIRTY do not interact.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from vmofs.core.pages.spans import SLICE, Spans
+from vmofs.core.requests.outstanding import Outstanding
+from vmofs.core.requests.request import PageRequest, Waiter
+from vmofs.status import BadStateError, Status
+from vmofs.units import Key, PageRange
+from vmofs.vocabulary import PacketCommand
+
+if TYPE_CHECKING:
+    from vmofs.core.requests.port import Port
+    from vmofs.core.requests.system import System
+
+
+_NO_REQUESTS = Spans()  # these three are replaced, never changed
+_NOTHING_OUTSTANDING: dict[PacketCommand, Outstanding] = {}
+_NO_PACKETS: OrderedDict[PageRequest, None] = OrderedDict()
+
+
+@dataclass(slots=True)
+class Tally:
+    """The requests of all sources of one pager. ``*_total`` only grow."""
+
+    outstanding: int = 0
+    read_requests_total: int = 0
+    dirty_requests_total: int = 0
+
+
+class SourceState(Enum):
+    """Whether a pager answers."""
+
+    ATTACHED = "attached"
+    DETACHED = "detached"
+    PAGER_CLOSED = "pager closed"
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatistics:
+    """Counts of requests and packets. ``*_total`` only grow."""
+
+    outstanding: int
+    waiters: int
+    queued_packets: int
+    read_requests_total: int
+    dirty_requests_total: int
+
+
+class PageSource:
+    """Keeps page requests from being lost: each one stays outstanding until answered, cancelled or failed."""
+
+    __slots__ = (
+        "__weakref__",
+        "_dirty_requests_total",
+        "_outstanding",
+        "_packets",
+        "_read_requests_total",
+        "_system",
+        "key",
+        "owner",
+        "port",
+        "state",
+        "tally",
+    )
+
+    def __init__(self, system: System, port: Port, key: Key, tally: Tally) -> None:
+        self._system = system
+        self.tally = tally
+        self.port = port
+        self.key = key
+        self.owner: object = None  # the edge's: what the packet lines name
+        self.state = SourceState.ATTACHED
+        self._outstanding = _NOTHING_OUTSTANDING  # only what is not empty
+        self._packets = _NO_PACKETS  # not dequeued, oldest first; the first is the one in the port
+        self._read_requests_total = 0
+        self._dirty_requests_total = 0
+
+    # Waiting
+
+    def check_attached(self) -> None:
+        """Refuse to ask a pager that is gone.
+
+        Raises:
+            BadStateError: detached, or the pager was closed.
+        """
+        if self.state is not SourceState.ATTACHED:
+            raise BadStateError(f"the page is absent and the VMO with key {self.key} is {self.state.value}")
+
+    def wait(self, waiter: Waiter, command: PacketCommand, now: float) -> None:
+        """Let a waiter wait for its range: silently behind a request that covers its start, else by a new request."""
+        start, end = waiter.range
+        requests = self._outstanding.get(command)
+        request = None
+        if requests is None:
+            requests = Outstanding()
+            self._outstanding = {**self._outstanding, command: requests}
+        else:
+            request = requests.covering(start)
+        if request is not None:
+            waiter.range = PageRange(start, min(end, request.range.end))
+            request.overlap(waiter)
+        else:
+            if requests:
+                waiter.range = PageRange(start, requests.next_start(start, end))
+            request = PageRequest(self, command, waiter.range, now)
+            request.primary = waiter
+            requests.add(request)
+            self._count(command)
+            self._system.requests[request] = None
+            self._send(request)
+        waiter.request = request
+        self._system.waiters += 1
+
+    def _count(self, command: PacketCommand) -> None:
+        self.tally.outstanding += 1
+        if command is PacketCommand.READ:
+            self._read_requests_total += 1
+            self.tally.read_requests_total += 1
+        elif command is PacketCommand.DIRTY:
+            self._dirty_requests_total += 1
+            self.tally.dirty_requests_total += 1
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let a waiter go. If it was the primary, the first who waits behind it inherits; else the request ends."""
+        request, waiter.request = waiter.request, None
+        assert request is not None
+        self._system.waiters -= 1
+        if request.primary is not waiter:
+            del request.overlaps[waiter]
+        elif request.overlaps:
+            request.primary, _ = request.overlaps.popitem(last=False)
+        else:
+            request.primary = None
+            self._remove(request)
+
+    # Answers
+
+    def resolve(self, command: PacketCommand, pages: PageRange, failure: Status | None = None) -> None:
+        """Count pages as resolved (or failed) in every request of the command that they meet; wake whom that helps."""
+        outstanding = self._outstanding.get(command)
+        if outstanding is None:
+            return
+        for request in outstanding.meeting(pages):
+            if failure is not None:
+                _latch(request, pages, failure)
+            if request.range == pages or (request.range & pages).pages >= request.pending_count:  # mostly the former
+                self._complete(request)
+                continue
+            cut = request.range & pages
+            request.pending_count -= cut.pages
+            if request.primary is not None and request.primary.wanted == cut.start:
+                self._wake(request.primary)
+                for waiter in request.overlaps:
+                    if waiter.wanted is not None and waiter.wanted < cut.end:
+                        self._wake(waiter)
+
+    def fail_request(self, request: PageRequest, status: Status) -> None:
+        """End one request: all who wait for it get ``status``."""
+        for waiter in request.waiters():
+            waiter.latched = status
+        self._complete(request)
+
+    def fail_all(self, status: Status) -> None:
+        """End every request with ``status``."""
+        while self.fail_some(status):
+            pass
+
+    def fail_some(self, status: Status) -> bool:
+        """End some requests with ``status``; return whether there are more."""
+        for requests in list(self._outstanding.values()):
+            for request in list(islice(requests, SLICE)):
+                self.fail_request(request, status)
+        return bool(self._outstanding)
+
+    def outstanding(self, command: PacketCommand) -> Spans:
+        """Return where requests of a command lie."""
+        return self._outstanding.get(command, _NO_REQUESTS)
+
+    def _complete(self, request: PageRequest) -> None:
+        self._remove(request)
+        for waiter in request.waiters():
+            waiter.request = None
+            self._system.waiters -= 1
+            self._wake(waiter)
+
+    def _wake(self, waiter: Waiter) -> None:
+        self._system.woken[waiter.access] = None
+
+    def _remove(self, request: PageRequest) -> None:
+        self.tally.outstanding -= 1
+        requests = self._outstanding[request.command]
+        if not requests.is_single:
+            requests.remove(request)
+        elif len(self._outstanding) == 1:
+            self._outstanding = _NOTHING_OUTSTANDING
+        else:
+            self._outstanding = {c: others for c, others in self._outstanding.items() if others is not requests}
+        del self._system.requests[request]
+        self._withdraw(request)
+        self.port.forget(request)
+
+    # Packets
+
+    def send_complete(self) -> None:
+        """Queue the packet that says that no other will follow."""
+        self._send(PageRequest(self, PacketCommand.COMPLETE, PageRange(0, 0), 0.0))
+
+    def withdraw_all(self) -> None:
+        """Take back every packet that was not dequeued, COMPLETE included."""
+        self._packets = _NO_PACKETS
+        self.port.withdraw(self)
+
+    def _send(self, request: PageRequest) -> None:
+        if self._packets:
+            self._packets[request] = None
+        else:
+            self._packets = OrderedDict({request: None})
+            self.port.put(self)
+
+    def _withdraw(self, request: PageRequest) -> None:
+        if request not in self._packets:
+            return
+        in_port = self.head_packet() is request
+        self._drop_packet(request)
+        if in_port:
+            self.port.withdraw(self)
+            if self._packets:
+                self.port.put(self)
+
+    def _drop_packet(self, request: PageRequest) -> None:
+        del self._packets[request]
+        if not self._packets:
+            self._packets = _NO_PACKETS
+
+    def head_packet(self) -> PageRequest:
+        """Return the request whose packet is in the port."""
+        return next(iter(self._packets))
+
+    def pop_packet(self) -> PageRequest:
+        """Return the request whose packet is in the port, and put the next one there. For ``Port.dequeue``."""
+        request = self.head_packet()
+        self._drop_packet(request)
+        if self._packets:
+            self.port.put(self)
+        return request
+
+    def has_packet(self) -> bool:
+        """Return whether a packet waits to be dequeued."""
+        return bool(self._packets)
+
+    def is_outstanding(self, request: PageRequest) -> bool:
+        """Return whether the request is not answered yet."""
+        requests = self._outstanding.get(request.command)
+        return requests is not None and requests.has(request)
+
+    def is_queued(self, request: PageRequest) -> bool:
+        """Return whether the request's packet was not dequeued yet."""
+        return request in self._packets or self.port.is_queued(request)
+
+    def statistics(self) -> SourceStatistics:
+        """Return the present counts."""
+        requests = [request for outstanding in self._outstanding.values() for request in outstanding]
+        return SourceStatistics(
+            outstanding=len(requests),
+            waiters=sum(len(request.waiters()) for request in requests),
+            queued_packets=len(self._packets),
+            read_requests_total=self._read_requests_total,
+            dirty_requests_total=self._dirty_requests_total,
+        )
+
+    def check(self) -> None:
+        """Assert that requests do not overlap, each has a waiter, and none exists once nobody can answer."""
+        for command, requests in self._outstanding.items():
+            assert requests
+            requests.check()
+            for request in requests:
+                assert request.command is command
+                assert request.primary is not None
+                assert 0 < request.pending_count <= request.range.pages
+                assert all(waiter.request is request for waiter in request.waiters())
+                assert request in self._system.requests
+                assert not (self.is_queued(request) and request in self.port.delivered()), request.range
+            assert self.state is SourceState.ATTACHED
+        self.port.check_source(self)
+
+
+def _latch(request: PageRequest, failed: PageRange, status: Status) -> None:
+    """Mark those who will get the error: the failed range begins at their first or their wanted page (3.6)."""
+    for waiter in request.waiters():
+        cut = waiter.range & failed
+        if cut and cut.start in {waiter.range.start, waiter.wanted}:
+            waiter.latched = status

@@ -1,0 +1,189 @@
+"""Ports: where page requests are delivered.
+
+Zircon: zircon-pager 3.4. At most one packet per VMO is in a port; further requests of the VMO wait at their source and
+come up one by one. Dequeuing is not acknowledging: a request stays outstanding until it is answered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmofs.core.requests.request import Packet, PageRequest
+from vmofs.units import Key
+from vmofs.vocabulary import PacketCommand
+
+if TYPE_CHECKING:
+    from vmofs.core.requests.page_source import PageSource
+    from vmofs.core.requests.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class PortStatistics:
+    """``queued``: packets in the port; ``delivered``: dequeued requests that are not answered."""
+
+    queued: int
+    delivered: int
+    packets_total: int
+
+
+class Port:
+    """A queue of packets. ``lane`` in its methods tells apart several workers who dequeue from one port."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._sources: OrderedDict[PageSource, None] = OrderedDict()  # with a packet in the port, oldest packet first
+        self._returned: OrderedDict[PageRequest, None] = (
+            OrderedDict()
+        )  # delivered once, to be delivered before all else
+        self._delivered: dict[PageRequest, object] = {}  # -> lane, in the order of delivery
+        self._loads: dict[object, int] = {}  # lane -> how many of these
+        self._stalled: set[object] = set()  # lanes that lost a request to another one and have answered none since
+        self._packets_total = 0
+        self._closed = False
+
+    def __bool__(self) -> bool:
+        """Return whether a packet is queued."""
+        return bool(self._returned or self._sources)
+
+    def put(self, source: PageSource) -> None:
+        """Queue the next packet of a source that has none in the port. In a closed port it vanishes."""
+        if source not in self._sources and not self._closed:
+            self._sources[source] = None
+            self._system.ports_ready[self] = None
+
+    def withdraw(self, source: PageSource) -> None:
+        """Take back the packet of a source."""
+        self._sources.pop(source, None)
+
+    def oldest(self) -> PageRequest | None:
+        """Return what the oldest packet asks for without dequeuing it, None if there is none."""
+        for request in self._returned:
+            return request
+        for source in self._sources:
+            return source.head_packet()
+        return None
+
+    def peek(self) -> Packet | None:
+        """Return the oldest packet without dequeuing it, None if there is none."""
+        request = self.oldest()
+        return None if request is None else request.packet()
+
+    def dequeue(self, lane: object = None, now: float = 0.0) -> Packet | None:
+        """Return the oldest packet, None if there is none. Its request then counts as delivered to ``lane``."""
+        request = self.take(lane, now)
+        return None if request is None else request.packet()
+
+    def take(self, lane: object, now: float) -> PageRequest | None:
+        """Do as ``dequeue``, and return what the packet asks for."""
+        if self._returned:
+            request, _ = self._returned.popitem(last=False)
+        elif self._sources:
+            source, _ = self._sources.popitem(last=False)
+            request = source.pop_packet()
+        else:
+            return None
+        request.deliveries += 1
+        request.delivered_at = now
+        if request.command is not PacketCommand.COMPLETE:
+            self._delivered[request] = lane
+            self._loads[lane] = self._loads.get(lane, 0) + 1
+        self._packets_total += 1
+        return request
+
+    def redeliver(self, request: PageRequest, lane: object, now: float) -> None:
+        """Note that a delivered request was handed to another lane as well, which it counts for now.
+
+        For a worker that stalls: who answers does not matter.
+        """
+        stalled = self._take_delivered(request)
+        request.deliveries += 1
+        request.delivered_at = now
+        self._delivered[request] = lane
+        self._loads[lane] = self._loads.get(lane, 0) + 1
+        self._stalled.add(stalled)
+        self._packets_total += 1
+
+    def load(self, lane: object) -> int:
+        """Return how many requests were delivered to a lane and are not answered."""
+        return self._loads.get(lane, 0)
+
+    def is_stalled(self, lane: object) -> bool:
+        """Return whether a request of a lane was delivered to another, and none that it has was answered since."""
+        return lane in self._stalled
+
+    def _take_delivered(self, request: PageRequest) -> object:
+        lane = self._delivered.pop(request)
+        self._loads[lane] -= 1
+        if not self._loads[lane]:
+            del self._loads[lane]
+        return lane
+
+    def is_queued(self, request: PageRequest) -> bool:
+        """Return whether the request is queued to be delivered again."""
+        return request in self._returned
+
+    def delivered(self) -> dict[PageRequest, object]:
+        """Return the delivered, unanswered requests with their lanes, in the order of delivery."""
+        return self._delivered
+
+    def forget(self, request: PageRequest) -> None:
+        """Drop an answered request: it is not delivered again."""
+        if request in self._delivered:
+            self._stalled.discard(self._take_delivered(request))
+        self._returned.pop(request, None)
+
+    def requeue_delivered(self, lane: object = None) -> int:
+        """Put what ``lane`` was given and did not answer back to the front of the queue; return how many requests.
+
+        For a worker that is gone: the next one that dequeues gets them all, in the order of the first delivery. They
+        were dequeued before, so each VMO may have one more packet in the port.
+        """
+        given = [request for request, to in self._delivered.items() if to == lane]
+        for request in given:
+            self._take_delivered(request)
+        self._stalled.discard(lane)
+        self._returned = OrderedDict.fromkeys([*given, *self._returned])
+        if given:
+            self._system.ports_ready[self] = None
+        return len(given)
+
+    def cancel_key(self, key: Key) -> bool:
+        """Drop the queued packets of a key; return whether there were any. Their requests stay outstanding.
+
+        What else the VMO asks for is delivered as before. Zircon: zx_port_cancel_key.
+        """
+        returned = [request for request in self._returned if request.source.key == key]
+        for request in returned:
+            del self._returned[request]
+        sources = [source for source in self._sources if source.key == key]
+        for source in sources:
+            del self._sources[source]
+            source.pop_packet()
+        return bool(returned or sources)
+
+    def close(self) -> None:
+        """Close the port: queued packets and those to come vanish. Requests stay outstanding and can be answered."""
+        self._closed = True
+        self._sources.clear()
+        self._returned.clear()
+        self._delivered.clear()
+        self._loads.clear()
+        self._stalled.clear()
+
+    def statistics(self) -> PortStatistics:
+        """Return the present counts."""
+        return PortStatistics(len(self._returned) + len(self._sources), len(self._delivered), self._packets_total)
+
+    def check_source(self, source: PageSource) -> None:
+        """Assert that a source has its place in the port exactly if it has a packet."""
+        assert (source in self._sources) == (source.has_packet() and not self._closed)
+
+    def check(self) -> None:
+        """Assert that every queued source has a packet and every delivered request is outstanding."""
+        assert all(source.has_packet() for source in self._sources)
+        assert all(request.source.is_outstanding(request) for request in (*self._delivered, *self._returned))
+        assert not self._delivered.keys() & self._returned.keys()
+        assert self._loads == Counter(self._delivered.values())
+        assert not (self._closed and (self._sources or self._returned or self._delivered))

@@ -1,0 +1,100 @@
+"""Waiting until what is dirty was written back: fsync for VMOs whose pager takes part in it.
+
+Zircon has no such call: there a filesystem is its own pager. Its page source does know a third kind of request, though,
+WRITEBACK, which no user pager declares. A VMO made with the option ``writeback`` declares it: waiting for dirty pages
+asks for them with WRITEBACK, and the pager answers with WRITEBACK_BEGIN, its own work, and WRITEBACK_END, or by failing
+the range.
+
+The size of the VMO is written back too, like one more page behind all others: a change makes it dirty, any BEGIN makes
+it awaiting clean, any END after that clean. If it alone is dirty, the request has offset and length 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmofs.core.pages.ranges import RangeSet
+from vmofs.core.pages.states import PageEvent, PageState, after
+from vmofs.core.requests.access import Need, Steps
+from vmofs.core.requests.request import SIZE_PAGE
+from vmofs.core.vmos import writeback
+from vmofs.status import Status
+from vmofs.units import PageRange
+from vmofs.vocabulary import PacketCommand
+
+if TYPE_CHECKING:
+    from vmofs.core.vmos.vmo import PagerVmo
+
+
+_NOBODY: dict[int, RangeSet] = {}  # replaced, never changed
+
+
+class Syncs:
+    """Those who wait for pages of one VMO to be written back, each with the pages that were not yet."""
+
+    __slots__ = ("_left", "_serial", "_size")
+
+    def __init__(self) -> None:
+        self._left = _NOBODY
+        self._serial = 0
+        self._size = PageState.CLEAN
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._left)
+
+    def size_changed(self) -> None:
+        """Note that the size changed."""
+        self._size = after(self._size, PageEvent.WRITE)
+
+    def steps(self, vmo: PagerVmo) -> Steps[None]:
+        """Wait until every page that is dirty now was through WRITEBACK_END, or is gone, and the size too."""
+        left = RangeSet()
+        for part in vmo.runs.in_slices(PageRange(0, vmo.size_pages)):
+            if part.start:
+                yield None
+            for record in writeback.dirty_ranges(vmo.runs, part):
+                left.add(record.range)
+        if self._size is not PageState.CLEAN:
+            left.add(SIZE_PAGE)
+        self._serial += 1
+        serial = self._serial
+        if self._left is _NOBODY:
+            self._left = {}
+        self._left[serial] = left
+        try:
+            while left:
+                vmo.source.check_attached()
+                yield Need(vmo.source, PacketCommand.WRITEBACK, next(iter(left)))
+        finally:
+            del self._left[serial]
+
+    def begin(self) -> None:
+        """Note a WRITEBACK_BEGIN of whatever range: the pager is about to look at the size."""
+        self._size = after(self._size, PageEvent.BEGIN)
+
+    def end(self, vmo: PagerVmo, pages: PageRange) -> None:
+        """Note a WRITEBACK_END of a range."""
+        self._size = after(self._size, PageEvent.END)
+        if self._size is PageState.CLEAN:
+            self._settle(vmo, SIZE_PAGE)
+        self.written_back(vmo, pages)
+
+    def written_back(self, vmo: PagerVmo, pages: PageRange) -> None:
+        """Count the pages of a range that are clean, or gone, by now, and wake who waited for them."""
+        if not self._left:
+            return
+        still_dirty = RangeSet()
+        for record in writeback.dirty_ranges(vmo.runs, pages):
+            still_dirty.add(record.range)
+        for clean in still_dirty.missing(pages):
+            self._settle(vmo, clean)
+
+    def fail(self, vmo: PagerVmo, pages: PageRange, status: Status) -> None:
+        """Fail those who wait for a range; an empty one stands for the size."""
+        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, status)
+
+    def _settle(self, vmo: PagerVmo, clean: PageRange) -> None:
+        for left in self._left.values():
+            left.discard(clean)
+        vmo.source.resolve(PacketCommand.WRITEBACK, clean)
