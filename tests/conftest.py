@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.mounted import Mounter
-from tests.own_namespace import leave_mount_namespace
+from tests.support.mounted import Mounter
+from tests.support.own_namespace import leave_mount_namespace
 
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"
 

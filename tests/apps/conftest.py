@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.serving import PAGE, SHELL_PAGER, Served
-from tests.mounted import Mounted, Mounter
+from tests.support.mounted import Mounted, Mounter
 
 HERE = Path(__file__).parent
 TAR_BYTES = 2 * 2**20

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mounted import END_SECONDS, ROOT, Mounted, wait_for
+from tests.support.mounted import END_SECONDS, ROOT, Mounted, wait_for
 
 PAGE = 4096
 EXAMPLES = ROOT / "tools" / "examples"

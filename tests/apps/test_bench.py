@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import ROOT
+from tests.support.mounted import ROOT
 from tools.benchmarks.goals import ROWS
 
 SECONDS = 600

@@ -12,7 +12,7 @@ import pytest
 
 from tests.apps.conftest import Serve
 from tests.apps.serving import PAGE, PYTHON_PAGER, SHELL_PAGER, bash, run
-from tests.mounted import END_SECONDS, Mounted, wait_for
+from tests.support.mounted import END_SECONDS, Mounted, wait_for
 
 BOTH = pytest.mark.parametrize("program", [SHELL_PAGER, PYTHON_PAGER], ids=["shell", "python"])
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.apps.conftest import Serve
 from tests.apps.serving import run
-from tests.mounted import Mounted
+from tests.support.mounted import Mounted
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may use loop devices and mount")
 

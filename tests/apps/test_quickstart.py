@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.serving import run
-from tests.mounted import ROOT
+from tests.support.mounted import ROOT
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.serving import EXAMPLES, STEP_SECONDS, bash
-from tests.mounted import ROOT, Mounted
+from tests.support.mounted import ROOT, Mounted
 
 README = (ROOT / "README.md").read_text()
 MARK = "--- end of command ---"

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from tests.apps.serving import EXAMPLES, PAGE, run
-from tests.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.pager_client import metric
+from tests.support.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.support.pager_client import metric
 
 PROGRAM = EXAMPLES / "writeback_pager.py"
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, Mounter, wait_for
-from tests.pager_client import PagerClient, Readers
-from tests.rights import STRANGER, World, made_world
+from tests.support.mounted import Mounted, Mounter, wait_for
+from tests.support.pager_client import PagerClient, Readers
+from tests.support.rights import STRANGER, World, made_world
 from vmofs_mount.linux.mountinfo import mount_at
 
 HERE = Path(__file__).parent

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from tests.fuse.test_mapped_stores import child_of, say
-from tests.pager_client import PagerClient
-from tests.writing import opened
+from tests.support.pager_client import PagerClient
+from tests.support.writing import opened
 from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE

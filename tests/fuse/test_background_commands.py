@@ -6,9 +6,9 @@ import errno
 import os
 import select
 
-from tests.mounted import wait_for
-from tests.pager_client import PagerClient
-from tests.writing import CommandFile, command_file, fails_with, supply, take
+from tests.support.mounted import wait_for
+from tests.support.pager_client import PagerClient
+from tests.support.writing import CommandFile, command_file, fails_with, supply, take
 from vmofs.units import PAGE_SIZE
 
 

@@ -19,9 +19,9 @@ from typing import NoReturn
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.identity import Who, reachable_mount, take_identity
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import process_state
+from tests.support.identity import Who, reachable_mount, take_identity
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import process_state
 from vmofs.units import PAGE_SIZE
 
 USER = Who("user", 65534, 65534)

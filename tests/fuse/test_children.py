@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Vmo
+from tests.support.mounted import wait_for
+from tests.support.pager_client import Background, PagerClient, Vmo
 from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE

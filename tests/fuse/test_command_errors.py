@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pager_client import PagerClient
-from tests.shell import OK, Answer, shell_command
+from tests.support.pager_client import PagerClient
+from tests.support.shell import OK, Answer, shell_command
 from vmofs.testing import pattern
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted
-from tests.pager_client import PagerClient
-from tests.shell import bash
+from tests.support.mounted import Mounted
+from tests.support.pager_client import PagerClient
+from tests.support.shell import bash
 from vmofs.units import PAGE_SIZE
 from vmofs.wire.commands import USAGE, CommandKind
 

@@ -6,10 +6,10 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.conftest import NIGHTLY
-from tests.contract_machine import ContractMachine
-from tests.contract_mount import MountedWorlds
-from tests.contract_worlds import Worlds
-from tests.mounted import Mounted
+from tests.support.contract_machine import ContractMachine
+from tests.support.contract_mount import MountedWorlds
+from tests.support.contract_worlds import Worlds
+from tests.support.mounted import Mounted
 
 EXAMPLES, STEPS = (500, 60) if NIGHTLY else (10, 25)
 

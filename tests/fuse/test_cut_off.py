@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.pager_client import PagerClient, ReaderProcess, Readers, Vmo
+from tests.support.pager_client import PagerClient, ReaderProcess, Readers, Vmo
 from vmofs.units import PAGE_SIZE
 
 ENDS = {"pread": (b"", errno.ERANGE), "direct": (b"", errno.ERANGE), "sendfile": (b"", errno.ERANGE)}

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.pager_client import Background, PagerClient, Readers, Vmo
-from tests.writing import fails_with
+from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.support.pager_client import Background, PagerClient, Readers, Vmo
+from tests.support.writing import fails_with
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand

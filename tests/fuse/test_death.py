@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.pager_client import Background, PagerClient, ReaderProcess, Readers
-from tests.pager_process import PagerProcesses, process_state, seconds_of
+from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.support.pager_client import Background, PagerClient, ReaderProcess, Readers
+from tests.support.pager_process import PagerProcesses, process_state, seconds_of
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.cli import doctor

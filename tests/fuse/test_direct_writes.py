@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from tests import stale_reads
-from tests.asynchronous import WAYS, Buffer, Libaio
 from tests.conftest import NIGHTLY
-from tests.pager_client import Background, PagerClient, Vmo
-from tests.writing import mapped, op, opened, take
+from tests.support import stale_reads
+from tests.support.asynchronous import WAYS, Buffer, Libaio
+from tests.support.pager_client import Background, PagerClient, Vmo
+from tests.support.writing import mapped, op, opened, take
 from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.identity import Actor, Who, meanwhile, reachable_mount
-from tests.mounted import Mounted, wait_for
-from tests.rights import command, read, write_at
+from tests.support.identity import Actor, Who, meanwhile, reachable_mount
+from tests.support.mounted import Mounted, wait_for
+from tests.support.rights import command, read, write_at
 
 HOSTILE = Who("hostile", 65534, 65534)
 OTHER = Who("other", 2001, 2001)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Readers, Vmo, threads_asleep_in
-from tests.writing import (
+from tests.support.mounted import wait_for
+from tests.support.pager_client import Background, PagerClient, Readers, Vmo, threads_asleep_in
+from tests.support.writing import (
     KEY,
     OTHER,
     WRITTEN,

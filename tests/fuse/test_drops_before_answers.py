@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from tests.pager_client import PagerClient
-from tests.writing import command_file, op, opened, take
+from tests.support.pager_client import PagerClient
+from tests.support.writing import command_file, op, opened, take
 from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE

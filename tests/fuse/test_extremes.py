@@ -7,9 +7,9 @@ import sys
 import threading
 import time
 
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import Background, PagerClient
-from tests.pager_process import PagerProcess
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import Background, PagerClient
+from tests.support.pager_process import PagerProcess
 from vmofs.testing import pattern
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Readers, threads_asleep_in
+from tests.support.mounted import wait_for
+from tests.support.pager_client import Background, PagerClient, Readers, threads_asleep_in
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 

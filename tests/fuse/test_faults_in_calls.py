@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from tests.pager_client import PagerClient, Readers
-from tests.writing import take
+from tests.support.pager_client import PagerClient, Readers
+from tests.support.writing import take
 from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE

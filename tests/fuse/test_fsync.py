@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Readers, Vmo
-from tests.writing import (
+from tests.support.mounted import wait_for
+from tests.support.pager_client import Background, PagerClient, Readers, Vmo
+from tests.support.writing import (
     clean,
     dirty,
     evict,

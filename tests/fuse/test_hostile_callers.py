@@ -15,9 +15,9 @@ from threading import Thread
 import pytest
 import xxhash
 
-from tests.identity import Actor, Who, meanwhile, reachable_mount
-from tests.mounted import Mounted, wait_for
-from tests.rights import command
+from tests.support.identity import Actor, Who, meanwhile, reachable_mount
+from tests.support.mounted import Mounted, wait_for
+from tests.support.rights import command
 
 MIB = 2**20
 

@@ -21,8 +21,8 @@ from tests.fuse.test_shared_waiting import (
     make_and_remove,
     make_pager,
 )
-from tests.identity import Actor, reachable_mount
-from tests.mounted import Mounted, wait_for
+from tests.support.identity import Actor, reachable_mount
+from tests.support.mounted import Mounted, wait_for
 from vmofs.units import PAGE_SIZE
 
 SECONDS = 5.0

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.pager_client import Background, PagerClient, ReaderProcess
+from tests.support.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.support.pager_client import Background, PagerClient, ReaderProcess
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.front import unmounting
 from vmofs_mount.linux import knobs

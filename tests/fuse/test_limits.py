@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.identity import Actor, Who, reachable_mount
-from tests.mounted import Mounted, vmofs_command, vmofs_environment, wait_for
-from tests.rights import acl, command
+from tests.support.identity import Actor, Who, reachable_mount
+from tests.support.mounted import Mounted, vmofs_command, vmofs_environment, wait_for
+from tests.support.rights import acl, command
 from vmofs_mount.files.command_file import CommandHandle
 from vmofs_mount.tree.limits import XATTR_BYTES
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tests.pager_client import Background, PagerClient
-from tests.writing import KEY, command_file, dirty, mapped, op, opened, page_bytes, start_read, supply, take
+from tests.support.pager_client import Background, PagerClient
+from tests.support.writing import KEY, command_file, dirty, mapped, op, opened, page_bytes, start_read, supply, take
 from vmofs.units import PAGE_SIZE
 
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 import xxhash
 
-from tests.mounted import Mounter
-from tests.pager_client import Background, PagerClient, Vmo, metric
-from tests.writing import SharedMapping, command_file, dirty, evict, mapped, op, opened, supply, take
+from tests.support.mounted import Mounter
+from tests.support.pager_client import Background, PagerClient, Vmo, metric
+from tests.support.writing import SharedMapping, command_file, dirty, evict, mapped, op, opened, supply, take
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.mounted import Mounted, Mounter, wait_for
-from tests.pager_client import Background, PagerClient, metric
-from tests.pager_process import PagerProcess
+from tests.support.mounted import Mounted, Mounter, wait_for
+from tests.support.pager_client import Background, PagerClient, metric
+from tests.support.pager_process import PagerProcess
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 

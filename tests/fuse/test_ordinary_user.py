@@ -15,7 +15,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.mounted import Mounted, vmofs_command, vmofs_environment
+from tests.support.mounted import Mounted, vmofs_command, vmofs_environment
 from vmofs_mount.cli import doctor
 from vmofs_mount.linux import knobs, procfs
 

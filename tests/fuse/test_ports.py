@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import SECONDS, Background, PagerClient, Readers, Requests, Vmo, metric
-from tests.shell import bash
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import SECONDS, Background, PagerClient, Readers, Requests, Vmo, metric
+from tests.support.shell import bash
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lost_append import Lost, count_lost
-from tests.mounted import Mounted
+from tests.support.lost_append import Lost, count_lost
+from tests.support.mounted import Mounted
 from vmofs.wire.names import MAX_PATH_BYTES
 
 Story = list[object]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.identity import Actor, Actors, Who, reachable_mount
+from tests.support.identity import Actor, Actors, Who, reachable_mount
 
 TEAM = 3000
 ROOT = Who("root", 0, 0)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import Background, PagerClient, Readers, Vmo, process_state
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import Background, PagerClient, Readers, Vmo, process_state
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand

@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Readers
-from tests.writing import (
+from tests.support.mounted import wait_for
+from tests.support.pager_client import Background, PagerClient, Readers
+from tests.support.writing import (
     KEY,
     OTHER,
     clean,

@@ -1,7 +1,7 @@
 """Who may do what: every identity x every file of the tree x every operation, as the kernel says it of a tmpfs.
 
-The tables are ``PEOPLE`` and ``TREE`` of ``tests/rights.py``, and ``OPERATIONS``. What the kernel refuses of the twin
-must be refused in the mount, by the same errno, and what it allows must be allowed, but for what ``deviation`` lists,
+The tables are ``PEOPLE`` and ``TREE`` of ``tests/support/rights.py``, and ``OPERATIONS``. What the kernel refuses
+of the twin must be refused in the mount, by the same errno, and what it allows must be allowed, but for what ``deviation`` lists,
 which holds for everybody.
 """
 
@@ -15,7 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.rights import MEMBER, OWNER, PEOPLE, ROOT, STRANGER, TEAM, TREE, Attributes, Operation, World, acl, make_in
+from tests.support.rights import (
+    MEMBER,
+    OWNER,
+    PEOPLE,
+    ROOT,
+    STRANGER,
+    TEAM,
+    TREE,
+    Attributes,
+    Operation,
+    World,
+    acl,
+    make_in,
+)
 
 
 def opening(flags: int) -> Callable[[str], None]:

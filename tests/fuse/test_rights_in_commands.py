@@ -1,6 +1,6 @@
 """Names in commands: each needs the right that the kernel would ask for, and tells nobody more than ``stat`` would.
 
-The table is ``COMMANDS``; the files and the people are those of ``tests/rights.py``.
+The table is ``COMMANDS``; the files and the people are those of ``tests/support/rights.py``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.identity import Who
-from tests.mounted import wait_for
-from tests.rights import (
+from tests.support.identity import Who
+from tests.support.mounted import wait_for
+from tests.support.rights import (
     COMMAND_FILES,
     FILES,
     OWNER,

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.pager_client import Background, PagerClient, Vmo
-from tests.raw_mapping import mapped
-from tests.writing import (
+from tests.support.pager_client import Background, PagerClient, Vmo
+from tests.support.raw_mapping import mapped
+from tests.support.writing import (
     KEY,
     OTHER,
     CommandFile,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import PagerClient, ReaderProcess, Readers, Requests, Vmo
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import PagerClient, ReaderProcess, Readers, Requests, Vmo
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.linux.procfs import can_see_everybody

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import ROOT, vmofs_command, vmofs_environment, wait_for
+from tests.support.mounted import ROOT, vmofs_command, vmofs_environment, wait_for
 
 UNIT = ROOT / "tools" / "systemd" / "vmofs@.service"
 HELPER = ROOT / "tools" / "mount.fuse.vmofs"

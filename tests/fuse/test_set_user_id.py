@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.test_mapped_stores import child_of
-from tests.identity import reachable_mount
-from tests.pager_client import PagerClient, Vmo
+from tests.support.identity import reachable_mount
+from tests.support.pager_client import PagerClient, Vmo
 from vmofs.units import PAGE_SIZE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others")

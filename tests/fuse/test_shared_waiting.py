@@ -19,9 +19,9 @@ from threading import Thread
 
 import pytest
 
-from tests.identity import Actor, Who, reachable_mount, take_identity
-from tests.mounted import Mounted, wait_for
-from tests.rights import command
+from tests.support.identity import Actor, Who, reachable_mount, take_identity
+from tests.support.mounted import Mounted, wait_for
+from tests.support.rights import command
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.linux.procfs import can_see_everybody
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.identity import Actor, Who, meanwhile, reachable_mount
-from tests.mounted import Mounted, wait_for
+from tests.support.identity import Actor, Who, meanwhile, reachable_mount
+from tests.support.mounted import Mounted, wait_for
 from vmofs.units import PAGE_SIZE
 
 HOSTILE = Who("hostile", 2001, 2001)

@@ -13,8 +13,8 @@ import pytest
 
 from tests.fuse.test_posix import RENAME_EXCHANGE, rename2
 from tests.fuse.test_rights_in_commands import COMMANDS, Named
-from tests.identity import Actor, meanwhile
-from tests.rights import OWNER, STRANGER, World, command, write
+from tests.support.identity import Actor, meanwhile
+from tests.support.rights import OWNER, STRANGER, World, command, write
 
 
 def closed_names(named: Named) -> tuple[str, str]:

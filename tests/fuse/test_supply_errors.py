@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 import xxhash
 
-from tests.pager_client import PagerClient, Vmo
-from tests.shell import OK, Answer, shell_command
+from tests.support.pager_client import PagerClient, Vmo
+from tests.support.shell import OK, Answer, shell_command
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import Background, PagerClient, Vmo, metric
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import Background, PagerClient, Vmo, metric
 from vmofs.units import PAGE_SIZE
 
 P = PAGE_SIZE

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.pager_client import Background, PagerClient, ReaderProcess, Readers
+from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.support.pager_client import Background, PagerClient, ReaderProcess, Readers
 from vmofs.units import PAGE_SIZE
 
 WAYS: dict[str, Callable[[Path], list[str]]] = {

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import Background, PagerClient, Readers, Vmo, metric
-from tests.raw_mapping import mapped
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import Background, PagerClient, Readers, Vmo, metric
+from tests.support.raw_mapping import mapped
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.mounted import wait_for
-from tests.pager_client import Background, PagerClient, Vmo
-from tests.writing import (
+from tests.support.mounted import wait_for
+from tests.support.pager_client import Background, PagerClient, Vmo
+from tests.support.writing import (
     KEY,
     OTHER,
     CommandFile,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import mounted as mounted_module
-from tests.identity import Actor, Who, reachable_mount
-from tests.mounted import Mounted, vmofs_command, wait_for
-from tests.rights import command
+from tests.support import mounted as mounted_module
+from tests.support.identity import Actor, Who, reachable_mount
+from tests.support.mounted import Mounted, vmofs_command, wait_for
+from tests.support.rights import command
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.files.command_file import CommandHandle
 

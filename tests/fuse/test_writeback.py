@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pager_client import Background, PagerClient, Vmo
-from tests.writing import (
+from tests.support.pager_client import Background, PagerClient, Vmo
+from tests.support.writing import (
     KEY,
     OTHER,
     clean,

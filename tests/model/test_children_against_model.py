@@ -11,9 +11,29 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.payers import Payers
-from tests.searching import in_parts, search
-from tests.stale_copies import Caches
+from tests.oracle.children_model import (
+    ModelClone,
+    ModelCloneCommit,
+    ModelCloneRead,
+    ModelCloneWrite,
+    ModelFamily,
+    look,
+)
+from tests.oracle.model import (
+    Model,
+    ModelAccess,
+    ModelAux,
+    ModelPage,
+    ModelPager,
+    ModelPort,
+    ModelRead,
+    ModelVmo,
+    ModelWrite,
+    runs,
+)
+from tests.support.payers import Payers
+from tests.support.searching import in_parts, search
+from tests.support.stale_copies import Caches
 from vmofs.core.pager import Pager
 from vmofs.core.pages.states import PageState
 from vmofs.core.requests.access import Access
@@ -26,26 +46,6 @@ from vmofs.core.vmos.view import AuxView, PagerView
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status, VmoError
 from vmofs.testing import pattern
-from vmofs.testing.children_model import (
-    ModelClone,
-    ModelCloneCommit,
-    ModelCloneRead,
-    ModelCloneWrite,
-    ModelFamily,
-    look,
-)
-from vmofs.testing.model import (
-    Model,
-    ModelAccess,
-    ModelAux,
-    ModelPage,
-    ModelPager,
-    ModelPort,
-    ModelRead,
-    ModelVmo,
-    ModelWrite,
-    runs,
-)
 from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.vocabulary import ChildKind, PacketCommand, PagerOp
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.contract_machine import ContractMachine
-from tests.searching import in_parts, search
+from tests.support.contract_machine import ContractMachine
+from tests.support.searching import in_parts, search
 
 
 @in_parts

@@ -11,16 +11,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.searching import in_parts, search
-from vmofs.core.pager import Pager
-from vmofs.core.requests.access import Access
-from vmofs.core.requests.port import Port
-from vmofs.core.requests.system import System
-from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
-from vmofs.status import Status, VmoError
-from vmofs.testing import pattern
-from vmofs.testing.model import (
+from tests.oracle.model import (
     REAL,
     Model,
     ModelAccess,
@@ -33,6 +24,15 @@ from vmofs.testing.model import (
     ModelWrite,
     runs,
 )
+from tests.support.searching import in_parts, search
+from vmofs.core.pager import Pager
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.status import Status, VmoError
+from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.vocabulary import PacketCommand, PagerOp
 

@@ -13,17 +13,7 @@ from typing import TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.searching import in_parts, search
-from vmofs.core.pager import Pager
-from vmofs.core.pages.pins import Pin
-from vmofs.core.requests.access import Access
-from vmofs.core.requests.port import Port
-from vmofs.core.requests.system import System
-from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
-from vmofs.status import Status, VmoError
-from vmofs.testing import pattern
-from vmofs.testing.dirty_model import (
+from tests.oracle.dirty_model import (
     OK,
     DirtyModel,
     DirtyVmo,
@@ -35,7 +25,17 @@ from vmofs.testing.dirty_model import (
     ModelSetStreamSize,
     ModelZero,
 )
-from vmofs.testing.model import REAL, ModelAccess, ModelAux, ModelPager, ModelPort, ModelRead, ModelWrite
+from tests.oracle.model import REAL, ModelAccess, ModelAux, ModelPager, ModelPort, ModelRead, ModelWrite
+from tests.support.searching import in_parts, search
+from vmofs.core.pager import Pager
+from vmofs.core.pages.pins import Pin
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.system import System
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.status import Status, VmoError
+from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.vocabulary import PagerOp
 

@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.mounted import ROOT, Mounted, vmofs_environment
 from tests.soak.board import Board
 from tests.soak.disturbance import DEADLINE, PagerProcess
 from tests.soak.plan import numbers_for
 from tests.soak.shared import DIRECTORY, Program, SharedFile, draw_shared
 from tests.soak.worker import Task
 from tests.soak.world import STEP_SECONDS, World
+from tests.support.mounted import ROOT, Mounted, vmofs_environment
 
 T = TypeVar("T")
 

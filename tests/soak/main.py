@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.mounted import Mounter
 from tests.soak.conductor import MOUNT_OPTIONS, PAGERS, Outcome, Settings, Soak, SoakError
 from tests.soak.plan import Op, Options
 from tests.soak.replay import Replay, complaint, shrink
+from tests.support.mounted import Mounter
 from vmofs.units import PAGE_SIZE
 
 SHRINK_SECONDS = 90.0

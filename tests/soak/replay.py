@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.mounted import ROOT, vmofs_environment
 from tests.soak.board import SLOTS, Board
 from tests.soak.files import PrivateFile
 from tests.soak.plan import Op, Options
 from tests.soak.world import World, WrongError
+from tests.support.mounted import ROOT, vmofs_environment
 
 T = TypeVar("T")
 

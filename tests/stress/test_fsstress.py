@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.fsstress import Job
-from tests.mounted import Mounter
-from tests.store import ENVIRONMENT, Store
+from tests.support.fsstress import Job
+from tests.support.mounted import Mounter
+from tests.support.store import ENVIRONMENT, Store
 
 OPERATIONS = int(os.environ.get("VMOFS_FSX_OPERATIONS", "100000" if NIGHTLY else "1500"))
 SEED = int(os.environ.get("VMOFS_FSX_SEED", str(random.randrange(2**32))))
@@ -59,7 +59,7 @@ def run(top: Path, tmp_path: Path, pager: str, what: str) -> None:
             pager=pager,
         )
         jobs.append(job)
-        command = [sys.executable, "-m", "tests.fsstress", json.dumps(asdict(job))]
+        command = [sys.executable, "-m", "tests.support.fsstress", json.dumps(asdict(job))]
         processes.append(subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     outcomes = [process.communicate() for process in processes]
     for job, process, (_, complaint) in zip(jobs, processes, outcomes, strict=True):

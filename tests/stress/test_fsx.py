@@ -21,10 +21,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.fsx import Job
-from tests.mounted import Mounted, Mounter
-from tests.pager_client import PagerClient, metric
-from tests.store import ENVIRONMENT, Store, beside
+from tests.support.fsx import Job
+from tests.support.mounted import Mounted, Mounter
+from tests.support.pager_client import PagerClient, metric
+from tests.support.store import ENVIRONMENT, Store, beside
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 
@@ -46,7 +46,7 @@ def run(job: Job, what: str, mounted: Mounted) -> None:
     """Do the job in a process of its own, and say how it went."""
     faulthandler.cancel_dump_traceback_later()  # it takes as long as it is told to
     began = time.monotonic()
-    command = [sys.executable, "-m", "tests.fsx", json.dumps(asdict(job))]
+    command = [sys.executable, "-m", "tests.support.fsx", json.dumps(asdict(job))]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     history = Path(job.history).read_text().splitlines()
     what_was_done = ["the last operations:", *history[-HISTORY:], "the log:", *log_of(mounted)[-HISTORY:]]

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.hammer import Hammer, shared_writer
-from tests.identity import Actor, Who, reachable_mount
-from tests.mounted import Mounted, wait_for
-from tests.pager_client import metric
+from tests.support.hammer import Hammer, shared_writer
+from tests.support.identity import Actor, Who, reachable_mount
+from tests.support.mounted import Mounted, wait_for
+from tests.support.pager_client import metric
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 

@@ -46,10 +46,10 @@ from tests.fuse.test_shared_waiting import (
 from tests.fuse.test_short_turns import COMMANDS, act, make_and_remove_pagers, make_pieces, pin_and_close
 from tests.fuse.test_short_turns import write_blank_lines as write_empty_lines
 from tests.fuse.test_who_pays import WAYS, open_many, refused_after, remove_attributes, set_attributes
-from tests.identity import Actor, meanwhile, reachable_mount
-from tests.mounted import END_SECONDS, Mounted, wait_for
-from tests.pager_client import process_state
-from tests.rights import command
+from tests.support.identity import Actor, meanwhile, reachable_mount
+from tests.support.mounted import END_SECONDS, Mounted, wait_for
+from tests.support.pager_client import process_state
+from tests.support.rights import command
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.linux.procfs import descendants, has_ended
 

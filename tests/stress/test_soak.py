@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import ROOT, Mounter
 from tests.soak import conductor
 from tests.soak.conductor import MOUNT_OPTIONS, Settings, Soak, SoakError
+from tests.support.mounted import ROOT, Mounter
 
 SECONDS = float(os.environ.get("VMOFS_SOAK_SECONDS", "30"))
 FIXED_SEED = 20261125

@@ -22,7 +22,7 @@ from typing import Self
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.mounted import Mounted, Mounter, vmofs_command, vmofs_environment
+from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment
 
 ROUNDS = 200 if NIGHTLY else 8
 AT_ONCE = 4

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.mounted import wait_for
+from tests.support.mounted import wait_for
 from vmofs_mount.pagers.fifo_threads import Writer
 
 LINE = b"READ 1 0 4096 vmo/disk.img\n"

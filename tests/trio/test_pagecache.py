@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
+from tests.oracle.world import World
 from vmofs.core.pages.content import Bytes
-from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.cache.page_cache import PageCache
 from vmofs_mount.tree.inodes import VmoFile

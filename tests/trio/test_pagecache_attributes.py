@@ -9,8 +9,8 @@ from typing import NamedTuple
 import trio
 import trio.testing
 
+from tests.oracle.world import World
 from vmofs.core.vmos.aux import AuxVmo
-from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.cache.page_cache import PageCache
 from vmofs_mount.tree.inodes import AuxFile, VmoFile

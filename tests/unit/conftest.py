@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmofs.testing.world import World
+from tests.oracle.world import World
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import weakref
 
 import pytest
 
+from tests.oracle.world import World
 from vmofs.status import BadStateError
-from vmofs.testing.world import World
 
 
 class SpecialError(BadStateError):

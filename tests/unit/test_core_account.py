@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.children_harness import FULL, MODIFIED, ON_WRITE, P
+from tests.oracle.world import World
+from tests.support.children_harness import FULL, MODIFIED, ON_WRITE, P
 from vmofs.core.pages.account import SPARE_RANGES, Account
 from vmofs.core.pages.pins import MOST_PIECES, Pins
 from vmofs.core.vmos import children
@@ -14,7 +15,6 @@ from vmofs.core.vmos.clone import CloneVmo
 from vmofs.core.vmos.hints import MOST_RANGES
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import NoMemoryError
-from vmofs.testing.world import World
 from vmofs.units import Key, PageRange
 from vmofs.vocabulary import ChildKind
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import xxhash
 
+from tests.oracle.world import KEY, World
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import BadStateError, IoDataIntegrityError, NoMemoryError, OutOfRangeError, UnavailableError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange
 
 P = PAGE_SIZE

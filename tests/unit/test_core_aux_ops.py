@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P
+from tests.oracle.world import KEY, World
+from tests.support.dirty_harness import P
 from vmofs.core.operations import op_range
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import BadStateError, NoMemoryError, NotSupportedError, OutOfRangeError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import UINT64_MAX, PageRange
 from vmofs.vocabulary import AuxKind, VmoOp
 

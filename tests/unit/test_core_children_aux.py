@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.children_harness import FULL, MODIFIED, ON_WRITE, P, shows, snapshot, used
+from tests.oracle.world import AUX_KEY, World
+from tests.support.children_harness import FULL, MODIFIED, ON_WRITE, P, shows, snapshot, used
 from vmofs.core.operations import op_range
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
 from vmofs.status import AccessDeniedError, NoMemoryError, NotSupportedError, UnavailableError
 from vmofs.testing import pattern
-from vmofs.testing.world import AUX_KEY, World
 from vmofs.units import PageRange
 from vmofs.vocabulary import ChildKind, VmoOp
 

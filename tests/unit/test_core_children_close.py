@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.unit.children_harness import MODIFIED, ON_WRITE, clone, read, reference, shows, slice_of, used, write
+from tests.oracle.world import World
+from tests.support.children_harness import MODIFIED, ON_WRITE, clone, read, reference, shows, slice_of, used, write
 from vmofs.core.pager import Pager
 from vmofs.core.vmos.children import Vmo, create_child
 from vmofs.core.vmos.vmo import PagerVmo
-from vmofs.testing.world import World
 from vmofs.units import Key
 from vmofs.vocabulary import ChildKind
 

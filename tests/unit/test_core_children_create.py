@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.children_harness import (
+from tests.oracle.world import World
+from tests.support.children_harness import (
     FULL,
     MODIFIED,
     ON_WRITE,
@@ -20,12 +21,11 @@ from tests.unit.children_harness import (
     write,
     zero,
 )
-from tests.unit.dirty_harness import resizable
+from tests.support.dirty_harness import resizable
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import Vmo, create_child
 from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, InvalidArgsError, NotSupportedError, OutOfRangeError
-from vmofs.testing.world import World
 from vmofs.units import MAX_VMO_BYTES, UINT64_MAX
 from vmofs.vocabulary import AuxKind, ChildKind
 

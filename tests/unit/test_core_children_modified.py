@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, resize, shows, used, write, zero
-from tests.unit.dirty_harness import resizable
+from tests.oracle.world import World
+from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, resize, shows, used, write, zero
+from tests.support.dirty_harness import resizable
 from vmofs.core.vmos.clone import CloneVmo
-from vmofs.testing.world import World
 
 
 def family(world: World) -> tuple[CloneVmo, CloneVmo]:

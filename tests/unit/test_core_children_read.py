@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, slice_of, write, zero
+from tests.oracle.world import KEY, World
+from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, slice_of, write, zero
 from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError, TimedOutError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import PageRange
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, reference, resize, shows, slice_of, write
-from tests.unit.dirty_harness import resizable
+from tests.oracle.world import World
+from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, reference, resize, shows, slice_of, write
+from tests.support.dirty_harness import resizable
 from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError, UnavailableError
-from vmofs.testing.world import World
 from vmofs.units import MAX_VMO_BYTES
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import xxhash
 
-from tests.unit.children_harness import (
+from tests.oracle.world import World
+from tests.support.children_harness import (
     MODIFIED,
     P,
     aux_view,
@@ -31,7 +32,6 @@ from vmofs.status import (
     NotSupportedError,
     OutOfRangeError,
 )
-from vmofs.testing.world import World
 from vmofs.units import PageRange
 from vmofs.vocabulary import AuxKind, ChildKind
 

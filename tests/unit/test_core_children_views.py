@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.children_harness import P, PagerLike, aux_view, clone, read, reference, shows, slice_of, write, zero
-from tests.unit.dirty_harness import ack, dirty, modified, states
+from tests.oracle.world import World
+from tests.support.children_harness import P, PagerLike, aux_view, clone, read, reference, shows, slice_of, write, zero
+from tests.support.dirty_harness import ack, dirty, modified, states
 from vmofs.core.operations import op_range
 from vmofs.core.pages.states import PageState
 from vmofs.core.vmos.aux import AuxVmo
@@ -13,7 +14,6 @@ from vmofs.core.vmos.children import create_child
 from vmofs.core.vmos.view import AuxView
 from vmofs.core.vmos.vmo import VmoStatistics
 from vmofs.status import AccessDeniedError, InvalidArgsError, NotSupportedError, OutOfRangeError, UnavailableError
-from vmofs.testing.world import World
 from vmofs.units import PageRange
 from vmofs.vocabulary import AuxKind, ChildKind, VmoOp
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, used, write, zero
-from tests.unit.dirty_harness import dirty, modified, states
+from tests.oracle.world import KEY, World
+from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, used, write, zero
+from tests.support.dirty_harness import dirty, modified, states
 from vmofs.core.operations import op_range
 from vmofs.core.pages.states import PageState
 from vmofs.core.vmos.vmo import VmoOptions
@@ -19,7 +20,6 @@ from vmofs.status import (
     VmoError,
 )
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import PageRange
 from vmofs.vocabulary import PagerOp, VmoOp
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tests.oracle.world import KEY, World
 from vmofs.core.requests.port import Port
 from vmofs.core.vmos.vmo import PagerVmo
-from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE
 
 

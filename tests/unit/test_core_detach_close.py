@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pager import Pager
 from vmofs.core.pages.states import PageEvent, PageState
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, InvalidArgsError, OutOfRangeError
 from vmofs.testing import pattern
-from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import PAGE_SIZE, UINT64_MAX, Key, PageRange
 
 P = PAGE_SIZE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, states
+from tests.oracle.world import AUX_KEY, KEY, World
+from tests.support.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, states
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import (
@@ -17,7 +18,6 @@ from vmofs.status import (
     OutOfRangeError,
 )
 from vmofs.testing import pattern
-from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import UINT64_MAX, PageRange
 from vmofs.vocabulary import PagerOp
 

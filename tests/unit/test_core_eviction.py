@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pages import eviction as eviction_module
 from vmofs.core.pages.eviction import EvictedPages, Eviction, EvictionStatistics
 from vmofs.core.requests.access import Access
@@ -19,7 +20,6 @@ from vmofs.core.vmos.clone import CloneVmo
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import NoMemoryError
 from vmofs.testing import pattern
-from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import ChildKind, PagerOp
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.oracle.world import KEY, World
 from vmofs.core.pager import FAIL_CODES
 from vmofs.core.pages.states import PageEvent
 from vmofs.core.vmos.aux import AuxVmo
@@ -20,7 +21,6 @@ from vmofs.status import (
     VmoError,
 )
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE, UINT64_MAX, PageRange
 from vmofs.vocabulary import PagerOp
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.children_harness import clone
-from tests.unit.dirty_harness import P, ack, begin, dirty, grown, modified, states
+from tests.oracle.world import World
+from tests.support.children_harness import clone
+from tests.support.dirty_harness import P, ack, begin, dirty, grown, modified, states
 from vmofs.core.operations import op_range
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, NoMemoryError, NotSupportedError, OutOfRangeError
-from vmofs.testing.world import World
 from vmofs.units import UINT64_MAX, PageRange
 from vmofs.vocabulary import VmoOp
 

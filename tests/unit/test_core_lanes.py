@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.oracle.world import World
 from vmofs.core.vmos.vmo import PagerVmo
-from vmofs.testing.world import World
 
 
 def asked(world: World, count: int) -> list[PagerVmo]:

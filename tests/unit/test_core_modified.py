@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, clean, grown, modified, resize, states
+from tests.oracle.world import World
+from tests.support.dirty_harness import P, ack, clean, grown, modified, resize, states
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import BadStateError, InvalidArgsError, IoError, UnavailableError
-from vmofs.testing.world import World
 
 
 def test_stats_are_refused_for_vmos_of_others(world: World) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.oracle.world import KEY, World
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import PageRange
 from vmofs.vocabulary import PagerOp
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resizable, resize, states
+from tests.oracle.world import World
+from tests.support.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resizable, resize, states
 from vmofs.core.pages.pins import Pins
 from vmofs.status import BadStateError, IoError, OutOfRangeError
-from vmofs.testing.world import World
 from vmofs.units import PageRange
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, dirty, grown, modified, resizable, resize, states, zero
+from tests.oracle.world import KEY, World
+from tests.support.dirty_harness import P, ack, dirty, grown, modified, resizable, resize, states, zero
 from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import BadStateError, OutOfRangeError, UnavailableError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import MAX_VMO_BYTES, PageRange
 from vmofs.vocabulary import PagerOp
 

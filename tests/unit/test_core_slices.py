@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.children_harness import MODIFIED, ON_WRITE, clone
-from tests.unit.dirty_harness import P, dirty, states
+from tests.oracle.world import World
+from tests.support.children_harness import MODIFIED, ON_WRITE, clone
+from tests.support.dirty_harness import P, dirty, states
 from vmofs.core.operations import op_range
 from vmofs.core.pages.spans import SLICE, Spans
 from vmofs.core.requests.access import Access, Steps
@@ -19,7 +20,6 @@ from vmofs.core.vmos.view import AuxView
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, NotFoundError, OutOfRangeError, Status
 from vmofs.testing import pattern
-from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import ChildKind, PagerOp, VmoOp
 

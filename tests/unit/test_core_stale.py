@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, clean, grown, resize, zero
+from tests.oracle.world import World
+from tests.support.dirty_harness import P, ack, clean, grown, resize, zero
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.vmo import PagerVmo
-from vmofs.testing.world import World
 from vmofs.units import PageRange
 
 

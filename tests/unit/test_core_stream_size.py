@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, clean, dirty, modified, resizable, resize, states
+from tests.oracle.world import KEY, World
+from tests.support.dirty_harness import P, ack, clean, dirty, modified, resizable, resize, states
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import MAX_VMO_BYTES, PageRange
 
 

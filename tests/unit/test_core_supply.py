@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import xxhash
 
+from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pager import Pager
 from vmofs.core.pages.states import PageState
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, InvalidArgsError, IoDataIntegrityError, NotSupportedError, OutOfRangeError
 from vmofs.testing import pattern
-from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange
 from vmofs.vocabulary import AuxKind
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.oracle.world import World
 from vmofs.core.pages.states import PageState
 from vmofs.status import BadStateError, InvalidArgsError, NoMemoryError, OutOfRangeError
-from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE, PageRange
 
 P = PAGE_SIZE

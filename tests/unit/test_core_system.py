@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.oracle.world import KEY, World
 from vmofs.core.pages.runs import Run
 from vmofs.core.pages.states import PageState
 from vmofs.core.requests.access import Access, Need, Steps
 from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import IoError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import PacketCommand
 

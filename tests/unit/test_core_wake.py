@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.oracle.world import KEY, World
 from vmofs.core.requests.request import PageRequest
 from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import OutOfRangeError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pages.states import PageEvent
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import BadStateError, IoError, NoMemoryError
 from vmofs.testing import pattern
-from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import PAGE_SIZE, PageRange
 
 P = PAGE_SIZE

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resize, states
+from tests.oracle.world import AUX_KEY, KEY, World
+from tests.support.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resize, states
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import InvalidArgsError, IoError, OutOfRangeError
 from vmofs.testing import pattern
-from vmofs.testing.world import AUX_KEY, KEY, World
 from vmofs.units import UINT64_MAX, PageRange
 from vmofs.vocabulary import DirtyRange, PagerOp
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.unit.children_harness import MODIFIED, P, aux_view, clone, reference, slice_of, snapshot, write
+from tests.oracle.world import World
+from tests.support.children_harness import MODIFIED, P, aux_view, clone, reference, slice_of, snapshot, write
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import Vmo
-from vmofs.testing.world import World
 from vmofs.units import PageRange
 
 

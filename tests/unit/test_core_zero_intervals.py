@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, resize, states, zero
+from tests.oracle.world import World
+from tests.support.dirty_harness import P, ack, begin, clean, dirty, end, grown, resize, states, zero
 from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import OutOfRangeError
-from vmofs.testing.world import World
 from vmofs.units import PageRange
 
 # Growth

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.dirty_harness import P, ack, begin, clean, dirty, end, grown, modified, resizable, resize, states, zero
+from tests.oracle.world import KEY, World
+from tests.support.dirty_harness import (
+    P,
+    ack,
+    begin,
+    clean,
+    dirty,
+    end,
+    grown,
+    modified,
+    resizable,
+    resize,
+    states,
+    zero,
+)
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, IoError, NotFoundError, OutOfRangeError
 from vmofs.testing import pattern
-from vmofs.testing.world import KEY, World
 from vmofs.units import UINT64_MAX, PageRange
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import wire_fuzz
+from tests.support import wire_fuzz
 from vmofs.wire.commands import CommandKind
 
 

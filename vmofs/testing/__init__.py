@@ -1,1 +1,1 @@
-"""For tests of pagers and of vmofs itself: page patterns, a naive model, fault wrappers."""
+"""For tests of pagers, and of vmofs itself: page patterns."""

@@ -1,8 +1,8 @@
 """Random operations on the names of a tree, done to an ordinary tree as well: what fsstress does elsewhere.
 
 Each process has a tree of its own, in which every call must end as it does in the ordinary tree, and all of them share
-a directory, in which they rename files of each other: there every file must be whole. ``python -m tests.fsstress`` with
-a ``Job`` as JSON.
+a directory, in which they rename files of each other: there every file must be whole. ``python -m
+tests.support.fsstress`` with a ``Job`` as JSON.
 """
 
 # ruff: noqa: S311 - nothing here is a secret
@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.writing import mapped
+from tests.support.writing import mapped
 from vmofs.units import PAGE_SIZE
 
 NAMES = "abcdef"

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.identity import Actors, Who, reachable_mount
+from tests.support.identity import Actors, Who, reachable_mount
 
 TEAM = 3000
 

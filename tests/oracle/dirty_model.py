@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vmofs.core.pages.states import PageState
-from vmofs.status import Status, VmoError
-from vmofs.testing.model import (
+from tests.oracle.model import (
     REAL,
     ZEROS,
     Model,
@@ -24,6 +22,8 @@ from vmofs.testing.model import (
     ModelWrite,
     runs,
 )
+from vmofs.core.pages.states import PageState
+from vmofs.status import Status, VmoError
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.contract_calls import ROOT_ONLY, Member
-from tests.contract_worlds import Worlds
+from tests.oracle.model import ModelRequest
+from tests.support.contract_calls import ROOT_ONLY, Member
+from tests.support.contract_worlds import Worlds
 from vmofs.core.vmos.vmo import VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
-from vmofs.testing.model import ModelRequest
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import ChildKind, PacketCommand, PagerOp
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.mounted import wait_for
+from tests.support.mounted import wait_for
 
 _PAGER = r"""
 import os, struct, sys

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from tests.mounted import ROOT, SOURCE_ROOTS, Mounted
-from tests.pager_client import PagerClient, Vmo
+from tests.support.mounted import ROOT, SOURCE_ROOTS, Mounted
+from tests.support.pager_client import PagerClient, Vmo
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE_ROOTS}
 PAUSE_SECONDS = 0.1

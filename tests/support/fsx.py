@@ -1,7 +1,7 @@
 """Random operations on one file, done to an ordinary file as well, compared byte by byte: what fsx does elsewhere.
 
 Every written word says which operation wrote it, so that a wrong byte tells where it came from. Runs as a program,
-``python -m tests.fsx`` with a ``Job`` as JSON, since an access through a mapping that fails ends the process.
+``python -m tests.support.fsx`` with a ``Job`` as JSON, since an access through a mapping that fails ends the process.
 """
 
 # ruff: noqa: S311 - nothing here is a secret
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.writing import SharedMapping
+from tests.support.writing import SharedMapping
 from vmofs.units import PAGE_SIZE
 
 BURST = (1, 1, 1, 2, 4, 10)

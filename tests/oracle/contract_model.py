@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.oracle.children_model import ModelClone, ModelFamily
+from tests.oracle.dirty_model import OK, DirtyModel, DirtyVmo
+from tests.oracle.model import ModelAccess, ModelNeed, ModelPager, ModelVmo
 from vmofs.status import Status, VmoError
-from vmofs.testing.children_model import ModelClone, ModelFamily
-from vmofs.testing.dirty_model import OK, DirtyModel, DirtyVmo
-from vmofs.testing.model import ModelAccess, ModelNeed, ModelPager, ModelVmo
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from xxhash import xxh3_64_hexdigest
 
-from tests.contract_calls import OPS, Call, Member, Pinned, Side, Tree, core_access, model_access, outcome
-from tests.contract_running import SIGBUS, ByCommand, InProcess, InThread, Running, read_call, write_call
-from tests.contract_worlds import SHOWN_PAGES, Worlds, read_page
-from tests.mounted import wait_for
-from tests.pager_client import SECONDS, PagerClient, Vmo, metric
-from tests.raw_mapping import RawMapping, mapped
+from tests.support.contract_calls import OPS, Call, Member, Pinned, Side, Tree, core_access, model_access, outcome
+from tests.support.contract_running import SIGBUS, ByCommand, InProcess, InThread, Running, read_call, write_call
+from tests.support.contract_worlds import SHOWN_PAGES, Worlds, read_page
+from tests.support.mounted import wait_for
+from tests.support.pager_client import SECONDS, PagerClient, Vmo, metric
+from tests.support.raw_mapping import RawMapping, mapped
 from vmofs.core.pages.pins import Pin
 from vmofs.core.pages.states import PageState
 from vmofs.core.requests.request import Packet

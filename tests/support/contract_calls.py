@@ -6,6 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tests.oracle.children_model import ModelClone, ModelCloneCommit, ModelCloneRead, ModelCloneWrite
+from tests.oracle.contract_model import (
+    ContractModel,
+    ModelClonePrefetch,
+    ModelCloneSetSize,
+    ModelCloneZero,
+    ModelDone,
+    ModelRefused,
+    ModelRoot,
+)
+from tests.oracle.dirty_model import (
+    DirtyVmo,
+    ModelAlwaysNeed,
+    ModelCommit,
+    ModelPin,
+    ModelPrefetch,
+    ModelSetSize,
+    ModelSetStreamSize,
+    ModelZero,
+)
+from tests.oracle.model import ModelAccess, ModelPager, ModelPort, ModelRead, ModelVmo, ModelWrite
 from vmofs.core import operations
 from vmofs.core.pager import Pager
 from vmofs.core.pages.pins import Pin
@@ -16,27 +37,6 @@ from vmofs.core.vmos.clone import CloneVmo
 from vmofs.core.vmos.view import PagerView
 from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import Status, VmoError
-from vmofs.testing.children_model import ModelClone, ModelCloneCommit, ModelCloneRead, ModelCloneWrite
-from vmofs.testing.contract_model import (
-    ContractModel,
-    ModelClonePrefetch,
-    ModelCloneSetSize,
-    ModelCloneZero,
-    ModelDone,
-    ModelRefused,
-    ModelRoot,
-)
-from vmofs.testing.dirty_model import (
-    DirtyVmo,
-    ModelAlwaysNeed,
-    ModelCommit,
-    ModelPin,
-    ModelPrefetch,
-    ModelSetSize,
-    ModelSetStreamSize,
-    ModelZero,
-)
-from vmofs.testing.model import ModelAccess, ModelPager, ModelPort, ModelRead, ModelVmo, ModelWrite
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import VmoOp
 

@@ -21,7 +21,7 @@ from vmofs_mount.linux.holders import holders
 from vmofs_mount.linux.knobs import open_abort
 from vmofs_mount.linux.mountinfo import mount_at
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = f"{ROOT}{os.pathsep}{ROOT / 'mount'}"
 READY_SECONDS = 20.0
 END_SECONDS = 10.0

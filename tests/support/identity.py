@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from tests.mounted import Mounted, Mounter
+from tests.support.mounted import Mounted, Mounter
 
 T = TypeVar("T")
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contract_calls import (
+from tests.oracle.children_model import ModelClone, look
+from tests.oracle.contract_model import ContractModel
+from tests.oracle.dirty_model import OK, DirtyVmo
+from tests.oracle.model import REAL, ModelAux
+from tests.support.contract_calls import (
     ROOT_ONLY,
     Call,
     Member,
@@ -20,8 +24,8 @@ from tests.contract_calls import (
     outcome,
     pages_of,
 )
-from tests.payers import Payers
-from tests.stale_copies import Caches
+from tests.support.payers import Payers
+from tests.support.stale_copies import Caches
 from vmofs.core.pages.pins import Pin
 from vmofs.core.requests.request import Packet
 from vmofs.core.requests.system import System
@@ -32,10 +36,6 @@ from vmofs.core.vmos.view import PagerView
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
-from vmofs.testing.children_model import ModelClone, look
-from vmofs.testing.contract_model import ContractModel
-from vmofs.testing.dirty_model import OK, DirtyVmo
-from vmofs.testing.model import REAL, ModelAux
 from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.vocabulary import ChildKind, PagerOp
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pager_client import SECONDS, Background, PagerClient, Vmo
+from tests.support.pager_client import SECONDS, Background, PagerClient, Vmo
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.wire.results import parse_dirty_ranges, parse_result

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tests.oracle.world import World
 from vmofs.core.pager import DIRTY_RANGE_IS_ZERO
 from vmofs.core.pages.states import PageState
 from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
-from vmofs.testing.world import World
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PagerOp
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from tests.pager_client import SECONDS, Background, ReaderProcess
-from tests.writing import CommandFile
+from tests.support.pager_client import SECONDS, Background, ReaderProcess
+from tests.support.writing import CommandFile
 from vmofs.status import Status
 from vmofs.wire.results import parse_result
 from vmofs_mount.front.errno_map import ERRNO_OF_STATUS

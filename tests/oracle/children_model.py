@@ -1,16 +1,16 @@
 """A naive model of copy-on-write children: what zircon-pager 2.12 and 5.3 say, page by page, without hidden nodes.
 
 What a snapshot freezes is copied when it is made. A clone is a dict of the pages that are its own, and a window on its
-parent. Waiting for the root's pager is ``vmofs.testing.model``'s.
+parent. Waiting for the root's pager is ``tests.oracle.model``'s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tests.oracle.model import WRITE_BATCH, ZEROS, ModelAccess, ModelNeed, ModelVmo
 from vmofs.core.pages.states import PageState
 from vmofs.status import Status, VmoError
-from vmofs.testing.model import WRITE_BATCH, ZEROS, ModelAccess, ModelNeed, ModelVmo
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import ChildKind, PacketCommand
 
