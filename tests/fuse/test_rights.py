@@ -1,8 +1,8 @@
 """Who may do what: every identity x every file of the tree x every operation, as the kernel says it of a tmpfs.
 
 The tables are ``PEOPLE`` and ``TREE`` of ``tests/support/rights.py``, and ``OPERATIONS``. What the kernel refuses
-of the twin must be refused in the mount, by the same errno, and what it allows must be allowed, but for what ``deviation`` lists,
-which holds for everybody.
+of the twin must be refused in the mount, by the same errno, and what it allows must be allowed, but for what
+``deviation`` lists, which holds for everybody.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Shows what Linux 6.18 does to a file of any FUSE filesystem that is written through a mapping and made longer.
 
 ``python -m tests.support.lost_append PATH SECONDS [msync]`` stores into the last page of a new file through a mapping
-and appends, over and over, while a thread has the kernel write back what is dirty. It counts how often the mapping has not
-what was appended, and how often the filesystem has not. With ``msync`` the mapping is written back before each append.
+and appends, over and over, while a thread has the kernel write back what is dirty. It counts how often the
+mapping has not what was appended, and how often the filesystem has not. With ``msync`` the mapping is written back
+before each append.
 """
 
 from __future__ import annotations

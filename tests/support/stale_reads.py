@@ -1,7 +1,7 @@
 """Direct asynchronous writes of a file that others read through the page cache: nobody may read what was there before.
 
-The situation of xfstests' generic/451. ``python -m tests.support.stale_reads PATH SECONDS libaio|io_uring [write_only]``
-tries it on a file of any filesystem and prints how many reads after how many writes were stale.
+The situation of xfstests' generic/451. ``python -m tests.support.stale_reads PATH SECONDS KIND [write_only]`` (KIND:
+libaio or io_uring) tries it on a file of any filesystem and prints how many reads after how many writes were stale.
 """
 
 from __future__ import annotations
