@@ -14,6 +14,8 @@ import pytest
 from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
 from tests.support.pager_client import Background, PagerClient, ReaderProcess, Readers
 from vmofs.units import PAGE_SIZE
+from vmofs_mount.front import unmounting
+from vmofs_mount.linux.mountinfo import mount_at
 
 WAYS: dict[str, Callable[[Path], list[str]]] = {
     "umount": lambda path: ["umount", str(path)],
@@ -275,3 +277,17 @@ def test_who_lists_a_directory_into_a_missing_page_leaves_no_thread_behind(
             lister.kill()
         check_that_it_ends(mount, command)
     lister.process.wait(END_SECONDS)
+
+
+def test_a_mount_that_has_the_number_of_one_that_is_gone_keeps_its_connection(
+    mount: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see that nobody serves a mount takes a while, in which it may go, and its number be given to another one."""
+    monkeypatch.setattr(unmounting, "_is_served_by_nobody", lambda _mount: True)
+    now = mount_at(str(mount.path))
+    assert now is not None
+    unmounting._break_if_served_by_nobody(now._replace(number=now.number + 10_000))
+    assert (mount.path / "control" / "version").read_text().startswith("vmofs ")
+    unmounting._break_if_served_by_nobody(now)
+    mount.expected_log.append("the connection to the kernel broke")
+    assert mount.process.wait(END_SECONDS) == 0

@@ -100,8 +100,8 @@ def is_stale(path: str) -> bool:
         with suppress(queue.Empty):
             return codes.get(timeout=_LOOK_SECONDS) in {errno.ENOTCONN, errno.ECONNABORTED}
         mount = mount_at(path)
-        if mount is not None and _is_served_by_nobody(mount):
-            _break_connection(mount)
+        if mount is not None:
+            _break_if_served_by_nobody(mount)
         if time.monotonic() > deadline:
             raise UnmountError(does_not_answer(path, mount))
 
@@ -137,11 +137,17 @@ def _may_serve(pid: int, mount: MountPoint) -> bool:
         return False
 
 
-def _break_connection(mount: MountPoint) -> None:
+def _break_if_served_by_nobody(mount: MountPoint) -> None:
+    """Break the connection of a mount that nobody serves. It may be gone, and its number another mount's by now.
+
+    So the file by which it is broken is opened first: it is that of one connection. The mount was there before, and if
+    it still is, that connection is its own. To look for who serves it may take seconds.
+    """
     with suppress(OSError):  # it is gone; or it cannot be done here, which is said soon
         abort = open_abort(mount.minor)
         try:
-            os.write(abort, b"1")
+            if mount_at(mount.path) == mount and _is_served_by_nobody(mount):
+                os.write(abort, b"1")
         finally:
             os.close(abort)
 
