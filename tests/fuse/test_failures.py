@@ -27,6 +27,8 @@ CODES = {
 }
 REPEATED = 200
 
+pytestmark = pytest.mark.alone  # whether a READ is a retry of the kernel is told by what its reader does just then
+
 
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:

@@ -69,6 +69,7 @@ KINDS = ("stat", "evict, supply, read", "miss")
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others"),
     pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="/dev/fuse cannot be used here"),
 ]
