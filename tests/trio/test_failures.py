@@ -114,6 +114,20 @@ async def test_where_looking_takes_too_long_retries_are_awaited_for_longer_too(m
     assert left.seconds > RETRY_SECONDS
 
 
+@pytest.mark.parametrize("all_do", [True, False])
+async def test_a_read_whose_reader_waits_for_its_page_is_not_stale(
+    monkeypatch: pytest.MonkeyPatch, all_do: bool
+) -> None:
+    """The older page has gone, and the news of it is late. The retry would be counted twice when it comes."""
+    monkeypatch.setattr(module, "_look_at", lambda all_: dict.fromkeys(all_, Blocked(reads=1, all_do=all_do)))
+    monkeypatch.setattr(module, "reads_file", lambda *_: True)
+    counts = Retries(0)
+    counts.began(PROCESS)
+    left = await counts.count(PROCESS, 0, (), 1, PageRange(0, 1), stale=True)
+    assert left.of == {PROCESS: 1}
+    assert left.stale == (not all_do)
+
+
 async def test_who_waited_in_vain_is_not_told_so_for_longer_than_needed(autojump_clock: MockClock) -> None:
     failures = Failures(Dropping().drop)
     failure = failures.remember(RetriesLeft({PROCESS: 1}, 2.0), PageRange(0, 1), TimedOutError("late"), None)

@@ -60,10 +60,14 @@ _LATE_SECONDS = 0.005  # after which at most we know of a drop that has ended be
 
 
 class RetriesLeft(NamedTuple):
-    """How many retries each process will make, and within how many seconds."""
+    """How many retries each process will make, and within how many seconds.
+
+    ``stale``: the READ met the page of an older failure, and its reader is the one that waits for it.
+    """
 
     of: dict[int, int]
     seconds: float = RETRY_SECONDS
+    stale: bool = False
 
 
 class Failure:
@@ -280,10 +284,13 @@ class Retries:
             if not (stale or seen[process].reads or seen[process].faults):  # not yet asleep?
                 await trio.sleep(_FALL_ASLEEP_SECONDS)
                 seen = await self._look(uid, {process, *others})
+            # The reader of a stale READ is not seen to wait for a page. If all its threads are, the page has gone, and
+            # the READ is that of a new one, though we do not know of it yet.
+            stale = stale and not seen[process].all_do
             left = {other: self._behind_lock(other, seen) for other in others if other != process}
             left[process] = await self._of_reader(uid, process, seen, ino, pages, stale=stale)
-            return RetriesLeft(left, self._patience())
-        return RetriesLeft({process: _RETRIES_OF_READ}, self._patience())  # the machine is very slow
+            return RetriesLeft(left, self._patience(), stale)
+        return RetriesLeft({process: _RETRIES_OF_READ}, self._patience(), stale)  # the machine is very slow
 
     def _patience(self) -> float:
         return min(max(RETRY_SECONDS, _RETRIES_PER_LOOK * self._look_took), _MAX_RETRY_SECONDS)

@@ -99,7 +99,7 @@ class OpenVmos:
             stale=stale_by is not None,
             uid=handle.caller.uid,
         )
-        self._remember(file, retries, pages, error, stale_by)
+        self._remember(file, retries, pages, error, stale_by if retries.stale else None)
 
     def _remember(
         self, file: VmoFile, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None = None

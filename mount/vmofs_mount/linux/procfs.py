@@ -37,12 +37,13 @@ _PF_EXITING = 0x4  # of <linux/sched.h>
 class Blocked:
     """How many threads of a process wait for pages: inside a system call, in a page fault.
 
-    ``asking``: one waits in a page fault for a READ of its own.
+    ``asking``: one waits in a page fault for a READ of its own. ``all_do``: every thread waits for a page.
     """
 
     reads: int = 0
     faults: int = 0
     asking: bool = False
+    all_do: bool = False
 
 
 def can_see_everybody() -> bool:
@@ -92,7 +93,8 @@ def blocked_threads(process: int) -> Blocked:
     """Return which threads of a process wait for pages."""
     reads = faults = 0
     asking = False
-    for thread in _threads(process):
+    threads = list(_threads(process))
+    for thread in threads:
         state = state_of(thread)
         if state == "D":
             if in_fault(thread):
@@ -101,7 +103,7 @@ def blocked_threads(process: int) -> Blocked:
                 reads += 1
         elif state == "S":
             asking = asking or in_fault(thread)
-    return Blocked(reads, faults, asking)
+    return Blocked(reads, faults, asking, all_do=0 < len(threads) == reads + faults)
 
 
 def descendants(process: int) -> Iterator[int]:
