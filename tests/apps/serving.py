@@ -101,10 +101,16 @@ class Served:
 
         Taken from ``control/log``, which keeps the last 1000 lines: for tests that touch few pages.
         """
+        # Readers are answered first, then the command is logged.
+        wait_for(lambda: len(self._supplies()) >= self.counter("read_requests_total"), "all answers are logged")
+        supplies = self._supplies()
+        assert len(supplies) == self.counter("read_requests_total")
+        return [page for offset, length in supplies for page in sorted(pages_of(int(offset), int(length)))]
+
+    def _supplies(self) -> list[tuple[str, str]]:
+        """Return offset and length of each supply that was logged."""
         log = (self.mount.path / "control" / "log").read_text()
-        lines = re.findall(rf" control/{self.pager}/supply_pages \S+ (\d+) (\d+) \S+ 0 -> ZX_OK$", log, re.MULTILINE)
-        assert len(lines) == self.counter("read_requests_total")
-        return [page for offset, length in lines for page in sorted(pages_of(int(offset), int(length)))]
+        return re.findall(rf" control/{self.pager}/supply_pages \S+ (\d+) (\d+) \S+ 0 -> ZX_OK$", log, re.MULTILINE)
 
     def counter(self, name: str) -> int:
         """Return a number of the pager's statistics."""
