@@ -26,7 +26,7 @@ class Store:
         self.pager = PagerClient(mounted.path)
         self.directory = directory
         directory.mkdir()
-        command = [sys.executable, str(ROOT / "tests" / "store_pager.py")]
+        command = [sys.executable, str(ROOT / "tests" / "support" / "store_pager.py")]
         arguments = [mounted.path, self.pager.name, directory, seed, lock]
         self._process = subprocess.Popen([*command, *map(str, arguments)], env=ENVIRONMENT)
 
