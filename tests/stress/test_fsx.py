@@ -49,7 +49,7 @@ def run(job: Job, what: str, mounted: Mounted) -> None:
     command = [sys.executable, "-m", "tests.support.fsx", json.dumps(asdict(job))]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     history = Path(job.history).read_text().splitlines()
-    what_was_done = ["the last operations:", *history[-HISTORY:], "the log:", *log_of(mounted)[-HISTORY:]]
+    what_was_done = ["the last operations:", *history[-HISTORY:]]
     assert done.returncode == 0, "\n".join([f"seed {job.seed}: {done.returncode} {done.stderr}", *what_was_done])
     stats = (mounted.path / "control" / "stats").read_text()
     evicted = metric(stats, "vmofs_evicted_pages_total")
@@ -103,5 +103,8 @@ def test_a_written_vmo_is_what_an_ordinary_file_is(
                 job = job_for(tmp_path, vmo.path, content, control, "" if crowded else kept)
                 run(job, f"VMO {options} {'crowded' if crowded else 'alone'}", mounted)
         store.close()
+    except AssertionError as error:
+        error.add_note("\n".join(["the log:", *log_of(mounted)[-HISTORY:]]))
+        raise
     finally:
         store.kill()
