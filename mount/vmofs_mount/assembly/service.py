@@ -249,8 +249,9 @@ class Service:
 
     async def _set_size(self, file: VmoFile, size_bytes: int, thread: int) -> None:
         await self._bring_in_for_size(file, size_bytes)
-        self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
         process = thread_group(thread)
+        await self.opened.wait_until_written(file, process)
+        self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
         try:
             await self.opened.run_unless_killed(file.vmo.set_size(size_bytes), process, file)
         finally:

@@ -53,6 +53,10 @@ class PendingWrites:
         """Return whether a WRITE of some of these pages is under way."""
         return bool(self.over(file, pages))
 
+    def count(self, file: VmoFile) -> int:
+        """Return how many WRITEs of a file are under way."""
+        return len(self._by_file.get(file, ()))
+
     def over(self, file: VmoFile, pages: PageRange) -> list[PageRange]:
         """Return the ranges of the WRITEs under way that have a page in common with ``pages``."""
         return [write.pages for write in self._by_file.get(file, ()) if write.pages & pages]

@@ -18,17 +18,18 @@ from vmofs.core.requests.access import Access
 from vmofs.core.vmos.children import is_resizable
 from vmofs.core.vmos.view import PagerView
 from vmofs.core.vmos.vmo import PagerVmo
-from vmofs.status import IoError, OutOfRangeError, VmoError
-from vmofs.units import PAGE_SIZE, PageRange, page_count
+from vmofs.status import BadStateError, IoError, OutOfRangeError, VmoError
+from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
 from vmofs_mount.cache.read_retries import Failure, Failures, Retries, RetriesLeft, find_stale
+from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.linux.mountinfo import Place
-from vmofs_mount.linux.procfs import thread_group
+from vmofs_mount.linux.procfs import thread_group, writes_file
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.tree.inodes import VmoFile
 from vmofs_mount.tree.limits import Limits, Resource
@@ -65,6 +66,8 @@ class OpenVmos:
         self._retries = Retries(place.minor)
         self.directories = LockedDirectories(place.mountpoint, spawn)
         self._killed = KillWatch(spawn)
+        self.taken = TakenWrites(cache, spawn)
+        self._looker = trio.CapacityLimiter(8)
         self.reads = ReadWatch(engine, spawn, self.directories, self._killed, lambda file: self._open.get(file, ()))
         self.sizes = KernelSizes(place, spawn)
         self.modified = modified
@@ -170,6 +173,72 @@ class OpenVmos:
         finally:
             self.limits.give(Resource.REQUESTS, handle.caller.uid)
 
+    async def write(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
+        """Do as ``run_counted`` does for a WRITE of a file that may be mapped.
+
+        If it is to be let go, it is taken, unless it must be that of a ``write``, whose caller learns that it failed.
+
+        Raises:
+            VmoError: as ``run_counted``.
+            InterruptedError: as ``run_counted``, for a ``write``.
+        """
+        file, uid = handle.file, handle.caller.uid
+        if self.taken.over(file, PageRange.of_bytes(offset, len(data))):
+            self.limits.take(Resource.REQUESTS, uid)
+            return self.taken.take(file, offset, data, partial(self._carry_out, access, uid))
+        if self.engine.start(access):
+            return access.result()
+        try:
+            self.limits.take(Resource.REQUESTS, uid)
+        except VmoError:
+            access.cancel()
+            self.engine.settle()
+            raise
+        over = trio.Event()
+        self._spawn(self._wait, access, uid, over)
+        try:
+            await self._unless_killed(over.wait, handle.process, file)
+        except InterruptedError:
+            if await self._is_of_write(file, handle.process) and not access.done:
+                self.engine.abort(access, BadStateError("it was let go"))
+                raise
+            if not access.done:
+
+                async def result() -> None:
+                    await over.wait()
+                    access.result()
+
+                return self.taken.take(file, offset, data, result)
+        return access.result()
+
+    async def _is_of_write(self, file: VmoFile, process: int) -> bool:
+        """Return whether the only WRITE of a file that waits is that of a ``write`` of a process."""
+        return self.cache.writes.count(file) == 1 and await trio.to_thread.run_sync(
+            writes_file, process, file.ino, limiter=self._looker
+        )
+
+    async def _carry_out(self, access: Access[int], uid: int) -> None:
+        try:
+            await self.engine.run(access)
+        finally:
+            self.limits.give(Resource.REQUESTS, uid)
+
+    async def _wait(self, access: Access[int], uid: int, over: trio.Event) -> None:
+        try:
+            await self.engine.wait(access)
+        finally:
+            self.limits.give(Resource.REQUESTS, uid)
+            over.set()
+
+    async def wait_until_written(self, file: VmoFile, process: int) -> None:
+        """Wait until all WRITEs that were taken are carried out, as ``run_unless_killed`` does.
+
+        Raises:
+            InterruptedError: the process was killed, or keeps everybody from a directory.
+        """
+        if self.taken.over(file, ALL_PAGES):
+            await self._unless_killed(partial(self.taken.wait_over, file), process, file)
+
     async def run_unless_killed(
         self, access: Access[T], process: int, locked: VmoFile | None = None, *, is_started: bool = False
     ) -> T:
@@ -213,6 +282,7 @@ class OpenVmos:
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""
+        self.taken.check()
         assert all(processes.total() == file.open_count for file, processes in self._open.items())
         self.reads.check()
 
@@ -253,6 +323,8 @@ class VmoHandle(Handle):
                     raise OutOfRangeError(f"{offset}+{size} was cut off: {self.file.path} ends at {vmo.stream_size}")
                 if min(offset + size, vmo.stream_size) != end:
                     continue  # the size has changed again
+            if self._opened.taken:
+                data = self._opened.taken.overlay(self.file, offset, data)
             if end > offset and self._opened.cache.writes and not self.flags & os.O_DIRECT:
                 self._opened.cache.writes.note_read(self.file, PageRange.of_bytes(offset, end - offset))
             return data
@@ -313,7 +385,10 @@ class VmoHandle(Handle):
             self._opened.content_changed(self.file, self.caller, False)
         await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
-            access: Access[int] = self.file.vmo.write(offset, data[:room])
+            data = data[:room]
+            access: Access[int] = self.file.vmo.write(offset, data)
+            if self.file.mapper_count:
+                return await self._opened.write(access, self, offset, data)
             return await self._opened.run_counted(access, self, self.file)
         except (VmoError, InterruptedError):
             # The page cache has what was refused, also what was stored through a mapping.
@@ -339,6 +414,8 @@ class VmoHandle(Handle):
 
     async def fsync(self) -> None:
         """Wait until the pager has written back what is dirty now, if the VMO was made so."""
+        await self._opened.wait_until_written(self.file, self.process)
+        self._opened.taken.raise_failure(self.file)
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory

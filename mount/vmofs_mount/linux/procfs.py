@@ -26,6 +26,13 @@ _READS = {
 }
 """Numbers of read, pread64, readv, preadv and preadv2, and what is shown of a thread in a page fault."""
 
+_WRITES = {
+    "x86_64": {"1", "18", "20", "40", "296", "328"},
+    "aarch64": {"64", "68", "66", "71", "70", "287"},
+    "riscv64": {"64", "68", "66", "71", "70", "287"},
+}
+"""Numbers of write, pwrite64, writev, sendfile, pwritev and pwritev2."""
+
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
 _FAULT = "handle_mm_fault"  # the same on every architecture
@@ -118,12 +125,27 @@ def descendants(process: int) -> Iterator[int]:
 
 def reads_file(process: int, ino: int) -> bool:
     """Return whether a thread sleeps in a system call with a descriptor of this inode as first or second argument."""
+    return any(_names_file(process, call, ino) for call in _calls(process))
+
+
+def writes_file(process: int, ino: int) -> bool:
+    """Return whether a thread sleeps in a ``write`` to this inode, or the like; False where that cannot be known."""
+    writes = _WRITES.get(platform.machine(), set())
+    return any(call[0] in writes and _names_file(process, call, ino) for call in _calls(process))
+
+
+def _calls(process: int) -> Iterator[list[str]]:
+    """Yield number and arguments of the system calls that the threads of a process sleep in."""
     for thread in _threads(process):
         for line in _lines(thread / "syscall"):
-            for word in line.split()[1:3]:
-                number = int(word, 16) if word.startswith("0x") else -1
-                if f"ino:\t{ino}" in _lines(f"/proc/{process}/fdinfo/{number}"):
-                    return True
+            yield line.split()
+
+
+def _names_file(process: int, call: list[str], ino: int) -> bool:
+    for word in call[1:3]:
+        number = int(word, 16) if word.startswith("0x") else -1
+        if f"ino:\t{ino}" in _lines(f"/proc/{process}/fdinfo/{number}"):
+            return True
     return False
 
 
