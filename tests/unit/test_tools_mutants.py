@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from tests.mounted import ROOT
-from tools.house.mutants import again, chosen, sites
+from tools.house.mutants import Outcome, again, chosen, sites
 from tools.house.mutating import Identity, Kind, Vocabulary, broken, mutants
 from tools.house.trials import relevant_tests
 
@@ -102,6 +102,8 @@ def test_a_list_is_found_again_and_what_is_gone_is_said(capsys: pytest.CaptureFi
     wanted = chosen(all_sites, 20, seed=5)
     assert wanted == chosen(all_sites, 20, seed=5)
     lines = [f"{site.mutant.identity}  {site.mutant.change}" for site in wanted]
+    outcomes = [str(Outcome(site, "tests/unit/test_a.py::test_b", 1)) for site in wanted]
+    assert again(all_sites, "\n".join([*outcomes, "20 mutants, 20 killed, 0 survived"])) == wanted
     gone = [lines[0].split(" ", 1)[0] + "x " + lines[0].split(" ", 1)[1], *lines[1:19], f"{lines[19]} + 1"]
     assert again(all_sites, "\n".join(lines)) == wanted
     assert again(all_sites, "\n".join(gone)) == wanted[1:]

@@ -40,7 +40,7 @@ class Outcome:
 
     def __str__(self) -> str:
         identity, verdict = self.site.mutant.identity, f"killed by {self.killed_by}" if self.killed_by else "SURVIVED"
-        return f"{identity}  {self.site.file}  {self.site.mutant.change}  {verdict}"
+        return f"{identity}  {self.site.mutant.change}  {self.site.file}  {verdict}"
 
 
 def sites(packages: list[str]) -> dict[Identity, Site]:
@@ -48,11 +48,11 @@ def sites(packages: list[str]) -> dict[Identity, Site]:
 
     Left out are those whose function has the same name as another one, in another file: they could not be told apart.
     """
-    found: dict[Identity, Site] = {}
+    words, found = vocabulary(), dict[Identity, Site]()
     files: dict[str, set[str]] = {}
     for path in sorted(path for package in packages for path in (ROOT / package).rglob("*.py")):
         file = str(path.relative_to(ROOT))
-        for mutant in mutants(ast.parse(path.read_text()), vocabulary()):
+        for mutant in mutants(ast.parse(path.read_text()), words):
             found[mutant.identity] = Site(file, mutant)
             files.setdefault(mutant.identity.function, set()).add(file)
     return {identity: found[identity] for identity in sorted(found) if len(files[identity.function]) == 1}
@@ -70,10 +70,15 @@ def chosen(all_sites: dict[Identity, Site], count: int, seed: int) -> list[Site]
 
 
 def again(all_sites: dict[Identity, Site], text: str) -> list[Site]:
-    """Return the mutants of a list, and say which no longer exist, and which are about other code now."""
+    """Return the mutants of a list, and say which no longer exist, and which are about other code now.
+
+    What a run has printed is a list, too.
+    """
     found = []
-    for line in filter(None, text.splitlines()):
-        identity, change = Identity.of(line), line.split("  ", 1)[1]
+    for line in text.splitlines():
+        if " => " not in line:  # the summary
+            continue
+        identity, change = Identity.of(line), line.split("  ")[1]
         site = all_sites.get(identity)
         if site is None:
             print(f"{identity}  NO LONGER EXISTS  {change}")
