@@ -66,7 +66,7 @@ class Recorder:
         self.misses: list[Miss] = []
         self._root = f"{root}{os.sep}"
         self._folders = tuple(f"{folder}{os.sep}" for folder in folders)
-        self._names: dict[CodeType, str | None] = {}
+        self._names: dict[str, str | None] = {}
         self._walk: Walk | None = None
         self._step: Callable[[FrameType, str, Any], None] = self._look_for_read
         self._ends_with: FrameType | None = None
@@ -173,10 +173,10 @@ class Recorder:
 
     def _name(self, code: CodeType) -> str | None:
         """Return the file's name within the project, None if it is not of the project."""
-        if code not in self._names:
-            file = code.co_filename
-            self._names[code] = file.removeprefix(self._root) if file.startswith(self._folders) else None
-        return self._names[code]
+        file = code.co_filename  # code objects of two files may be equal
+        if file not in self._names:
+            self._names[file] = file.removeprefix(self._root) if file.startswith(self._folders) else None
+        return self._names[file]
 
     def save(self, path: Path) -> None:
         """Write the misses as JSON."""
