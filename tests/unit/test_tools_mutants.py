@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.mounted import ROOT
+from tools.house.foreground import ROOT
 from tools.house.mutants import Outcome, again, chosen, sites
 from tools.house.mutating import Identity, Kind, Vocabulary, broken, mutants
 from tools.house.trials import relevant_tests

@@ -50,12 +50,16 @@ def sites(packages: list[str]) -> dict[Identity, Site]:
     """
     words, found = vocabulary(), dict[Identity, Site]()
     files: dict[str, set[str]] = {}
-    for path in sorted(path for package in packages for path in (ROOT / package).rglob("*.py")):
+    for path in sorted(path for package in packages for path in _modules(ROOT / package)):
         file = str(path.relative_to(ROOT))
         for mutant in mutants(ast.parse(path.read_text()), words):
             found[mutant.identity] = Site(file, mutant)
             files.setdefault(mutant.identity.function, set()).add(file)
     return {identity: found[identity] for identity in sorted(found) if len(files[identity.function]) == 1}
+
+
+def _modules(path: Path) -> list[Path]:
+    return list(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 def vocabulary() -> Vocabulary:
@@ -156,7 +160,7 @@ def _arguments() -> argparse.Namespace:
     add("--seed", type=int, default=1, help="which (1)")
     add("--list", action="store_true", help="run nothing; print the chosen mutants, for --only")
     add("--only", type=Path, metavar="FILE", help="those of a list, instead of a choice")
-    add("--in", dest="packages", action="append", metavar="FOLDER", help=f"what is broken ({', '.join(PACKAGES)})")
+    add("--in", dest="packages", action="append", metavar="PATH", help=f"what is broken ({', '.join(PACKAGES)})")
     add("--jobs", type=int, default=1, help="how many at a time (1)")
     add("--json", type=Path, metavar="FILE", help="also write the outcomes there")
     return parser.parse_args()

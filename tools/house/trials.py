@@ -17,7 +17,7 @@ FOLDERS = ("tests/unit", "tests/model")
 MOST_SECONDS = 600
 """For all tests of one mutant, beside what each of them may take."""
 
-_LEFT_OUT = re.compile(r"test_core_children_cost|test_mount_")
+_LEFT_OUT = re.compile(r"children_cost|\bmount/|test_mount_")
 """The first counts bytes of memory, and takes as long as all others of the core; the rest are about something else."""
 
 _FAILED = re.compile(r"^(?:FAILED|ERROR|TIMEOUT) (\S+)", re.MULTILINE)
@@ -87,8 +87,8 @@ def relevant_tests(root: Path, file: str) -> tuple[list[str], list[str]]:
     near: list[str] = []
     others: list[str] = []
     for folder in FOLDERS:
-        for path in sorted((root / folder).glob("test_*.py")):
-            if _LEFT_OUT.match(path.name) or not re.search(packages, _text_with_imports(root, path)):
+        for path in sorted((root / folder).rglob("test_*.py")):
+            if _LEFT_OUT.search(str(path.relative_to(root))) or not re.search(packages, _text_with_imports(root, path)):
                 continue
             imports_it = folder == FOLDERS[0] and re.search(rf"\b{re.escape(module)}\b", path.read_text())
             (near if imports_it else others).append(str(path.relative_to(root)))
