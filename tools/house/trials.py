@@ -68,7 +68,7 @@ class Tree:
         found = _FAILED.search(ran.stdout + ran.stderr)
         if found is None and ran.returncode not in {1, 2, 3, 4} and ran.returncode > 0:
             raise RuntimeError(ran.stdout + ran.stderr)
-        return found[1] if found else f"(pytest ended with {ran.returncode}: no module could be imported)"
+        return found[1] if found else f"(pytest ended with {ran.returncode})"
 
 
 def _write(path: Path, text: str) -> None:
