@@ -176,8 +176,6 @@ class _Finder:
                 return
             case ast.JoinedStr() | ast.Assert() | ast.If(test=ast.Name(id="TYPE_CHECKING")):
                 return
-            case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")):
-                return
             case ast.stmt():
                 self._look_at_statement(node, put)
             case ast.expr():
