@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import vmofs
 from vmofs_mount.daemon.options import _PASSED_ON, _SETTERS
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [
-    path
-    for path in (
-        ROOT / "README.md",
-        ROOT / "CHANGELOG.md",
-        ROOT / "tests/README.md",
-        ROOT / "tests/RULES.md",
-        ROOT / "mount/SEMANTICS.md",
-        ROOT / "mount/CONCURRENCY.md",
-        ROOT / "tools/BENCH.md",
-    )
-    if path.exists()
-]
+DOCUMENTS = sorted(path for folder in (".", "mount", "tests", "tools") for path in (ROOT / folder).glob("*.md"))
+MOST_CHARACTERS = 120
 
 
 def _name(path: Path) -> str:
@@ -52,6 +43,18 @@ def test_every_module_and_tool_that_a_document_names_exists(document: Path) -> N
     names = re.findall(r"`((?:tools|tests|mount|vmofs|vmofs_mount)/[\w./-]+)`", document.read_text())
     roots = (ROOT, ROOT / "mount")
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_lines_of_a_document_are_short_but_for_rows_of_tables(document: Path) -> None:
+    lines = document.read_text().splitlines()
+    assert [line for line in lines if len(line) > MOST_CHARACTERS and not line.startswith("|")] == []
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == vmofs.__version__
+    assert f"## [{vmofs.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
