@@ -21,14 +21,26 @@ def _name(path: Path) -> str:
 
 
 def test_every_test_that_the_semantics_name_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "mount/SEMANTICS.md").read_text()))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "mount/SEMANTICS-TESTS.md").read_text()))
     defined = {
         name
         for module in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", module.read_text(), re.MULTILINE)
     }
-    assert len(named) > 50
+    assert len(named) > 200
     assert named - defined == set()
+
+
+@pytest.mark.parametrize("page", ["SEMANTICS", "ADMINISTRATION"])
+def test_a_page_for_users_names_no_test(page: str) -> None:
+    assert re.findall(r"test_\w+", (ROOT / f"mount/{page}.md").read_text()) == []
+
+
+def test_tests_stand_under_the_headings_of_the_pages_for_users() -> None:
+    pages = (ROOT / f"mount/{page}.md" for page in ("SEMANTICS", "ADMINISTRATION"))
+    headings = {heading for page in pages for heading in re.findall("^##+ (.*)", page.read_text(), re.MULTILINE)}
+    used = re.findall("^## (.*)", (ROOT / "mount/SEMANTICS-TESTS.md").read_text(), re.MULTILINE)
+    assert set(used) - {"Shown once"} <= headings
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
