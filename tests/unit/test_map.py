@@ -156,3 +156,12 @@ def test_every_room_is_in_the_map(package: object) -> None:
     drawing, text = (ROOT / "mount/ARCHITECTURE.md").read_text(), package.__doc__ or ""
     assert [room for room in sorted(rooms) if f"`{room}`" not in drawing] == []
     assert [room for room in sorted(rooms) if not re.search(rf"\b{room}\b", text)] == []
+
+
+MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=_name)
+def test_every_path_that_a_module_names_is_there(module: Path) -> None:
+    named = set(re.findall(r"\b(?:mount|tests|tools|vmofs)/[\w/]+\.(?:md|py|toml)\b", module.read_text()))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []

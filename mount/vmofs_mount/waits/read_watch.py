@@ -24,6 +24,40 @@ is let go for the sake of others while SETATTR waits here. Who has the file lock
 answer to it, and gets it, and it would only send him behind the next READ.
 """
 
+# Rules
+#
+# 1. A READ is noted before it waits (`began`), and forgotten before it is answered (`ended`).
+# 2. A READ is let go only when somebody is held up, or when its own process was killed. The kernel asks again by itself
+#    only once, so to let READs go without need would give a reader an error that no pager gave.
+# 3. A READ that may be the second one (`again`) is not asked for a third time. It is let go only for the reasons that
+#    the docstring names.
+# 4. While SETATTR of the size waits here, no READ of a process that lives is let go for the sake of others.
+# 5. /proc is read in worker threads, for half a second at most where a process may keep its files locked (`is_behind`).
+#
+# How it works
+#
+#     a READ waits --> `KillWatch`: its process was killed --------------------------------> let go
+#         |
+#         +--> the file may be written to, or its size is being changed: `_watch` looks
+#                 |--> a reader was killed, or has ended while somebody is held up --------> let go
+#                 |--> another process that has the file open was killed ------------------> let go
+#                 +--> `LockedDirectories`: its directory is locked --> `_judge`
+#                         |--> a process that has the file open is behind the READ --------> let go
+#                         +--> locked for 3 s, and nobody is seen to be the reason --------> let go, all of them
+#
+# To be let go is EINTR for the handler. A reader does not see it: the kernel asks again by itself, once.
+#
+# What is not nice
+#
+# The kernel knows who waits for whom, and tells nobody. All of this is a guess from /proc, and each constant is a
+# compromise between a look too early, which costs time, and one too late, which holds somebody up.
+#
+# What else changes with this file
+#
+# kill_watch.py and locked_directories.py beside it; `run_unless_killed` and `wait_until_unread` in files/vmo_file.py;
+# "The kernel's locks" in mount/CONCURRENCY.md. Tests: tests/fuse/test_behind_a_read.py,
+# tests/fuse/test_directory_locks.py, tests/fuse/test_faults_in_calls.py.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -73,7 +107,7 @@ class WaitingRead:
     """A READ: what waits, and for which process.
 
     ``has_locked``: it has pages of the page cache locked, as all but those with O_DIRECT have.
-    ``again``: the kernel may ask for it a second time.
+    ``again``: it may be the second time that the kernel asks for it.
     """
 
     access: Access[Bytes]
@@ -121,6 +155,7 @@ class ReadWatch:
         self._killed.add(read, read.process, lambda: self._let_go(file, [read]))
         if read.has_locked:
             self._reads.setdefault(file, {})[read] = None
+            # A process that may write may be about to wait for a page of this READ, with the file locked.
             if file.writer_count:
                 self.watch(file)
 
@@ -159,6 +194,7 @@ class ReadWatch:
 
     async def _see_through(self, file: VmoFile, thread: int) -> None:
         await trio.sleep(_SETTLE_SECONDS)
+        # SETATTR is answered. A thread that is in state D now most likely waits for a page that a READ has locked.
         while file in self._reads and await self._state_of(file, thread) == "D":
             self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
             await trio.sleep(_SETTLE_SECONDS)
@@ -185,9 +221,11 @@ class ReadWatch:
                     await trio.sleep(max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began)))
         finally:
             self._watched.discard(file)
+            # A READ may have come since the loop has looked.
             self.watch(file)
 
     async def _let_the_dead_go(self, file: VmoFile) -> None:
+        # Taken before the await; the READs are looked up again behind it.
         readers = {read.process for read in self._reads[file]}
         openers = {opener for opener in self._openers(file) if opener not in readers}
         seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
@@ -206,6 +244,7 @@ class ReadWatch:
         """Note that the directory of a file was seen locked: it may be because of this file, or of another."""
         now = trio.current_time()
         since, last = self._locked.get(file, (now, now))
+        # Seen again within a tenth of a second: it counts as locked all the time.
         self._locked[file] = (since if now - last < KILL_SECONDS else now, now)
         if file not in self._judged:
             self._judged.add(file)
@@ -215,6 +254,7 @@ class ReadWatch:
         """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
         try:
             openers = set(self._openers(file))
+            # If the look takes too long, somebody is taken to be behind: a process that keeps others from looking.
             found = True
             with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
                 found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
@@ -231,6 +271,7 @@ class ReadWatch:
     def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
         waiting = (read for read in reads if not read.access.done)
         for read in list(islice(waiting, _MOST_AT_ONCE)):  # the next look finds the others
+            # Its handler runs later. `done` tells the next look that this one is on its way.
             self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
 
     async def _state_of(self, file: VmoFile, thread: int) -> str:
