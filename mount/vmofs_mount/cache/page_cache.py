@@ -127,7 +127,7 @@ class _Backlog:
 class PageCache:
     """Keeps the kernel's cache of all data files in step. Tasks run in ``spawn``'s nursery.
 
-    ``controller`` returns the user who can let the pages of a file be locked: he answers the READs.
+    ``controller`` returns the user who decides how long pages of a file stay locked: the one whose pager answers READs.
     """
 
     def __init__(
@@ -308,9 +308,9 @@ class PageCache:
     async def wait_dropped(self, file: CachedFile, seconds: float) -> int:
         """Wait until nothing is left to be dropped, stored or told, at most ``seconds``.
 
-        Returns how many pages are still to be dropped, without those that a WRITE which waits has: who reads them sees
-        what is just being written, as he may. It does not wait for pages that the kernel has locked for a READ or WRITE
-        that waits: the one who has to answer it may be the very one who is kept waiting here. Nor for what has taken
+        Returns how many pages are still to be dropped, without those of a WRITE that waits: a reader of these sees what
+        is just being written. It does not wait for pages that the kernel has locked for a READ or WRITE that waits: the
+        pager that has to answer it may be the very one that is kept waiting here. Nor does it wait for what has taken
         long enough already, for whatever reason: a pager that gives many commands would wait for it each time.
         """
         if file in self._telling:

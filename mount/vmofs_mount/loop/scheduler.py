@@ -1,11 +1,11 @@
-"""Who takes requests from the kernel, and who goes on when: a stand-in for what pyfuse3's loop uses of trio.
+"""Which task takes requests from the kernel, and which goes on when: a stand-in for what pyfuse3's loop uses of trio.
 
-pyfuse3 reads requests in several tasks, here called workers, one of which waits for the device while it holds a lock.
-On trio's own lock, tasks and readiness a request that waits for a pager costs five turns of the event loop: the lock is
-handed on, epoll armed again, the answer waits for its turn. Here one trio task, the driver, runs all workers by itself:
-the next request is taken if it is there already, who waits for a pager is put aside and goes on as soon as the pager
-has answered, and the event loop has its turn when there is nothing else to do, or after ``_TURNS`` requests. What that
-brings is measured by tools/bench.
+pyfuse3 reads requests in several tasks, here called workers. One of them waits for the device while it holds a lock. On
+trio's own lock, tasks and readiness a request that waits for a pager costs five turns of the event loop: the lock is
+handed on, epoll armed again, the answer waits for its turn. Here one trio task, the driver, runs all workers by itself.
+It takes the next request if it is there already. A handler that waits for a pager is put aside, and goes on as soon as
+the pager has answered. The event loop has its turn when there is nothing else to do, or after ``_TURNS`` requests. What
+that brings is measured by tools/bench.
 
 A handler may await anything. If it awaits something of trio, the driver becomes the trio task of that worker alone
 until its handler has answered, and another driver takes over.
@@ -296,7 +296,7 @@ class Turns:
         return None
 
     async def _spin(self) -> bool:
-        """Look for a request again and again, after everybody else had his turn; return whether there is one."""
+        """Look for a request again and again, after every other task had its turn; return whether there is one."""
         await trio.lowlevel.checkpoint()
         end = time.perf_counter() + self._spin_seconds
         while time.perf_counter() < end:

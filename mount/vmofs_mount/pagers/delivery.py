@@ -2,15 +2,13 @@
 
 A FIFO in the mount is an ordinary kernel pipe: reading it never comes to vmofs. vmofs opens the FIFO for writing only
 while somebody reads it, since whatever it holds open keeps the mount busy. Every open of the FIFO looks its name up
-first (entry_timeout 0); from then on vmofs tries to open it for writing, without blocking, until a reader is there.
+first (entry_timeout 0). From then on vmofs tries to open it for writing, without blocking, until a reader is there.
 
-Everything that is done with an open FIFO is done in a thread of its own, because it may wait: see fifo_threads.py. A
-packet counts as dequeued when it is given to the thread.
+Everything that is done with an open FIFO is done in a thread of its own, because it may wait: see fifo_threads.py.
 
 While a FIFO is attached two things are watched. Its descriptor reports EPOLLERR when the last reader is gone, and
 inotify reports every reader that closes. In both cases requests that were handed out and not answered are delivered
-again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline. For the same reason
-a request that stays unanswered is delivered again by another FIFO of the pager, if there is one.
+again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline.
 """
 
 # Rules
@@ -175,10 +173,11 @@ class Fifo:
         return load > 0 and port.is_stalled(self), load
 
     def looked_up(self) -> trio.Event | None:
-        """Note that somebody looked the name up and may open it; called before he learns that it exists.
+        """Note that a process looks the name up, and may open it; called before the lookup is answered.
 
         Returns:
-            What he should wait for, or he would read what the last reader left in the pipe; None for nothing.
+            What the lookup should wait for, or the process would read what the last reader left in the pipe; None for
+            nothing.
         """
         # EPOLLERR may not have been reported yet. The one that opens now must not be taken for the one that is gone.
         if self._attached is not None and is_reader_gone(self._attached.writer.fd):
@@ -190,9 +189,10 @@ class Fifo:
         return None if self._let_go.is_set() else self._let_go
 
     async def wait_settled(self) -> None:
-        """Wait until whoever looked the name up has got through his open.
+        """Wait until every process that looked the name up has got through its open.
 
-        For before the FIFO goes: who opens it after that waits for ``Pagers`` to open it by its number, if it may.
+        To be awaited before the FIFO goes. A process that opens it later waits until ``Pagers`` opens the inode by its
+        number, where vmofs may do that.
         """
         await self._settled.wait()
 
@@ -237,7 +237,7 @@ class Fifo:
         return format_packet(packet.command, packet.key, packet.offset, packet.length, self._name_of(packet.source))
 
     async def run(self) -> None:
-        """Attach when somebody reads, deliver, hand over when he is gone; until cancelled."""
+        """Attach when somebody reads, deliver, hand over when the last reader is gone; until cancelled."""
         try:
             while True:
                 # A reader that was stopped before its open looks nothing up again. So it is looked for while requests

@@ -1,9 +1,10 @@
 """Opening FIFOs for writing, and what is done with an open one. All of it is done in worker threads.
 
-The kernel locks a pipe while somebody reads from it or writes into it, also while his memory is not there: who reads a
-FIFO into a mapping of a VMO holds the lock for as long as the pager of that VMO takes. He need not have opened it
-himself: root may have, and given it to him, or have become him. So of every FIFO everything may wait: opening, writing,
-counting what is unread, closing. Only poll takes no lock.
+The kernel locks a pipe while a process reads from it or writes into it, also while the memory of that process is not
+there. A process that reads a FIFO into a mapping of a VMO holds the lock for as long as the pager of that VMO takes. It
+need not have opened the FIFO itself: root may have opened it and given it away, or have become another user. So
+everything that is done with a FIFO may wait: opening, writing, counting what is unread, closing. Only poll takes no
+lock.
 """
 
 # Rules

@@ -1,27 +1,32 @@
-"""READs that wait for a pager: who of their readers was killed, and who is held up behind them in the kernel.
+"""READs that wait for a pager: which of their readers were killed, and who is held up behind them in the kernel.
 
-A reader who waits for the page of a READ ahead of time dies at once when he is killed. One who waits for the answer to
-a READ of his own does not (``O_DIRECT``; a page that is in the cache without content, since its READ failed or it is
-just being dropped): so it is looked whether the processes of READs were killed, and those are let go, answered EINTR.
+A reader that waits for the page of a READ ahead of time dies at once when it is killed. A reader that waits for the
+answer to a READ of its own does not: with ``O_DIRECT``, or for a page that is in the cache without content, since its
+READ failed or it is just being dropped. So the processes of READs are looked at, and a READ whose process was killed is
+let go: answered EINTR.
 
-The kernel has the pages of a READ locked until it is answered. A reader can be killed, but his READ stays, and locked
-are not only other readers (who can be killed as well) but, uninterruptibly and with the file's lock held,
+The kernel has the pages of a READ locked until it is answered. A reader can be killed, but its READ stays. Other
+readers behind it can be killed as well. These cannot, and have the file locked:
 
-- who writes to one of the pages, before his WRITE is sent: we never hear of him;
-- who has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
-- behind these two, who removes or renames the file, with its directory locked, and so everybody who uses that.
+- a process that writes to one of the pages, before its WRITE is sent: vmofs never hears of it;
+- a process that has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
+- behind these two, a process that removes or renames the file, with its directory locked, and so everybody who uses
+  that directory.
 
-So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
-if its process was killed, if it has ended and another one that has the file open sleeps uninterruptibly or was killed,
-or if the directory of the file is locked while somebody is behind the READ, who may have the file locked, or for so
-long that it has to be assumed: another user may be the one who locks the directory. That reaches no reader who still
-waits: the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a
-second one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or
-for a directory that others wait for.
+So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go in three cases:
 
-It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
-is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
-answer to it, and gets it, and it would only send him behind the next READ.
+- its process was killed;
+- its process has ended, and another one that has the file open sleeps uninterruptibly or was killed;
+- the directory of the file is locked while somebody is behind the READ who may have the file locked, or is locked for
+  so long that this has to be assumed. Another user may be the one who locks the directory.
+
+That reaches no reader who still waits: the kernel asks again by itself for a page whose READ ahead of time failed, but
+only once. A READ that may be a second one (``again``) is let go only if its own process was killed, or has ended and
+somebody is held up for sure, or for a directory that others wait for.
+
+It does not always help at once: the reader may have the page locked again before the one behind it wakes. So no READ is
+let go for the sake of others while SETATTR waits here. The one who has the file locked is then the one who waits for
+the answer to SETATTR. It gets that answer, and it would only be sent behind the next READ.
 """
 
 # Rules
@@ -89,8 +94,8 @@ _PATIENCE_SECONDS = 0.01
 """How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
 
 _UNEXPLAINED_SECONDS = 3.0
-"""How long a directory may be locked by nobody who is seen to be behind any READ there, nor to list it. Perhaps he has
-inherited or was given the file. Then all READs in it are let go."""
+"""How long a directory may be locked while no process is seen to be behind any READ there, nor to list it. One that has
+inherited the file, or was given it, is not seen. After that time all READs in the directory are let go."""
 
 _JUDGE_SECONDS = 0.5
 
@@ -251,7 +256,7 @@ class ReadWatch:
             self._spawn(self._judge, file)
 
     async def _judge(self, file: VmoFile) -> None:
-        """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
+        """Let READs go that somebody is behind who has the file locked, perhaps a process that is not known here."""
         try:
             openers = set(self._openers(file))
             # If the look takes too long, somebody is taken to be behind: a process that keeps others from looking.
@@ -288,7 +293,7 @@ def _family(openers: set[int]) -> set[int]:
 
 
 def _is_anybody_behind(openers: set[int]) -> bool:
-    """Return whether somebody who may have a file open waits in the kernel, and not just for what he reads."""
+    """Return whether a process that may have a file open waits in the kernel, and not just for what it reads."""
     return any(map(is_behind, _family(openers)))
 
 

@@ -2,10 +2,11 @@
 
 Such a program serves a VMO, reads a page of it that is not there, and so waits for an answer that only it could give.
 
-A READ says nothing of who reads. But whoever reads is asleep in the kernel, and /proc tells where, and who has which
-files open. So when a READ has waited for a moment, and its file was opened by a process that has the FIFO of the same
-pager open, all processes are looked at. It is a deadlock if every process that has any file of the pager's directory
-open (the FIFO, a command file, a file in ``supply/``) is stuck, that is: has one thread only, and this sleeps
+A READ says nothing of its reader. But the reader is asleep in the kernel, and /proc tells where, and which process has
+which files open. So when a READ has waited for a moment, and its file was opened by a process that has the FIFO of the
+same pager open, all processes are looked at. It is a deadlock if every process that has any file of the pager's
+directory open (the FIFO, a command file, a file in ``supply/``) is stuck. A stuck process has one thread only, and this
+sleeps
 
 - in a read of the page that is missing, or in a page fault of a file whose page is missing, be it inside a system call
   such as a write from a mapping; or
