@@ -1,6 +1,6 @@
 """What the contract says of pages, seen through files: each rule once by pread, once by a mapping.
 
-A mapping is read by a write(2) from its memory, in which one thread may wait. ``RULES.md`` says which rule is which.
+A mapping is read by a write(2) from its memory, in which one thread may wait. ``rules.toml`` says which rule is which.
 """
 
 from __future__ import annotations

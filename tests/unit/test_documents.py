@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import vmofs
 from vmofs_mount.daemon.options import _PASSED_ON, _SETTERS
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [
-    path
-    for path in (
-        ROOT / "README.md",
-        ROOT / "CHANGELOG.md",
-        ROOT / "tests/README.md",
-        ROOT / "tests/RULES.md",
-        ROOT / "mount/SEMANTICS.md",
-        ROOT / "mount/CONCURRENCY.md",
-        ROOT / "tools/BENCH.md",
-    )
-    if path.exists()
-]
+DOCUMENTS = sorted(path for folder in (".", "mount", "tests", "tools") for path in (ROOT / folder).glob("*.md"))
+MOST_CHARACTERS = 120
 
 
 def _name(path: Path) -> str:
@@ -30,14 +21,26 @@ def _name(path: Path) -> str:
 
 
 def test_every_test_that_the_semantics_name_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "mount/SEMANTICS.md").read_text()))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "mount/SEMANTICS-TESTS.md").read_text()))
     defined = {
         name
         for module in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", module.read_text(), re.MULTILINE)
     }
-    assert len(named) > 50
+    assert len(named) > 200
     assert named - defined == set()
+
+
+@pytest.mark.parametrize("page", ["SEMANTICS", "ADMINISTRATION"])
+def test_a_page_for_users_names_no_test(page: str) -> None:
+    assert re.findall(r"test_\w+", (ROOT / f"mount/{page}.md").read_text()) == []
+
+
+def test_tests_stand_under_the_headings_of_the_pages_for_users() -> None:
+    pages = (ROOT / f"mount/{page}.md" for page in ("SEMANTICS", "ADMINISTRATION"))
+    headings = {heading for page in pages for heading in re.findall("^##+ (.*)", page.read_text(), re.MULTILINE)}
+    used = re.findall("^## (.*)", (ROOT / "mount/SEMANTICS-TESTS.md").read_text(), re.MULTILINE)
+    assert set(used) - {"Shown once"} <= headings
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
@@ -52,6 +55,18 @@ def test_every_module_and_tool_that_a_document_names_exists(document: Path) -> N
     names = re.findall(r"`((?:tools|tests|mount|vmofs|vmofs_mount)/[\w./-]+)`", document.read_text())
     roots = (ROOT, ROOT / "mount")
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_lines_of_a_document_are_short_but_for_rows_of_tables(document: Path) -> None:
+    lines = document.read_text().splitlines()
+    assert [line for line in lines if len(line) > MOST_CHARACTERS and not line.startswith("|")] == []
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == vmofs.__version__
+    assert f"## [{vmofs.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)

@@ -16,7 +16,8 @@ name=${vmo//\\/\\134} name=${name// /\\040} name=${name//$'\t'/\\011} name=${nam
 while read -r request key offset length vmo; do
     [ "$request" = READ ] || continue # COMPLETE: this VMO is gone, another may still be served
     # shellcheck disable=SC2015 # meant so: when the supply fails, the request fails too
-    dd status=none bs=1M iflag=skip_bytes,count_bytes skip="$offset" count="$length" if="$source" of="$mount/aux/stage-$key" &&
+    dd status=none bs=1M iflag=skip_bytes,count_bytes skip="$offset" count="$length" \
+        if="$source" of="$mount/aux/stage-$key" &&
         echo "$vmo $offset $length aux/stage-$key 0" >"$pager/supply_pages" ||
         echo "FAIL $vmo $offset $length ZX_ERR_IO" >"$pager/op_range"
 done <"$pager/requests"

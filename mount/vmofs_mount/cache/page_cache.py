@@ -1,10 +1,51 @@
 """The kernel's page cache of VMO files: supplied pages are put there, pages that changed or went are dropped from it.
 
-Both may block for as long as a READ of one of the pages is unanswered, so they happen in worker threads and nobody
-waits for a store. So do messages about attributes, which wait for nothing but an unmount that waits for the others.
 What is to be done is kept as ranges for each file: drops first, then stores of what is present by then. So however late
 the threads are, the cache ends up with what the VMO has.
 """
+
+# Rules
+#
+# 1. A message to the kernel is given in a worker thread, never by the trio thread. It may wait for the lock of a page,
+#    and for an unmount.
+# 2. Ranges are queued, not bytes. Drops come first. Then what is to be stored is read from the model, in the moment in
+#    which a thread gets it.
+# 3. A store is made only while the file is open and nobody may write to it. What was stored although a writer came
+#    meanwhile is dropped again.
+# 4. Pages that a waiting READ is to bring are not stored. The kernel has them locked, and the thread would wait.
+# 5. A wait for a drop ends after a second, or when a READ or WRITE that waits for a pager has one of the pages: the one
+#    that waits here may be that pager. What is left is counted, and the answer of the command says so (`held=N`).
+# 6. What is worked on leaves the backlog before the await. So whatever comes meanwhile is queued anew, not lost.
+# 7. Threads are limited for each user who can let a page go (`controller`), and stores apart from drops.
+#
+# How it works
+#
+#     supplied --> to_store --+                        +--> `Kernel.store_all`, 8 threads for each user
+#                             +--> `_work`, one task --+
+#     drop ------> to_drop ---+    for each file       +--> `Kernel.drop`, 32 threads for each user
+#
+# Three races with the kernel, which no lock of ours can exclude:
+#
+# * A store and a WRITE. The kernel has what is written in its cache before the WRITE comes here. A store in between
+#   puts the old bytes back. `writers_total` tells whether anybody had the file open for writing meanwhile.
+# * A READ and a change. A READ copies each page when it is there, and may wait for the next. A page that changes
+#   meanwhile is marked (`WaitingReads.written`), and the READ copies again before its answer.
+# * A WRITE that waits, and a READ. The kernel may drop the page, and a READ bring the old content back. `PendingWrites`
+#   notes what was read, and `written` drops that before the WRITE is answered.
+#
+# What is not nice
+#
+# READs and WRITEs under way are noted in three books: `WaitingReads` and `PendingWrites` here, `ReadWatch` in waits/.
+# Attributes are told in two ways: `_announce` after 0.1 s, `_tell_kernel` at once, for sizes and aux files.
+# `wait_dropped` looks every 0.02 s whether it is held up, since nobody tells it. The exceptions for aux files
+# (`attributes_told`, `is_source`) live in the inode and in front/attributes.py.
+#
+# What else changes with this file
+#
+# linux/device_messages.py, which says what each message waits for; the attribute timeouts in front/attributes.py, which
+# are long only because changes are announced here; "What to re-check after an await" and the threads in
+# mount/CONCURRENCY.md; "The page cache of the kernel" in mount/SEMANTICS.md. Tests: tests/trio/test_pagecache.py,
+# tests/trio/test_pagecache_attributes.py, tests/fuse/test_drops_before_answers.py, tests/fuse/test_direct_writes.py.
 
 from __future__ import annotations
 
@@ -86,7 +127,7 @@ class _Backlog:
 class PageCache:
     """Keeps the kernel's cache of all data files in step. Tasks run in ``spawn``'s nursery.
 
-    ``controller`` returns the user who can let the pages of a file be locked: he answers the READs.
+    ``controller`` returns the user who decides how long pages of a file stay locked: the one whose pager answers READs.
     """
 
     def __init__(
@@ -134,6 +175,7 @@ class PageCache:
         Not if somebody may write: the kernel puts what is written in the page cache before the WRITE comes here, and a
         store that arrives in between would put back what was there before. Such readers ask for each page.
         """
+        # `st_blocks` has changed, whether pages are stored or not.
         self.attributes_changed(file)
         if not _takes_stores(file):
             return
@@ -144,6 +186,7 @@ class PageCache:
                 continue  # most pages that are supplied were asked for
             for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
                 backlog.to_store.add(part)
+            # Each of these is for a part of the range, and brings that part itself.
             for read in waiting:
                 backlog.to_store.discard(read)
         if backlog.to_store:
@@ -155,6 +198,7 @@ class PageCache:
         if isinstance(file, VmoFile):
             self.attributes_changed(file)
         else:
+            # From now on its attributes are asked for each time: that costs less than to have them forgotten.
             file.is_source = True
             if file.attributes_told:
                 file.attributes_told = False
@@ -175,6 +219,7 @@ class PageCache:
         Not what went: a READ of more than there is room for would be for ever about to ask for what it had.
         """
         for part in [read & stale for read in reads.over(stale)]:
+            # What went is not copied again: it would have to be asked for again, and might evict the next page.
             if any(file.vmo.state_at(page) is not PageState.GAP for page in range(part.start, part.end)):
                 reads.written(part)
 
@@ -189,6 +234,7 @@ class PageCache:
         if waiting:
             self.drop(write.file, waiting)
         with trio.move_on_after(seconds):
+            # READs that were answered while the WRITE was under way. They brought what was there before it.
             for pages in write.read:
                 await self._drop_in_turn(write.file, pages)
 
@@ -235,6 +281,7 @@ class PageCache:
             finally:
                 gone.set()
 
+        # A task of its own: the caller stops waiting when pages are locked, and the thread must go on.
         self._spawn(drop)
         while not gone.is_set():
             with trio.move_on_after(_HELD_UP_SECONDS):
@@ -245,6 +292,7 @@ class PageCache:
     def _locked(self, file: CachedFile, pages: PageRange) -> list[PageRange]:
         """Return those of the pages that the kernel has locked for a READ or WRITE that waits for a pager."""
         if isinstance(file, AuxFile):
+            # No pager owes a page of an aux, so nobody has one locked for long.
             return []
         backlog = self._backlogs.get(file)
         reads = [] if backlog is None else backlog.reads.over(pages)
@@ -260,9 +308,9 @@ class PageCache:
     async def wait_dropped(self, file: CachedFile, seconds: float) -> int:
         """Wait until nothing is left to be dropped, stored or told, at most ``seconds``.
 
-        Returns how many pages are still to be dropped, without those that a WRITE which waits has: who reads them sees
-        what is just being written, as he may. It does not wait for pages that the kernel has locked for a READ or WRITE
-        that waits: the one who has to answer it may be the very one who is kept waiting here. Nor for what has taken
+        Returns how many pages are still to be dropped, without those of a WRITE that waits: a reader of these sees what
+        is just being written. It does not wait for pages that the kernel has locked for a READ or WRITE that waits: the
+        pager that has to answer it may be the very one that is kept waiting here. Nor does it wait for what has taken
         long enough already, for whatever reason: a pager that gives many commands would wait for it each time.
         """
         if file in self._telling:
@@ -276,10 +324,12 @@ class PageCache:
                 with trio.move_on_after(_HELD_UP_SECONDS):
                     await backlog.done.wait()
                     break
+                # Nobody tells when a READ comes that has one of the pages: so it is looked again and again.
                 if self._is_held_up(file, backlog, seconds):
                     break
         held = sum(pages.pages for pages in backlog.not_dropped)
         if isinstance(file, VmoFile):
+            # A reader of these sees what is just being written, as it may.
             held -= sum(self.writes.common_pages(file, pages) for pages in backlog.not_dropped)
         return held
 
@@ -303,6 +353,7 @@ class PageCache:
             for file in {**self._working, **self._telling}
             if file is not but and self._is_stale(file) and _may_show(file, vmo)
         ]
+        # One bound for all files together: the kernel has the command file locked meanwhile.
         ends = trio.current_time() + seconds
         held = 0
         for file in busy:
@@ -336,6 +387,7 @@ class PageCache:
 
     def _tell(self, file: CachedFile) -> None:
         """Have the kernel ask for the attributes anew, by a thread, which may have to wait for an unmount."""
+        # The kernel does not know the inode, so it has nothing to forget.
         if not file.lookup_count:
             return
         if file not in self._telling:
@@ -349,6 +401,7 @@ class PageCache:
             self._kernel.drop_attributes(file.ino)
 
         try:
+            # Again if it changed while the thread was on its way.
             while file in self._to_tell:
                 await trio.to_thread.run_sync(tell, limiter=self._tellers, abandon_on_cancel=True)
         finally:
@@ -357,6 +410,7 @@ class PageCache:
 
     async def _announce(self) -> None:
         await trio.sleep(_ATTRIBUTES_SECONDS)
+        # What changes from now on is announced by another task.
         changed, self._changed = self._changed, {}
         inos = [file.ino for file in changed if file.lookup_count]
 
@@ -392,6 +446,7 @@ class PageCache:
     async def _work(self, file: CachedFile, backlog: _Backlog) -> None:
         try:
             while backlog.to_drop or backlog.to_store:
+                # A store behind a drop that is still to come would be taken away by it.
                 if backlog.to_drop:
                     await self._drop_first(file, backlog)
                 elif isinstance(file, VmoFile):
@@ -404,6 +459,7 @@ class PageCache:
 
     async def _drop_first(self, file: CachedFile, backlog: _Backlog) -> None:
         pages = next(iter(backlog.to_drop))
+        # Before the await: if it becomes stale again meanwhile, it is queued again.
         backlog.to_drop.discard(pages)
         backlog.began, backlog.under_way = trio.current_time(), [pages]
         try:
@@ -432,7 +488,9 @@ class PageCache:
         parts, pieces = self._take_some(file, backlog)
         if not pieces or not _takes_stores(file):
             return
+        # The thread reads the frames themselves. Until they are given back they are not used for anything else.
         loans = [self._frames.lend(data) for _, data in pieces]
+        # A count of all there ever were: a writer that has come and gone does not show in `writer_count`.
         writers_before, stored = file.writers_total, trio.Event()
         backlog.stored, backlog.began, backlog.under_way = stored, trio.current_time(), parts
         try:
@@ -458,6 +516,7 @@ class PageCache:
             backlog.to_store.discard(pages)
             left -= pages.pages
             for part in file.vmo.committed(pages):
+                # Not beyond the end: a store there makes the kernel think the file longer.
                 end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
                 data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
                 if data is not None:

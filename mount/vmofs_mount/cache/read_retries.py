@@ -23,6 +23,39 @@ After a time-out the pager is known to be stuck, and everybody who waited behind
 deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
 """
 
+# Rules
+#
+# 1. A failure is no state of a page. It is remembered until the retries that were counted have come, or its time is up.
+# 2. A failure that was recalled is awaited (`before_answer`), and then the READ is answered with its error. No other
+#    await stands in between.
+# 3. A failure leaves `_recent` before its drop begins, and `_in_cache` when its page has gone from the page cache.
+# 4. No two failures of a VMO have a page in common. `remember` forgets older ones.
+# 5. A READ with O_DIRECT has no retries.
+#
+# How it works
+#
+#     READ fails --> `Retries.count`: /proc, in a thread --> `Failures.remember` --> the error is the answer
+#                                                                 |
+#     READ comes --> `Failures.recall`: one less is left <--------+
+#                        | the last one                           | time is up
+#                        v                                        v
+#                    `over` --> `expire`: the page is dropped; `drop_begun` lets the last retry be answered
+#
+# To count too few raises a second request: the pager is asked twice for one access. To count too many gives the next
+# access the error of the one before. Both were measured, see "Failures and the kernel's retries" in mount/SEMANTICS.md.
+#
+# What is not nice
+#
+# It is a guess from what /proc shows in one moment, by constants of one kernel (Linux 6.18). Its times were changed
+# several times: to wait for as long as those run who will try again was tried, and taken back. Nothing in the protocol
+# would tell a retry from an access.
+#
+# What else changes with this file
+#
+# `OpenVmos.failed`, `suspects` and `supplied` in files/vmo_file.py; `PageCache.drop_failed`; `blocked_threads`,
+# `reads_file` and `has_mapped` in linux/procfs.py. Tests: tests/trio/test_failures.py, tests/fuse/test_failures.py. A
+# change of the constants needs a run of the latter with VMOFS_NIGHTLY=1.
+
 from __future__ import annotations
 
 import os
@@ -101,6 +134,7 @@ class Failure:
         self.settled = trio.Event()
         self.dropping = False
         self.dropped = False
+        # Without a retry to come it is over at once: `expire` drops the page as soon as it runs.
         if self._is_met:
             self.over.set()
 
@@ -120,6 +154,7 @@ class Failure:
             with trio.move_on_after(_LATE_SECONDS):
                 await self.shares_drop_of.settled.wait()
         if self._is_met:
+            # The page may go. The retry holds the lock of the page, so the drop begins and waits for its answer.
             self.over.set()
             with trio.move_on_after(_BEGIN_SECONDS):
                 await self.drop_begun.wait()
@@ -158,6 +193,7 @@ class Failures:
         """Forget a failure when all readers have had their retries, or time is up."""
         with trio.move_on_after(failure.seconds):
             await failure.over.wait()
+        # Forgotten meanwhile: its pages were supplied, or failed again.
         if failure not in self._recent:
             return
         self._recent.discard(failure)
@@ -166,6 +202,7 @@ class Failures:
             if failure.shares_drop_of is None:
                 failure.dropped = await self._drop(failure.pages, failure.drop_begun.set)
             else:
+                # Another failure drops this page already, and waits for the same lock.
                 failure.drop_begun.set()
                 await failure.shares_drop_of.settled.wait()
                 failure.dropped = failure.shares_drop_of.dropped
@@ -174,6 +211,7 @@ class Failures:
             failure.drop_begun.set()
             if failure.dropped:
                 for other in self._over(failure.pages):
+                    # It counted on this drop to come after its retries. The page went before them.
                     if other.shares_drop_of is failure and other in self._recent:
                         other.page_went()
                 self._leave_cache(failure)
@@ -196,6 +234,7 @@ class Failures:
         for failure in self._over(pages):
             if failure not in self._recent:
                 continue
+            # Not counted: the pager is stuck, and each of those behind the page would wait for another deadline.
             if failure.error.status is Status.TIMED_OUT:
                 return failure
             if failure.left.get(process, 0) > 0:
@@ -217,6 +256,7 @@ class Failures:
 
     def _over(self, pages: PageRange) -> list[Failure]:
         """Return the failures that have a page in common with ``pages``, which may be all of a large VMO."""
+        # A supply of a whole VMO may be 2^51 pages; then the failures are gone through instead.
         if pages.pages > len(self._in_cache):
             return [failure for failure in dict.fromkeys(self._in_cache.values()) if failure.pages & pages]
         return list(dict.fromkeys(failure for page in range(*pages) if (failure := self._in_cache.get(page))))
@@ -234,6 +274,7 @@ async def find_stale(suspects: Iterable[Failure]) -> Failure | None:
         if failure.dropping:
             with trio.move_on_after(_DROP_SECONDS):
                 await failure.settled.wait()
+        # Its page is in the cache still, so the READ that has just failed met it there.
         if not failure.dropped:
             return failure
     return None
@@ -300,6 +341,7 @@ class Retries:
         looks = self._looks[uid]
         asked = looks.count
         async with looks.lock:
+            # Unless another call has looked since this one asked, and at its processes too: that look is new enough.
             if looks.count == asked or not processes <= looks.seen.keys():
                 looks.count += 1
                 began = trio.current_time()
@@ -322,6 +364,7 @@ class Retries:
         blocked = seen[process]
         if stale:  # the reader itself is not seen as blocked
             fault = blocked.asking or await self._may_have_inherited(uid, process, ino, pages)
+            # A pread that met a stale page is not tried again by the kernel.
             own = _RETRIES_OF_FAULT if fault else 0
         elif blocked.faults or blocked.reads:
             own = _RETRIES_OF_READ if blocked.reads else _RETRIES_OF_FAULT

@@ -4,8 +4,8 @@ By default libfuse has the kernel drop all cached pages of a file, in whatever p
 one (``FUSE_AUTO_INVAL_DATA``), or that its size is. That process waits for the pages that are locked, and writes those
 that were stored to through mappings, for which it waits as well: ``ls`` would wait for a pager, and a pager that looks
 at its own file for itself. Not telling a new mtime while a READ waits does not help: the READ may come just after the
-answer. Nor is it needed, since pages that change are dropped by ``pagecache``, and those behind a new end by the kernel
-in any case. ``FUSE_EXPLICIT_INVAL_DATA`` says so.
+answer. Nor is it needed, since pages that change are dropped by ``page_cache``, and those behind a new end by the
+kernel in any case. ``FUSE_EXPLICIT_INVAL_DATA`` says so.
 
 And by default O_TRUNC comes with OPEN (``FUSE_ATOMIC_O_TRUNC``), during which the kernel goes on writing back what was
 stored through mappings: the file, just emptied, has a size again. SETATTR, which comes otherwise, holds that up.

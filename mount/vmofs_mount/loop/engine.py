@@ -1,8 +1,37 @@
-"""Where the model meets the event loop: runs accesses, wakes who waited, keeps the ports moving, ends what is too old.
+"""Where the model meets the event loop: runs accesses, wakes who waited, keeps the ports moving.
 
-Everything here runs in the trio thread. Between two awaits nothing else runs, so the model needs no locks; after an
-await everything must be looked up again.
+Everything here runs in the trio thread. Between two awaits nothing else runs, so the model needs no locks.
 """
+
+# Rules
+#
+# 1. A call into the model that may wake somebody, queue a packet or change pages is followed by `settle` before the
+#    next await. Forgetting it is a hang until the next call that does.
+# 2. After an await everything is looked up again. mount/CONCURRENCY.md lists what may have changed after which.
+# 3. `run` stands in no cancel scope: a parked worker may go on in another trio task. `wait` may stand in one.
+# 4. A call that was started is finished, waits at a page request, or rests. `wait` waits for both of the last two.
+# 5. `_wake` wakes once: it takes the token first. A woken task or worker never finds its access unfinished.
+#
+# How it works
+#
+#     start --> finished: `result`
+#       |-----> waits at a PageRequest --(answered, failed, too old)--> System.woken --> looks again in `settle`
+#       +-----> rests (System.resting): it has much to do --(a slice)--> goes on in `_go_on`
+#
+# An `Access` is a generator of the core. `token` is whoever waits for it: a worker of `Turns`, or a trio task. `settle`
+# acts on the three lists that the model fills: accesses that were woken, ports that got a packet, pages that are stale.
+# The data of a finished read is copied from the model in `settle`. So an eviction that comes before its handler goes on
+# cannot take it away.
+#
+# What is not nice
+#
+# There are two ways to wait, `wait` and `_park`, for tasks and for workers. `kick` and `stale` are callables, because
+# what they call is made later. Rule 1 is kept by hand, at each call.
+#
+# What else changes with this file
+#
+# "Who wakes whom" in mount/CONCURRENCY.md; scheduler.py and slices.py; every caller of `settle`. Tests:
+# tests/trio/test_mount_turns.py, tests/fuse/test_short_turns.py.
 
 from __future__ import annotations
 
@@ -75,6 +104,7 @@ class Engine:
         """Start a call and return whether it is finished; if not, ``wait`` for it."""
         access.may_rest = self._slices is not None
         done = access.start(trio.current_time())
+        # Before `settle`, which starts `_go_on` for what rests.
         if access.is_resting:
             self.system.resting[access] = None
         self.settle()
@@ -83,6 +113,7 @@ class Engine:
     async def start_patiently(self, access: Access[T], seconds: float = _PATIENCE_SECONDS) -> bool:
         """Start a call, and wait for a while if it rests; return whether it is finished; if not, ``wait`` for it."""
         done = self.start(access)
+        # Only a call that rests is waited for. One that waits for a pager may wait for the very writer of this command.
         if not done and access.is_resting:
             rested = self._patient[access] = trio.Event()
             with trio.move_on_after(seconds):
@@ -110,6 +141,7 @@ class Engine:
         """Let calls that rest go on, in turn."""
         resting = self.system.resting
         while resting and not work.is_over:
+            # From the front, and back to the end: all calls that rest have their turn.
             access = next(iter(resting))
             del resting[access]
             if not access.done and access.go_on(trio.current_time()):
@@ -125,6 +157,7 @@ class Engine:
             return
 
         def cancelled(_raise_cancel: object) -> trio.lowlevel.Abort:
+            # Trio has woken the task already; `_wake` must not do it again.
             access.token = None
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -160,9 +193,11 @@ class Engine:
     def settle(self) -> None:
         """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
         system = self.system
+        # First those who wait: their answers unlock the pages for which a drop would wait.
         if system.woken:
             for access in system.run_ready(trio.current_time(), _MOST_WOKEN if self._slices is not None else None):
                 _wake(access)
+        # Then those who are asked. Delivering needs nothing of what follows, and a pager is waited for.
         if system.ports_ready:
             for port in system.take_ports():
                 self._kick(port)
@@ -171,6 +206,7 @@ class Engine:
                 self._stale(owner, pages)
         if (system.woken or system.resting or system.graves) and self._slices is not None and not self._is_going_on:
             self._is_going_on = True
+            # The engine is a user of slices of its own: what it does is for all.
             self._slices.spawn(self._go_on, self._slices.begin(self))
 
 

@@ -1,17 +1,54 @@
-"""Who takes requests from the kernel, and who goes on when: a stand-in for what pyfuse3's loop uses of trio.
+"""Which task takes requests from the kernel, and which goes on when: a stand-in for what pyfuse3's loop uses of trio.
 
-pyfuse3 reads requests in several tasks, here called workers, one of which waits for the device while it holds a lock.
-On trio's own lock, tasks and readiness a request that waits for a pager costs five turns of the event loop: the lock is
-handed on, epoll armed again, the answer waits for its turn. Here one trio task, the driver, runs all workers by itself:
-the next request is taken if it is there already, who waits for a pager is put aside and goes on as soon as the pager
-has answered, and the event loop has its turn when there is nothing else to do, or after ``_TURNS`` requests. What that
-brings is measured by tools/bench.
+pyfuse3 reads requests in several tasks, here called workers. One of them waits for the device while it holds a lock. On
+trio's own lock, tasks and readiness a request that waits for a pager costs five turns of the event loop: the lock is
+handed on, epoll armed again, the answer waits for its turn. Here one trio task, the driver, runs all workers by itself.
+It takes the next request if it is there already. A handler that waits for a pager is put aside, and goes on as soon as
+the pager has answered. The event loop has its turn when there is nothing else to do, or after ``_TURNS`` requests. What
+that brings is measured by tools/bench.
 
 A handler may await anything. If it awaits something of trio, the driver becomes the trio task of that worker alone
 until its handler has answered, and another driver takes over.
 
 pyfuse3 offers the seam: its asyncio mode replaces the name ``pyfuse3.trio`` in the same way.
 """
+
+# Rules
+#
+# 1. A worker is in one place: it runs (`running`), or it is in `_ready`, in `_idle`, the `_holder`, parked (the one who
+#    will wake it has it), or alone in a trio task. `_put` puts one that has stopped where it belongs.
+# 2. `running` is None while anything else runs, a worker in a task of its own too. `Engine.run` decides by it whether
+#    it may park.
+# 3. At most one worker is the holder. It has pyfuse3's lock and waits for the device.
+# 4. After a stop for one of ours (`_Trap`) a handler may go on in another trio task. So nothing that belongs to a trio
+#    task may span one: no `trio.Lock`, no cancel scope around `park`.
+# 5. The driver must never end while a worker is ready, idle or the holder. `_ensure_driver` stands wherever it could.
+#
+# How it works
+#
+# pyfuse3's loop is, for each of its tasks: take the lock, wait for the device, let the lock go, read a request, start
+# another task if none waits for the lock, run the handler, begin again. The names `Lock`, `lowlevel.wait_readable` and
+# `open_nursery` are looked up in `pyfuse3.trio`, so they lead here. A worker is a coroutine that the driver resumes by
+# hand. What it yields is either one of ours (`_Trap`) or something of trio.
+#
+#     start_soon --> _ready --> running --LOCK----------> _idle ---(nobody holds the lock)---> running
+#                      ^           |-----DEVICE---------> _holder -(a request is there)------> running
+#                      |           |-----PARKED---------> Worker.wake --+
+#                      |           |-----AFTER_OTHERS--+                |
+#                      +-----------|-------------------+----------------+
+#                                  +-----trio-----------> this trio task is its own; another driver takes over
+#
+# What is not nice
+#
+# `pyfuse3.trio` is replaced: a seam that pyfuse3 has for its own asyncio mode, but does not promise. This object is
+# module, lock and nursery at once. There are two ways to wait for a pager, here and `Engine.wait`, because a worker is
+# no task of trio. Rule 4 binds code in other rooms (the semaphore of `CommandHandle`, "not inside of cancel scopes").
+#
+# What else changes with this file
+#
+# `Engine.run` and `answer_first` in engine.py; `Idleness` in trim.py (`retire_idle`); front/session.py (`plug_in`,
+# `before_wait`, MAX_TASKS); "Who takes requests" in mount/CONCURRENCY.md. tests/trio/test_mount_turns.py has a loop
+# that does what pyfuse3's does: if another version of pyfuse3 does otherwise, it must too.
 
 from __future__ import annotations
 
@@ -116,6 +153,7 @@ class Turns:
 
     def retire_idle(self) -> None:
         """End the workers that wait for their turn, which frees their buffers; one stays to take the next request."""
+        # The holder takes the next request. Without one the last idle worker must stay for that.
         retired = self._idle if self._holder is not None else self._idle[:-1]
         self._idle = self._idle[len(retired) :]
         for worker in retired:
@@ -129,6 +167,7 @@ class Turns:
 
     async def __aenter__(self) -> None:
         """Take the lock, at once if it is free and nobody else is to go on."""
+        # Not while others are ready: they have an answer to give, and a new request would come before them.
         if self.running is None or self._holder is not None or self._ready:
             await _stop(_Trap.LOCK)
 
@@ -137,10 +176,12 @@ class Turns:
 
     async def _wait_readable(self, fd: int) -> None:
         """Return when a request is there. Only with the lock, for the worker that is running."""
+        # Once: pyfuse3 has one descriptor for the life of the mount.
         if fd != self._device:
             self._poll.register(fd, select.POLLIN)
             self._device = fd
         self._turns_left -= 1
+        # Before it is certain that a request is there. `Slices` only looks whether the number changes.
         self.requests += 1
         if not self._turns_left or not self._poll.poll(0):
             await _stop(_Trap.DEVICE)
@@ -153,6 +194,7 @@ class Turns:
         """Start a worker."""
         del name
         worker = Worker(self, function(*args))
+        # Kept so that `close` finds those that are parked: they are in no queue of ours.
         self._workers.add(worker)
         self._ready.append(worker)  # at once: pyfuse3 makes another until it sees one wait for the lock
         self._ensure_driver()
@@ -173,6 +215,7 @@ class Turns:
 
     def woken(self, worker: Worker) -> None:
         """Let a parked worker go on: after the running one, or in a trio task of its own if the driver is asleep."""
+        # Not resumed here: the worker that wakes it is in the middle of a step, and must stop first.
         if self.running is not None:
             self._ready.append(worker)
         elif self._nursery is not None:
@@ -189,6 +232,7 @@ class Turns:
     async def _drive(self) -> None:
         """Run workers until all wait for pagers, or one needs this task for itself."""
         while True:
+            # Those that were woken first: they have an answer to give. An idle worker only if nobody holds the lock.
             if self._ready:
                 worker, error = self._ready.popleft(), None
             elif self._holder is not None:
@@ -207,6 +251,8 @@ class Turns:
             if not self._put(worker, trap):
                 self._has_driver = False
                 self._ensure_driver()
+                # The worker has asked trio for something in the name of this task, so this is the one that must wait
+                # for it.
                 await self._run_alone(worker, trap)
                 return
 
@@ -216,6 +262,7 @@ class Turns:
             trap = _run(worker.coroutine.send, None)
         while not self._put(worker, trap):
             trap = _run(*await _step_after(trap, worker))
+        # It is ready, idle, the holder or parked now, and no task of its own runs it any more.
         self._ensure_driver()
 
     def _put(self, worker: Worker, trap: object) -> bool:
@@ -228,6 +275,7 @@ class Turns:
             self._holder = worker
         elif trap is _Trap.AFTER_OTHERS:
             self._ready.append(worker)
+        # Its coroutine has ended: pyfuse3 has enough idle tasks, or the session is over.
         elif trap is None:
             self._workers.discard(worker)
         else:
@@ -248,7 +296,7 @@ class Turns:
         return None
 
     async def _spin(self) -> bool:
-        """Look for a request again and again, after everybody else had his turn; return whether there is one."""
+        """Look for a request again and again, after every other task had its turn; return whether there is one."""
         await trio.lowlevel.checkpoint()
         end = time.perf_counter() + self._spin_seconds
         while time.perf_counter() < end:
@@ -291,6 +339,7 @@ def _run(step: _Step, argument: object) -> object:
 async def _step_after(trap: object, worker: Worker) -> tuple[_Step, object]:
     """Wait as a coroutine asks trio to; return how it is to go on."""
     try:
+        # Handed to trio as if this task had asked for it. What comes back, a result or Cancelled, is the worker's.
         return worker.coroutine.send, await _stop(trap)
     except BaseException as error:  # noqa: BLE001 - handed on
         return worker.coroutine.throw, error

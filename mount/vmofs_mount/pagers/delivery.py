@@ -2,16 +2,49 @@
 
 A FIFO in the mount is an ordinary kernel pipe: reading it never comes to vmofs. vmofs opens the FIFO for writing only
 while somebody reads it, since whatever it holds open keeps the mount busy. Every open of the FIFO looks its name up
-first (entry_timeout 0); from then on vmofs tries to open it for writing, without blocking, until a reader is there.
+first (entry_timeout 0). From then on vmofs tries to open it for writing, without blocking, until a reader is there.
 
-Everything that is done with an open FIFO is done in a thread of its own, because it may wait: see ``attaching``. A
-packet counts as dequeued when it is given to the thread.
+Everything that is done with an open FIFO is done in a thread of its own, because it may wait: see fifo_threads.py.
 
 While a FIFO is attached two things are watched. Its descriptor reports EPOLLERR when the last reader is gone, and
 inotify reports every reader that closes. In both cases requests that were handed out and not answered are delivered
-again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline. For the same reason
-a request that stays unanswered is delivered again by another FIFO of the pager, if there is one.
+again: a second delivery is harmless, a lost one would leave its reader waiting until the deadline.
 """
+
+# Rules
+#
+# 1. A packet leaves the port (`Port.take`) when its line was taken by the FIFO's thread, whether or not anybody has
+#    read it. What the thread refuses stays in the port.
+# 2. A request that was handed out and is not answered comes again: when its reader is gone, when some reader of that
+#    FIFO has closed, and after `stall` seconds by another FIFO. Twice is harmless, never is a hang.
+# 3. vmofs has a FIFO open only while somebody reads it, or the mount would be busy for ever.
+# 4. There is never more than one thread for a FIFO (`_thread`, `_let_go`). What was attached last is closed first.
+# 5. `_hand_over` is the only way out of the attached state: end, removal, cancellation and errors all lead there.
+#
+# How it works
+#
+#                 looked_up, probe              a reader is there
+#     unattached ------------------> `_attach` -------------------> attached: `_serve`, lines go to `Writer`
+#         ^                             | none, after 1 s             |  |
+#         |<----------------------------+                             |  +-- a reader closed (inotify): `_requeue`
+#         |                                                           |
+#         +---- `_hand_over`: the last reader is gone (EPOLLERR), or the FIFO is removed
+#
+# `PagerPorts.kick` is called when a port has got a packet, when a FIFO was attached, and when a thread has room again.
+# COMPLETE is no request: the port forgets it when it is taken. So its place in the stream is kept (`completes`), and it
+# is sent again if the bytes before that were not all read.
+#
+# What is not nice
+#
+# `Fifo` is also the name of the inode; registry.py imports this one as `FifoLane`. It takes five callables. The account
+# of bytes that were read serves COMPLETE alone. A reader that was stopped between looking the name up and opening it is
+# found by trying every second: the kernel tells nobody of an open.
+#
+# What else changes with this file
+#
+# fifo_threads.py; `Port` in vmofs/core/requests/port.py, which knows a FIFO as a "lane"; `prepare_removal` and
+# `_end_late_opens` in registry.py; `Ageing` in loop/timeouts.py (`stall`); "FIFOs" in mount/CONCURRENCY.md; "The FIFO"
+# in mount/SEMANTICS.md. Tests: tests/fuse/test_ports.py, tests/fuse/test_handover.py, tests/trio/test_removed_fifos.py.
 
 from __future__ import annotations
 
@@ -60,6 +93,7 @@ class _Attached:
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+        # Bounded: a pager may read nothing for long. What falls out is not sent again.
         self.completes: deque[tuple[int, PageSource]] = deque(maxlen=65536)  # (end in the stream, source)
         self.gone = trio.Event()  # set when it is detached, or is to be
         self.closing = trio.CancelScope(shield=True)
@@ -68,6 +102,7 @@ class _Attached:
     def close(self) -> None:
         """Let the thread close it; from now on that is waited for, but not for long."""
         self.gone.set()
+        # The thread may wait for the lock of the pipe. Then it is left alone, and closes when it gets that.
         self.closing.deadline = trio.current_time() + CLOSE_SECONDS
         self.writer.close()
 
@@ -80,6 +115,7 @@ class _Attached:
         """Have a thread write, until ``close``. COMPLETE lines that nobody has read are sent again then."""
         with self.closing:
             await trio.to_thread.run_sync(self.writer.run, limiter=thread, abandon_on_cancel=True)
+        # If the thread is stuck nobody knows what was read. Then all are sent again.
         read = 0 if self.closing.cancelled_caught else self.writer.read_bytes
         for end, source in self.completes:
             if end > read:
@@ -137,11 +173,13 @@ class Fifo:
         return load > 0 and port.is_stalled(self), load
 
     def looked_up(self) -> trio.Event | None:
-        """Note that somebody looked the name up and may open it; called before he learns that it exists.
+        """Note that a process looks the name up, and may open it; called before the lookup is answered.
 
         Returns:
-            What he should wait for, or he would read what the last reader left in the pipe; None for nothing.
+            What the lookup should wait for, or the process would read what the last reader left in the pipe; None for
+            nothing.
         """
+        # EPOLLERR may not have been reported yet. The one that opens now must not be taken for the one that is gone.
         if self._attached is not None and is_reader_gone(self._attached.writer.fd):
             self._hand_over()
         if self._attached is None and self._settled.is_set():
@@ -151,9 +189,10 @@ class Fifo:
         return None if self._let_go.is_set() else self._let_go
 
     async def wait_settled(self) -> None:
-        """Wait until whoever looked the name up has got through his open.
+        """Wait until every process that looked the name up has got through its open.
 
-        For before the FIFO goes: who opens it after that waits for ``Pagers`` to open it by its number, if it may.
+        To be awaited before the FIFO goes. A process that opens it later waits until ``Pagers`` opens the inode by its
+        number, where vmofs may do that.
         """
         await self._settled.wait()
 
@@ -178,6 +217,7 @@ class Fifo:
         request, attached = port.oldest(), self._attached
         if request is None or attached is None or not attached.writer.hand(self._line(request)):
             return False
+        # Only now: a packet that was refused stays the oldest.
         port.take(self, trio.current_time())
         if request.command is PacketCommand.COMPLETE:
             attached.completes.append((attached.writer.handed_bytes, request.source))
@@ -197,9 +237,11 @@ class Fifo:
         return format_packet(packet.command, packet.key, packet.offset, packet.length, self._name_of(packet.source))
 
     async def run(self) -> None:
-        """Attach when somebody reads, deliver, hand over when he is gone; until cancelled."""
+        """Attach when somebody reads, deliver, hand over when the last reader is gone; until cancelled."""
         try:
             while True:
+                # A reader that was stopped before its open looks nothing up again. So it is looked for while requests
+                # wait.
                 timeout = _POLL_SECONDS if self._was_looked_up and any(self.ports) else float("inf")
                 with trio.move_on_after(timeout):
                     await self._wanted.wait()
@@ -211,6 +253,7 @@ class Fifo:
     async def _attach_and_serve(self) -> None:
         try:
             attached = await self._attach()
+            # If it was looked up once more, that reader may be in open still.
             if attached or not self._wanted.is_set():
                 self._settled.set()
             if self._attached is not None:
@@ -222,6 +265,7 @@ class Fifo:
             await trio.sleep(_POLL_SECONDS)
 
     async def _attach(self) -> bool:
+        # The thread of the last attachment may have the FIFO still.
         await self._let_go.wait()
         for delay in _ATTACH_DELAYS:
             with trio.move_on_after(delay):
@@ -231,6 +275,7 @@ class Fifo:
             try:
                 await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=self._thread)
             except trio.Cancelled:
+                # The thread may have opened it, or be about to. Whichever it is, it is closed in a thread.
                 opened = attempt.abandon()
                 if opened is not None:
                     writer, watch = opened
@@ -252,6 +297,7 @@ class Fifo:
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(self._deliver, idempotent=True)
 
+        # Called in the thread, which may outlive the loop.
         writer.has_room = has_room
         self._attached = _Attached(writer)
         self._closes.add(writer.fd, watch, self)
@@ -278,6 +324,7 @@ class Fifo:
         if self._attached is not None and is_reader_gone(self._attached.writer.fd):
             self._hand_over()
             return
+        # It is not known which reader had which line. So all that is not answered comes again.
         self._requeue()
         self._deliver()
 
@@ -295,6 +342,7 @@ class Fifo:
         attached, self._attached = self._attached, None
         if attached is None:
             return
+        # Whoever opens the FIFO next waits for this.
         self._let_go = attached.let_go
         self._closes.discard(attached.writer.fd)
         attached.close()
@@ -326,6 +374,7 @@ class PagerPorts:
         while port and open_lanes:
             lane = min(open_lanes, key=lambda fifo: fifo.preference(port)) if len(open_lanes) > 1 else open_lanes[0]
             if not lane.send(port):
+                # No room. It kicks again when there is (`has_room`).
                 open_lanes.remove(lane)
         if port:
             for fifo in lanes:
@@ -339,6 +388,7 @@ class PagerPorts:
         """
         port = request.source.port
         stalled = port.delivered().get(request)
+        # It was requeued, or answered, meanwhile.
         if stalled is None:
             return False
         lanes = [fifo for fifo in self.fifos.values() if fifo.attached and fifo is not stalled and port in fifo.ports]

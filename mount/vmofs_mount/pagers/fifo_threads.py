@@ -1,10 +1,42 @@
 """Opening FIFOs for writing, and what is done with an open one. All of it is done in worker threads.
 
-The kernel locks a pipe while somebody reads from it or writes into it, also while his memory is not there: who reads a
-FIFO into a mapping of a VMO holds the lock for as long as the pager of that VMO takes. He need not have opened it
-himself: root may have, and given it to him, or have become him. So of every FIFO everything may wait: opening, writing,
-counting what is unread, closing. Only poll takes no lock.
+The kernel locks a pipe while a process reads from it or writes into it, also while the memory of that process is not
+there. A process that reads a FIFO into a mapping of a VMO holds the lock for as long as the pager of that VMO takes. It
+need not have opened the FIFO itself: root may have opened it and given it away, or have become another user. So
+everything that is done with a FIFO may wait: opening, writing, counting what is unread, closing. Only poll takes no
+lock.
 """
+
+# Rules
+#
+# 1. Whatever is done with an open FIFO, but poll, is done in its own thread: open, write, FIONREAD, close.
+# 2. Of `Writer` only `run` is for the thread, the other methods are for the trio thread. Neither takes a lock. What
+#    both touch is a deque, numbers and flags. Each is read or written in one step under the interpreter's lock.
+# 3. A side first notes what it has done, and then looks what the other one has. So one of the two sees the other.
+# 4. A line is never divided: a piece is at most PIPE_BUF bytes, which the kernel writes whole or not at all.
+# 5. Whoever opened a FIFO is known to exactly one side: `Attempt._lock` decides between the thread and `abandon`.
+#
+# How it works
+#
+# The thread has two states in which it sleeps, and two ways to be woken. With nothing to write it waits in `_wakes`, a
+# queue of the interpreter, since `hand` puts something there without a system call. With no room in the pipe, or
+# without a reader, it waits in poll, and `close` wakes it by an eventfd.
+#
+#     hand:   append the line --> is it asleep? then wake it
+#     run:    asleep --> are there lines? if not, sleep
+#
+# `ClosedReaders` is the other half: inotify tells when a reader closes, epoll with an empty mask when the last is gone.
+#
+# What is not nice
+#
+# This relies on the interpreter's lock. A Python without it needs another `Writer`. The thread costs some 7 us for each
+# miss, two changes of context and a system call. `attaching_threads` is a global: by it LOOKUP tells our own opening of
+# a FIFO from that of a reader.
+#
+# What else changes with this file
+#
+# delivery.py; `Service._looked_up` (`attaching_threads`); the FIFOs in the table of threads, and "FIFOs", in
+# mount/CONCURRENCY.md. Tests: tests/trio/test_fifo_writer.py.
 
 from __future__ import annotations
 
@@ -66,6 +98,7 @@ class ClosedReaders:
 
     def discard(self, fd: int) -> None:
         """Watch it no longer. Before the descriptor is closed."""
+        # Before the descriptor is closed: the next open may get the same number.
         number, _ = self._attached.pop(fd)
         self._gone.unregister(fd)
         del self._fifos[number]
@@ -91,6 +124,7 @@ class ClosedReaders:
         while True:
             await trio.lowlevel.wait_readable(self._gone.fileno())
             for fd, _ in self._gone.poll(0):
+                # One that was reported before it in this round may have had it detached.
                 if fd in self._attached:
                     self._attached[fd][1].reader_gone()
 
@@ -130,6 +164,7 @@ class Writer:
     def hand(self, line: bytes) -> bool:
         """Have a line written soon; return False if too many wait already."""
         if len(self._lines) >= _MAX_UNSENT_LINES:
+            # Rule 3: noted first, then looked again.
             self._refused = self._is_asked = True
             if len(self._lines) >= _MAX_UNSENT_LINES:
                 return False
@@ -137,6 +172,7 @@ class Writer:
         self._lines.append(line)
         self.handed_bytes += len(line)  # not before: then the thread could count what it has not yet
         self._handed_lines += 1
+        # Rule 3. It may be woken once too often, and then finds nothing to do; never too seldom.
         if self._asleep:
             self._asleep = False
             self._wakes.put(None)
@@ -157,6 +193,7 @@ class Writer:
         lines, fd, wakes = self._lines, self.fd, self._wakes
         try:
             while not self._closing:
+                # Rule 3: noted before the look at the lines.
                 self._asleep = True
                 if not lines:  # who appends after this look wakes us
                     wakes.get()
@@ -165,6 +202,7 @@ class Writer:
                     piece = lines.popleft() if len(lines) == 1 else self._piece()
                     try:
                         os.write(fd, piece)
+                    # No room, or nobody reads any more. For both it waits, and for being told to end.
                     except (BlockingIOError, BrokenPipeError):
                         self._write_later(piece)
                     if self._is_asked and not self._goes_on():
@@ -185,6 +223,7 @@ class Writer:
 
     def _write_later(self, piece: bytes) -> None:
         """Write when there is room, unless nobody reads any more, or it is to be closed."""
+        # `_count` must not take it for read. Without a reader it stays there.
         self._unwritten += len(piece)
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
@@ -204,6 +243,7 @@ class Writer:
         """Do what else was asked for; return whether to go on writing."""
         if self._counting:
             self._count()
+        # Counting, once begun, is done after each piece.
         self._is_asked = self._counting
         if self._refused:
             self._refused = False
@@ -233,9 +273,11 @@ class Attempt:
             OSError: no watch or no descriptor is left.
         """
         thread = threading.get_native_id()
+        # The lookup of this open is no reader's: else each attempt would cause the next.
         attaching_threads.add(thread)
         try:
             fd = self._open_in_own_mount()
+        # Nobody reads (ENXIO), or the name has gone.
         except OSError:
             return
         finally:
@@ -250,6 +292,7 @@ class Attempt:
             undone.pop_all()
         with self._lock:
             self._opened = opened
+            # Rule 5: either this thread sees that it was abandoned, or `abandon` returns what was opened.
             abandoned = self._abandoned
         if abandoned:
             self._closes.forget(watch)
@@ -258,6 +301,7 @@ class Attempt:
 
     def _open_in_own_mount(self) -> int | None:
         """Open the FIFO, unless the path leads elsewhere: another mount may lie over this one, or have replaced it."""
+        # O_PATH opens no FIFO. The open below is of this very place, wherever the name leads by then.
         place = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
         try:
             if os.fstat(place).st_dev != self._device:

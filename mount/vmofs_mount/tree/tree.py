@@ -1,6 +1,7 @@
 """The tree of names: POSIX semantics of adding, removing and renaming, and how long a node lives.
 
-What may be made where is the business of ``realms``, who may do it that of the kernel (``default_permissions``).
+What may be made where is the business of ``directory_rules``, who may do it that of the kernel
+(``default_permissions``).
 Errors are ``OSError`` with the errno that POSIX gives; nothing has changed then.
 
 A node lives while it has a name, the kernel knows its number, it is open, or others need it (``keep``). What it holds

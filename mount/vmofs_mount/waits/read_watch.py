@@ -1,28 +1,67 @@
-"""READs that wait for a pager: who of their readers was killed, and who is held up behind them in the kernel.
+"""READs that wait for a pager: which of their readers were killed, and who is held up behind them in the kernel.
 
-A reader who waits for the page of a READ ahead of time dies at once when he is killed. One who waits for the answer to
-a READ of his own does not (``O_DIRECT``; a page that is in the cache without content, since its READ failed or it is
-just being dropped): so it is looked whether the processes of READs were killed, and those are let go, answered EINTR.
+A reader that waits for the page of a READ ahead of time dies at once when it is killed. A reader that waits for the
+answer to a READ of its own does not: with ``O_DIRECT``, or for a page that is in the cache without content, since its
+READ failed or it is just being dropped. So the processes of READs are looked at, and a READ whose process was killed is
+let go: answered EINTR.
 
-The kernel has the pages of a READ locked until it is answered. A reader can be killed, but his READ stays, and locked
-are not only other readers (who can be killed as well) but, uninterruptibly and with the file's lock held,
+The kernel has the pages of a READ locked until it is answered. A reader can be killed, but its READ stays. Other
+readers behind it can be killed as well. These cannot, and have the file locked:
 
-- who writes to one of the pages, before his WRITE is sent: we never hear of him;
-- who has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
-- behind these two, who removes or renames the file, with its directory locked, and so everybody who uses that.
+- a process that writes to one of the pages, before its WRITE is sent: vmofs never hears of it;
+- a process that has changed the size: the answer to SETATTR makes the kernel wait for every page of the file;
+- behind these two, a process that removes or renames the file, with its directory locked, and so everybody who uses
+  that directory.
 
-So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go, answered EINTR,
-if its process was killed, if it has ended and another one that has the file open sleeps uninterruptibly or was killed,
-or if the directory of the file is locked while somebody is behind the READ, who may have the file locked, or for so
-long that it has to be assumed: another user may be the one who locks the directory. That reaches no reader who still
-waits: the kernel asks again by itself for a page whose READ ahead of time failed, but only once. A READ that may be a
-second one (``again``) is let go only if its own process was killed, or has ended and somebody is held up for sure, or
-for a directory that others wait for.
+So SETATTR is not answered while a READ of the file waits (``wait_until_free``). And a READ is let go in three cases:
 
-It does not always help at once: the reader may have the page locked again before the one behind him wakes. So no READ
-is let go for the sake of others while SETATTR waits here. Who has the file locked is then the one who waits for the
-answer to it, and gets it, and it would only send him behind the next READ.
+- its process was killed;
+- its process has ended, and another one that has the file open sleeps uninterruptibly or was killed;
+- the directory of the file is locked while somebody is behind the READ who may have the file locked, or is locked for
+  so long that this has to be assumed. Another user may be the one who locks the directory.
+
+That reaches no reader who still waits: the kernel asks again by itself for a page whose READ ahead of time failed, but
+only once. A READ that may be a second one (``again``) is let go only if its own process was killed, or has ended and
+somebody is held up for sure, or for a directory that others wait for.
+
+It does not always help at once: the reader may have the page locked again before the one behind it wakes. So no READ is
+let go for the sake of others while SETATTR waits here. The one who has the file locked is then the one who waits for
+the answer to SETATTR. It gets that answer, and it would only be sent behind the next READ.
 """
+
+# Rules
+#
+# 1. A READ is noted before it waits (`began`), and forgotten before it is answered (`ended`).
+# 2. A READ is let go only when somebody is held up, or when its own process was killed. The kernel asks again by itself
+#    only once, so to let READs go without need would give a reader an error that no pager gave.
+# 3. A READ that may be the second one (`again`) is not asked for a third time. It is let go only for the reasons that
+#    the docstring names.
+# 4. While SETATTR of the size waits here, no READ of a process that lives is let go for the sake of others.
+# 5. /proc is read in worker threads, for half a second at most where a process may keep its files locked (`is_behind`).
+#
+# How it works
+#
+#     a READ waits --> `KillWatch`: its process was killed --------------------------------> let go
+#         |
+#         +--> the file may be written to, or its size is being changed: `_watch` looks
+#                 |--> a reader was killed, or has ended while somebody is held up --------> let go
+#                 |--> another process that has the file open was killed ------------------> let go
+#                 +--> `LockedDirectories`: its directory is locked --> `_judge`
+#                         |--> a process that has the file open is behind the READ --------> let go
+#                         +--> locked for 3 s, and nobody is seen to be the reason --------> let go, all of them
+#
+# To be let go is EINTR for the handler. A reader does not see it: the kernel asks again by itself, once.
+#
+# What is not nice
+#
+# The kernel knows who waits for whom, and tells nobody. All of this is a guess from /proc, and each constant is a
+# compromise between a look too early, which costs time, and one too late, which holds somebody up.
+#
+# What else changes with this file
+#
+# kill_watch.py and locked_directories.py beside it; `run_unless_killed` and `wait_until_unread` in files/vmo_file.py;
+# "The kernel's locks" in mount/CONCURRENCY.md. Tests: tests/fuse/test_behind_a_read.py,
+# tests/fuse/test_directory_locks.py, tests/fuse/test_faults_in_calls.py.
 
 from __future__ import annotations
 
@@ -55,8 +94,8 @@ _PATIENCE_SECONDS = 0.01
 """How long a READ waits before anybody is looked for who may be behind it. Most are answered sooner."""
 
 _UNEXPLAINED_SECONDS = 3.0
-"""How long a directory may be locked by nobody who is seen to be behind any READ there, nor to list it. Perhaps he has
-inherited or was given the file. Then all READs in it are let go."""
+"""How long a directory may be locked while no process is seen to be behind any READ there, nor to list it. One that has
+inherited the file, or was given it, is not seen. After that time all READs in the directory are let go."""
 
 _JUDGE_SECONDS = 0.5
 
@@ -73,7 +112,7 @@ class WaitingRead:
     """A READ: what waits, and for which process.
 
     ``has_locked``: it has pages of the page cache locked, as all but those with O_DIRECT have.
-    ``again``: the kernel may ask for it a second time.
+    ``again``: it may be the second time that the kernel asks for it.
     """
 
     access: Access[Bytes]
@@ -121,6 +160,7 @@ class ReadWatch:
         self._killed.add(read, read.process, lambda: self._let_go(file, [read]))
         if read.has_locked:
             self._reads.setdefault(file, {})[read] = None
+            # A process that may write may be about to wait for a page of this READ, with the file locked.
             if file.writer_count:
                 self.watch(file)
 
@@ -159,6 +199,7 @@ class ReadWatch:
 
     async def _see_through(self, file: VmoFile, thread: int) -> None:
         await trio.sleep(_SETTLE_SECONDS)
+        # SETATTR is answered. A thread that is in state D now most likely waits for a page that a READ has locked.
         while file in self._reads and await self._state_of(file, thread) == "D":
             self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
             await trio.sleep(_SETTLE_SECONDS)
@@ -185,9 +226,11 @@ class ReadWatch:
                     await trio.sleep(max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began)))
         finally:
             self._watched.discard(file)
+            # A READ may have come since the loop has looked.
             self.watch(file)
 
     async def _let_the_dead_go(self, file: VmoFile) -> None:
+        # Taken before the await; the READs are looked up again behind it.
         readers = {read.process for read in self._reads[file]}
         openers = {opener for opener in self._openers(file) if opener not in readers}
         seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
@@ -206,15 +249,17 @@ class ReadWatch:
         """Note that the directory of a file was seen locked: it may be because of this file, or of another."""
         now = trio.current_time()
         since, last = self._locked.get(file, (now, now))
+        # Seen again within a tenth of a second: it counts as locked all the time.
         self._locked[file] = (since if now - last < KILL_SECONDS else now, now)
         if file not in self._judged:
             self._judged.add(file)
             self._spawn(self._judge, file)
 
     async def _judge(self, file: VmoFile) -> None:
-        """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
+        """Let READs go that somebody is behind who has the file locked, perhaps a process that is not known here."""
         try:
             openers = set(self._openers(file))
+            # If the look takes too long, somebody is taken to be behind: a process that keeps others from looking.
             found = True
             with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
                 found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
@@ -231,6 +276,7 @@ class ReadWatch:
     def _let_go(self, file: VmoFile, reads: Iterable[WaitingRead]) -> None:
         waiting = (read for read in reads if not read.access.done)
         for read in list(islice(waiting, _MOST_AT_ONCE)):  # the next look finds the others
+            # Its handler runs later. `done` tells the next look that this one is on its way.
             self._engine.abort(read.access, LetGoError(f"others who use {file.path} must go on"))
 
     async def _state_of(self, file: VmoFile, thread: int) -> str:
@@ -247,7 +293,7 @@ def _family(openers: set[int]) -> set[int]:
 
 
 def _is_anybody_behind(openers: set[int]) -> bool:
-    """Return whether somebody who may have a file open waits in the kernel, and not just for what he reads."""
+    """Return whether a process that may have a file open waits in the kernel, and not just for what it reads."""
     return any(map(is_behind, _family(openers)))
 
 

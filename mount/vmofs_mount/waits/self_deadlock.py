@@ -2,10 +2,11 @@
 
 Such a program serves a VMO, reads a page of it that is not there, and so waits for an answer that only it could give.
 
-A READ says nothing of who reads. But whoever reads is asleep in the kernel, and /proc tells where, and who has which
-files open. So when a READ has waited for a moment, and its file was opened by a process that has the FIFO of the same
-pager open, all processes are looked at. It is a deadlock if every process that has any file of the pager's directory
-open (the FIFO, a command file, a file in ``supply/``) is stuck, that is: has one thread only, and this sleeps
+A READ says nothing of its reader. But the reader is asleep in the kernel, and /proc tells where, and which process has
+which files open. So when a READ has waited for a moment, and its file was opened by a process that has the FIFO of the
+same pager open, all processes are looked at. It is a deadlock if every process that has any file of the pager's
+directory open (the FIFO, a command file, a file in ``supply/``) is stuck. A stuck process has one thread only, and this
+sleeps
 
 - in a read of the page that is missing, or in a page fault of a file whose page is missing, be it inside a system call
   such as a write from a mapping; or
@@ -17,6 +18,31 @@ anything of the pager open, and would supply the page all the same, unasked, can
 command file open. Where something cannot be seen (processes of others for a daemon without privileges, or outside of
 its process namespace), nothing is said. What is not known ends at the deadline.
 """
+
+# Rules
+#
+# 1. EDEADLK is said only if every process that could answer is stuck. A wrong "no" costs a wait until the deadline; a
+#    wrong "yes" would fail a read that a pager was about to answer.
+# 2. Two looks must find the same, the counts of context switches included. So all of them slept at the same moment.
+# 3. What cannot be seen counts as "somebody can answer": `find` returns None on any error.
+# 4. Nothing here opens or stats a file of the mount, and of an epoll set nothing is read: either could wait.
+#
+# How it works
+#
+# `Deadlocks.run` takes READs that have waited for 0.1 s. `find_stuck` asks whether their reader has a FIFO of the same
+# pager open, and only then looks at all processes. Holders are those that have any file of the pager's directory open,
+# by inode and mount number in /proc/PID/fdinfo. Each must be stuck: one thread, asleep, in a read of a missing page or
+# in a wait for stuck children. A process that was found to go on is not looked at again for a while (`_cleared`).
+#
+# What is not nice
+#
+# Numbers of system calls are in a table for each architecture; on others nothing is said. All processes of the machine
+# are looked at twice for one suspicion. A pager of two threads that wait for each other waits until the deadline.
+#
+# What else changes with this file
+#
+# `Service._pager_files` and `Pagers.files_of`, which say which files a pager has; `has_mapped` and `in_fault` in
+# linux/procfs.py. Tests: tests/fuse/test_self_deadlock.py.
 
 from __future__ import annotations
 
@@ -110,6 +136,7 @@ class Deadlocks:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        # Where processes are hidden a holder may be among them, so nothing could ever be said.
         if not (can_see_everybody() and platform.machine() in _CALLS):
             return
         rest = 0.0
@@ -153,6 +180,8 @@ class Deadlocks:
                 sentence = f"process {reader.process} serves the pages {reader.pages} that it waits for"
                 self._end(access, SelfDeadlockError(sentence))
             elif reader not in stuck:
+                # It can go on, or could when it was looked at. A pager may get stuck any time; a mere reader seldom
+                # becomes a pager.
                 self._cleared[reader.process] = now + (_AGAIN_SECONDS if reader.process in serving else _READER_SECONDS)
 
 
@@ -166,6 +195,7 @@ def find_stuck(readers: set[Reader], files: PagerFiles, device_minor: int) -> tu
         serving = {process for process in processes if _opens(process, files.fifos, device_minor)}
     except PermissionError:
         return set(), set()
+    # Of most READs the reader does not serve: then all other processes need not be looked at.
     first = _Look(readers, files, device_minor).find() if serving else None
     if first is None or _Look(readers, files, device_minor).find() != first:
         return serving, set()
@@ -194,6 +224,7 @@ class _Look:
         """Return what was found; None if somebody can still answer, or it cannot be known."""
         try:
             holders = [process for process in _processes() if _opens(process, self._files.all, self._device_minor)]
+            # None is left if the reader has closed the FIFO meanwhile. Then its request waits for the next pager.
             if holders and all(self._is_stuck(process) for process in holders):
                 return self._finding
         except OSError:
@@ -203,6 +234,7 @@ class _Look:
     def _is_stuck(self, process: int) -> bool:
         if process in self._finding.switches:
             return True
+        # Before its state is looked at: if it runs in between, the second look finds another count.
         before = _switches(process)
         if len(os.listdir(f"/proc/{process}/task")) != 1 or _state(process) not in {"S", "D"}:  # noqa: PTH208
             return False
@@ -218,9 +250,11 @@ class _Look:
         for reader in self._readers:
             if reader.process != process:
                 continue
+            # -1: asleep outside of system calls, so in a page fault.
             if number == -1 or in_fault(Path(f"/proc/{process}/task/{process}")):
                 found = has_mapped(process, reader.ino, self._device_minor, reader.pages)
             elif number == self._calls.pread:
+                # The offset is an argument, so it is known whether it reads the page that is missing, and not another.
                 asked = PageRange.of_bytes(int(words[4], 16), int(words[3], 16))
                 found = bool(asked & reader.pages) and self._is_open(process, words[1], reader.ino)
             elif number in self._calls.reads:
@@ -243,6 +277,7 @@ class _Look:
         if self._children is None:
             self._children = _families()
         children = self._children.get(process, [])
+        # A child that has ended is a child too, and not stuck: the wait is about to return.
         return bool(children) and all(self._is_stuck(child) for child in children)
 
 

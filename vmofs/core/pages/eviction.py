@@ -11,6 +11,38 @@ Pages that DONT_NEED named go before all others, unless they were used since.
 Only what the model is asked for is a use. A read that the kernel serves from its own page cache is not seen here.
 """
 
+# Rules
+#
+# 1. Every evictable page of a VMO that takes part has its group in `groups`. Whatever makes a page evictable puts it
+#    there: `used` when it is supplied, `became_evictable` when it becomes clean or loses its last pin.
+# 2. An entry promises nothing. What is evictable in its group is looked up when its turn comes (`Member.evict_idle`).
+# 3. Nothing of VMOs is remembered here but their numbers. A number is never used twice.
+# 4. `reclaim` may be called in the middle of any allocation. The caller names frames that must stay (`spared`).
+#
+# How it works
+#
+#     supplied, read      --> used:             the group goes to the end
+#     clean, unpinned     --> became_evictable: the group is there, where it was if it had a place
+#     DONT_NEED           --> unneeded:         goes before all groups
+#
+#     reclaim: unneeded pages --> groups from the front --> (until enough frames are free, or nothing is left)
+#
+# A VMO that leaves is forgotten by number. Its groups stay in the order until their turn comes, or until `_sweep`. That
+# runs when there are more than twice as many groups as frames in use. `EvictedPages` keeps a bit for each page that was
+# evicted, for one counter only: how many came back.
+#
+# What is not nice
+#
+# A read that the kernel serves from its page cache is no use that is seen here. So the pages that are read most may
+# look like those that are not used at all. The key of a group is a number packed from two, so that one dictionary does
+# for all VMOs. There is no model of eviction in tests/model/, only tests of cases and the soak.
+#
+# What else changes with this file
+#
+# `PagerVmo.evict_idle`, `next_present` and `check` in vmofs/core/vmos/vmo.py; hints.py; `System.reclaim`; `_reclaim` in
+# mount/vmofs_mount/assembly/service.py, which drops from the page cache what went. Tests:
+# tests/unit/test_core_eviction.py, tests/unit/test_core_hints.py, tests/fuse/test_memory_limit.py.
+
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -77,6 +109,7 @@ class Eviction:
 
         With the last VMO they go at once.
         """
+        # Its groups stay: to find them would cost a look at all groups of all VMOs.
         self._members.pop(number, None)
         if not self._members:
             self.groups.clear()
@@ -90,6 +123,7 @@ class Eviction:
         for key in range(base + pages.start // GROUP_PAGES, base + -(-pages.end // GROUP_PAGES)):
             if key not in groups:
                 groups[key] = None
+            # Only a use moves it. A page that has just become clean was not used.
             elif now:
                 groups.move_to_end(key)
         # A group that is worth its place has a frame. So this happens after at least as many uses as it looks at.
@@ -105,6 +139,7 @@ class Eviction:
         self._refaulted_total += self.evicted.take(number, pages)
 
     def _sweep(self) -> None:
+        # A group with no page left, or of a VMO that is gone.
         for key in [key for key in self.groups if not self._is_worth_its_place(key)]:
             del self.groups[key]
 
@@ -121,6 +156,7 @@ class Eviction:
             spared: frames that must stay: the caller is about to read or write them.
         """
         enough = self._frames.used - pages
+        # As ranges of frames: the pages of a VMO are looked up in it by their frames.
         kept = RangeSet()
         for run in spared:
             kept.add(PageRange(run.frame, run.frame + run.pages))
@@ -129,8 +165,10 @@ class Eviction:
         while self.groups and self._frames.used > enough:
             key, _ = self.groups.popitem(last=False)
             number = key >> _NUMBER_SHIFT
+            # Where frames are spared the group keeps its place: some of its pages may be among them.
             if number in self._members and self._evict(number, _pages_of(key), kept):
                 passed_over.append(key)
+        # In the order in which they were.
         for key in reversed(passed_over):
             self.groups[key] = None
             self.groups.move_to_end(key, last=False)
@@ -251,6 +289,7 @@ class EvictedPages:
                 self._forget_some()
 
     def _forget_some(self) -> None:
+        # The oldest VMO first, not the oldest page: this serves a counter, which may be too low.
         while self._count > _MOST_CHUNKS:
             oldest = next(iter(self._chunks))
             self._drop(oldest, next(iter(self._chunks[oldest])))
@@ -262,6 +301,7 @@ class EvictedPages:
             return 0
         wanted = range(pages.start // _CHUNK_PAGES, -(-pages.end // _CHUNK_PAGES))
         count = 0
+        # A supply may be 2^51 pages; then the chunks that there are are gone through instead.
         for chunk in [chunk for chunk in chunks if chunk in wanted] if len(wanted) > len(chunks) else wanted:
             bits = chunks.get(chunk, 0)
             found = bits & _mask(pages, chunk)

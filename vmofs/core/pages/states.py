@@ -8,6 +8,41 @@ What only *may* happen depends on more than the state of one page and is decided
 reaches a zero interval only if it covers the interval's start, END only the part that is awaiting clean.
 """
 
+# Rules
+#
+# 1. A page is in one state. A gap is the absence of a run, so nothing is stored for it.
+# 2. Supply fills gaps, and changes no other state. `_table` adds that to all rows by itself.
+# 3. A pair that is not in the table is a defect of vmofs: `after` raises. It is never an error of a caller.
+# 4. Only CLEAN, DIRTY and AWAITING have a frame (`COMMITTED`). The zeros of the other states occupy nothing.
+# 5. Only CLEAN is evicted. So whatever makes a page CLEAN says that it may go (`became_evictable`).
+#
+# How it works
+#
+#               supply page            write, DIRTY          BEGIN              END
+#       GAP ------------------> CLEAN ------------> DIRTY ---------> AWAITING -------> CLEAN
+#        | \--supply zero--> MARKER --write, DIRTY---^ ^                 |
+#        |                                             +--write, DIRTY---+
+#        |       ZERO             BEGIN                    END
+#        +-------------> ZERO ---------> ZERO_AWAITING ---------> GAP      (the pager has written zeros)
+#
+# UNTRACKED is beyond the stream size. A write to any zeros makes them DIRTY. Detach makes gaps of CLEAN and MARKER.
+# mount/SEMANTICS.md has the whole table, and a drawing that is made from it.
+#
+# A run of pages has one state (`Run.state`). ZERO_AWAITING is no state of a run: it is a length of a ZERO run
+# (`Run.awaiting`), because BEGIN and END work on whole intervals. `writeback.page_state` makes one of the other.
+#
+# What is not nice
+#
+# Not every change looks here. ZERO and the changes of size (zero.py, resize.py) put states by themselves, and BEGIN and
+# END of zero intervals (writeback.py) change lengths: what they do depends on ranges. The column of ZERO is compared by
+# tests, but the core does not read it. UNTRACKED becomes ZERO when the stream size grows, which is no event.
+#
+# What else changes with this file
+#
+# `_CODE_BITS` in runs.py has room for eight states, and there are eight. The codes are their order here. Then
+# `tools/state_diagram --write`, the table in tests/unit/test_core_states.py, the letters for states in
+# tests/support/dirty_harness.py, and the models in tests/oracle/.
+
 from __future__ import annotations
 
 from enum import Enum
@@ -94,7 +129,9 @@ def _table() -> dict[tuple[PageState, PageEvent], PageState]:
             e.BEGIN_ZERO: s.MARKER,
             e.END: s.MARKER,
             e.ZERO: s.MARKER,
+            # It gets a frame of zeros. That is no write, so it is not dirty.
             e.COMMIT: s.CLEAN,
+            # A marker occupies nothing, so nothing is gained.
             e.EVICT: s.MARKER,
             e.DETACH: s.GAP,
         },
@@ -102,11 +139,13 @@ def _table() -> dict[tuple[PageState, PageEvent], PageState]:
             e.WRITE: s.DIRTY,
             e.OP_DIRTY: s.DIRTY,
             e.BEGIN: s.AWAITING,
+            # The pager writes zeros back, and the page was written to since: it must stay dirty.
             e.BEGIN_ZERO: s.DIRTY,
             e.END: s.DIRTY,
             e.ZERO: s.ZERO,
             e.COMMIT: s.DIRTY,
             e.EVICT: s.DIRTY,
+            # What was written and not written back would be lost: it stays readable.
             e.DETACH: s.DIRTY,
         },
         s.AWAITING: {
@@ -114,6 +153,7 @@ def _table() -> dict[tuple[PageState, PageEvent], PageState]:
             e.OP_DIRTY: s.DIRTY,
             e.BEGIN: s.AWAITING,
             e.BEGIN_ZERO: s.AWAITING,
+            # The pager has it now. So it is CLEAN, and not a gap: the bytes are here still.
             e.END: s.CLEAN,
             e.ZERO: s.ZERO,
             e.COMMIT: s.AWAITING,
@@ -136,6 +176,7 @@ def _table() -> dict[tuple[PageState, PageEvent], PageState]:
             e.OP_DIRTY: s.DIRTY,
             e.BEGIN: s.ZERO_AWAITING,
             e.BEGIN_ZERO: s.ZERO_AWAITING,
+            # The pager has zeros there now, and gives them when it is asked.
             e.END: s.GAP,
             e.ZERO: s.ZERO_AWAITING,
             e.COMMIT: s.DIRTY,

@@ -4,6 +4,40 @@ Zircon: zircon-pager 3.3 (overlap), 3.4 (delivery), 3.5 (wake-ups), 3.6 (failure
 command never overlap; READ and DIRTY do not interact.
 """
 
+# Rules
+#
+# 1. A request is outstanding until it is answered, failed, or left by its last waiter. Then it is nowhere: not in
+#    `_outstanding`, not in `System.requests`, not in the port.
+# 2. Requests of one command never overlap. READ and DIRTY know nothing of each other.
+# 3. A request has a primary waiter, and perhaps others behind it. When the primary leaves, the first of those inherits.
+# 4. No request exists once nobody can answer: `check_attached` is called before, `fail_all` or `fail_some` at the end.
+# 5. A waiter that is woken looks again. Nothing is promised to it but that something has happened.
+#
+# How it works
+#
+#     wait: a request covers the start of the range --> wait behind it, as far as it goes; no packet
+#           none does                               --> a new request, up to the next one; its packet is queued
+#
+#     resolve: counts the pages down in each request that they meet
+#         all are there  --> the request is complete, everybody wakes
+#         the one page that the primary wants next is there --> it wakes early, and those behind it whose page came too
+#
+# At most one packet of a source is in the port, the head of `_packets`. The others move up one by one, by `pop_packet`.
+# A failure is latched at the waiters whose first or wanted page begins the failed part. The others wake, look again,
+# and ask again for what is still missing.
+#
+# What is not nice
+#
+# `pending_count` is a number, as in Zircon: pages that are resolved twice count twice. So a waiter may wake too early,
+# and ask again. The empty containers are shared by all sources, to save memory for each of very many VMOs, and so are
+# replaced, never changed: `_outstanding` is a new dictionary with each command that begins or ends.
+#
+# What else changes with this file
+#
+# port.py and request.py; `Access._wait`, which keeps a waiter where it is if it was woken early; outstanding.py. The
+# rules are 3.3 to 3.8 in tests/rules.toml. Tests: tests/unit/test_core_requests.py, tests/unit/test_core_wake.py,
+# tests/unit/test_core_overlap.py, tests/unit/test_core_delivery.py.
+
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -110,15 +144,18 @@ class PageSource:
         else:
             request = requests.covering(start)
         if request is not None:
+            # Beyond that request it asks by itself, when it has looked again.
             waiter.range = PageRange(start, min(end, request.range.end))
             request.overlap(waiter)
         else:
             if requests:
+                # Up to the next request: two of one command never overlap.
                 waiter.range = PageRange(start, requests.next_start(start, end))
             request = PageRequest(self, command, waiter.range, now)
             request.primary = waiter
             requests.add(request)
             self._count(command)
+            # In the order in which they were raised: the deadline looks from the front.
             self._system.requests[request] = None
             self._send(request)
         waiter.request = request
@@ -141,6 +178,7 @@ class PageSource:
         if request.primary is not waiter:
             del request.overlaps[waiter]
         elif request.overlaps:
+            # The one that has waited longest. The pager was asked already, and is not asked again.
             request.primary, _ = request.overlaps.popitem(last=False)
         else:
             request.primary = None
@@ -153,6 +191,7 @@ class PageSource:
         outstanding = self._outstanding.get(command)
         if outstanding is None:
             return
+        # A list: `_complete` takes requests out.
         for request in outstanding.meeting(pages):
             if failure is not None:
                 _latch(request, pages, failure)
@@ -161,6 +200,7 @@ class PageSource:
                 continue
             cut = request.range & pages
             request.pending_count -= cut.pages
+            # Only the page that the primary needs next wakes anybody early (rule 3.5).
             if request.primary is not None and request.primary.wanted == cut.start:
                 self._wake(request.primary)
                 for waiter in request.overlaps:
@@ -181,6 +221,7 @@ class PageSource:
     def fail_some(self, status: Status) -> bool:
         """End some requests with ``status``; return whether there are more."""
         for requests in list(self._outstanding.values()):
+            # A slice: 50,000 may wait at one VMO.
             for request in list(islice(requests, SLICE)):
                 self.fail_request(request, status)
         return bool(self._outstanding)
@@ -202,6 +243,7 @@ class PageSource:
     def _remove(self, request: PageRequest) -> None:
         self.tally.outstanding -= 1
         requests = self._outstanding[request.command]
+        # Mostly it is the only one; then nothing is looked for.
         if not requests.is_single:
             requests.remove(request)
         elif len(self._outstanding) == 1:
@@ -233,6 +275,7 @@ class PageSource:
     def _withdraw(self, request: PageRequest) -> None:
         if request not in self._packets:
             return
+        # Only the head is in the port. Any other is taken out of the queue without a word to it.
         in_port = self.head_packet() is request
         self._drop_packet(request)
         if in_port:

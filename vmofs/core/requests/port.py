@@ -4,6 +4,37 @@ Zircon: zircon-pager 3.4. At most one packet per VMO is in a port; further reque
 come up one by one. Dequeuing is not acknowledging: a request stays outstanding until it is answered.
 """
 
+# Rules
+#
+# 1. A source is in `_sources` exactly while it has a packet in this port, and then with one only.
+# 2. What was delivered and not answered is in `_delivered`, with the lane that has it. It is never in `_returned` too.
+# 3. `_returned` goes before `_sources`: what was delivered once is older than all that never was.
+# 4. An answered request is in neither: `forget` is called for each that ends.
+# 5. COMPLETE is no request. When it is taken, nothing of it is left here.
+#
+# How it works
+#
+#     put --> _sources --take--> _delivered --forget--> (answered)
+#                                  |    ^
+#                requeue_delivered v    | take
+#                                _returned (before all else)
+#
+# A lane is one of several workers that dequeue from one port; in a mount, a FIFO. Its load is how many requests it has
+# that are not answered. A lane that lost a request to another one (`redeliver`) counts as stalled until one of its own
+# is answered.
+#
+# What is not nice
+#
+# `requeue_delivered` goes through all that is delivered, also by other lanes: it is called when a reader closes, which
+# is seldom. `peek` and `cancel_key` are used by tests only. A lane is an object of the edge, known by nothing but its
+# identity.
+#
+# What else changes with this file
+#
+# page_source.py (`pop_packet`, `send_complete`); pagers/delivery.py in the mount, which is the lanes; tests/oracle/ has
+# a model of a port. Rule 3.4 in tests/rules.toml. Tests: tests/unit/test_core_delivery.py,
+# tests/unit/test_core_lanes.py.
+
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
@@ -51,6 +82,7 @@ class Port:
         """Queue the next packet of a source that has none in the port. In a closed port it vanishes."""
         if source not in self._sources and not self._closed:
             self._sources[source] = None
+            # The edge delivers when it settles, not now: more may come in the same call.
             self._system.ports_ready[self] = None
 
     def withdraw(self, source: PageSource) -> None:
@@ -77,6 +109,7 @@ class Port:
 
     def take(self, lane: object, now: float) -> PageRequest | None:
         """Do as ``dequeue``, and return what the packet asks for."""
+        # Rule 3.
         if self._returned:
             request, _ = self._returned.popitem(last=False)
         elif self._sources:
@@ -86,6 +119,7 @@ class Port:
             return None
         request.deliveries += 1
         request.delivered_at = now
+        # Rule 5.
         if request.command is not PacketCommand.COMPLETE:
             self._delivered[request] = lane
             self._loads[lane] = self._loads.get(lane, 0) + 1
@@ -97,6 +131,7 @@ class Port:
 
         For a worker that stalls: who answers does not matter.
         """
+        # Counted for the other lane from now on. Either of the two may answer.
         stalled = self._take_delivered(request)
         request.deliveries += 1
         request.delivered_at = now
@@ -131,6 +166,7 @@ class Port:
     def forget(self, request: PageRequest) -> None:
         """Drop an answered request: it is not delivered again."""
         if request in self._delivered:
+            # It answers, so it does not stall.
             self._stalled.discard(self._take_delivered(request))
         self._returned.pop(request, None)
 

@@ -1,4 +1,4 @@
-"""Page requests and those who wait for them: plain records; ``source`` holds the rules."""
+"""Page requests and those who wait for them: plain records; ``page_source`` holds the rules."""
 
 from __future__ import annotations
 

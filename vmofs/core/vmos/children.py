@@ -1,4 +1,4 @@
-"""Making children of VMOs. Zircon: zx_vmo_create_child; zircon-pager 2.12. How they share pages is ``hierarchy``.
+"""Making children of VMOs. Zircon: zx_vmo_create_child; zircon-pager 2.12. How they share pages is ``cow_pages``.
 
 In a pager family a snapshot sees the root until it writes: there is no way to freeze what the root does not have yet.
 Only what a *clone* has modified can be frozen (SNAPSHOT_MODIFIED): those pages move into a hidden node, and the clone
