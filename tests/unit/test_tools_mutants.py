@@ -112,7 +112,7 @@ def test_a_list_is_found_again_and_what_is_gone_is_said(capsys: pytest.CaptureFi
 
 
 def test_the_tests_that_import_the_module_come_first_and_the_models_last() -> None:
-    near, others = relevant_tests(ROOT, "vmofs/core/ranges.py")
+    near, others = relevant_tests(ROOT, "vmofs/core/pages/ranges.py")
     assert "tests/unit/test_core_ranges.py" in near
     assert others[-1].startswith("tests/model/")
     assert not any("test_wire" in test for test in near + others)
