@@ -149,6 +149,12 @@ class PageCache:
         if backlog.to_store:
             self._start(file, backlog)
 
+    def stale(self, vmo: object, pages: list[PageRange]) -> None:
+        """Drop pages of a VMO that changed by another way than a write through its file, if it has one."""
+        file = vmo.owner  # type: ignore[attr-defined] # every object of the core has one
+        if isinstance(file, CachedFile):
+            self.drop(file, pages)
+
     def drop(self, file: CachedFile, stale: list[PageRange]) -> None:
         """Drop pages whose content changed or went. Returns at once; see ``wait_dropped``."""
         has_pages = bool(stale) and file.maybe_cached

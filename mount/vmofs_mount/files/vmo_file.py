@@ -25,19 +25,23 @@ from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
 from vmofs_mount.cache.read_retries import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.files.kernel_sizes import KernelSizes
-from vmofs_mount.files.open_files import Handle
+from vmofs_mount.files.open_files import Handle, content_changed
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.linux.mountinfo import Place
 from vmofs_mount.linux.procfs import thread_group
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.tree.inodes import VmoFile
-from vmofs_mount.tree.limits import Limits, Resource
+from vmofs_mount.tree.limits import Resource
+from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.kill_watch import KillWatch
 from vmofs_mount.waits.locked_directories import LockedDirectories
 from vmofs_mount.waits.read_watch import LetGoError, ReadWatch, WaitingRead
 from vmofs_mount.waits.self_deadlock import Reader
 
 T = TypeVar("T")
+
+STORE_SECONDS = 1.0
+"""How long an open for writing waits for a store into the page cache: one that a waiting READ holds up is undone."""
 
 
 class OpenVmos:
@@ -47,29 +51,25 @@ class OpenVmos:
         self,
         engine: Engine,
         cache: PageCache,
-        spawn: Callable[..., None],
-        place: Place,
-        modified: Callable[[VmoFile], None],
-        limits: Limits,
         stores: MappedStores,
-        direct_writes: DirectWrites,
-        content_changed: Callable[[VmoFile, Caller, bool], None],
+        tree: Tree,
+        place: Place,
+        spawn: Callable[..., None],
     ) -> None:
         self.engine = engine
-        self.limits = limits
+        self.tree = tree
+        self.limits = tree.limits
         self.stores = stores
-        self.direct_writes = direct_writes
-        self.content_changed = content_changed
+        self.direct_writes = DirectWrites(cache)
         self.cache = cache
+        self._open: dict[VmoFile, Counter[int]] = {}
+        self._failures: dict[VmoFile, Failures] = {}
         self._spawn = spawn
         self._retries = Retries(place.minor)
         self.directories = LockedDirectories(place.mountpoint, spawn)
         self._killed = KillWatch(spawn)
-        self.reads = ReadWatch(engine, spawn, self.directories, self._killed, lambda file: self._open.get(file, ()))
+        self.reads = ReadWatch(engine, spawn, self.directories, self._killed, self._open)
         self.sizes = KernelSizes(place, spawn)
-        self.modified = modified
-        self._open: dict[VmoFile, Counter[int]] = {}
-        self._failures: dict[VmoFile, Failures] = {}
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""
@@ -150,6 +150,30 @@ class OpenVmos:
         self.reads.ended(handle.file, read)
         return number is not None and self.cache.end_read(handle.file, number)
 
+    async def set_size(self, file: VmoFile, size_bytes: int, caller: Caller) -> None:
+        """Cut or extend a VMO for a thread (truncate, ftruncate); may wait for the pager.
+
+        Raises:
+            VmoError: as the VMO's ``set_size``.
+            InterruptedError: as ``run_unless_killed``.
+        """
+        await self.stores.bring_in_for_size(file, size_bytes)
+        self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
+        process = thread_group(caller.pid)
+        try:
+            await self.run_unless_killed(file.vmo.set_size(size_bytes), process, file)
+        finally:
+            self.cache.size_changed(file.vmo)
+        await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
+        await self.wait_until_unread(file, process)  # last: none may begin before the answer
+        self.reads.size_answered(file, caller.pid)
+        content_changed(self.cache, file, caller, own=False)
+        self.tree.modified(file)
+
+    async def wait_writable(self, file: VmoFile) -> None:
+        """Wait until what is being stored into the page cache cannot undo what somebody writes who has just opened."""
+        await self.cache.wait_stored(file, STORE_SECONDS)
+
     async def run_counted(self, access: Access[T], handle: VmoHandle, locked: VmoFile | None = None) -> T:
         """Do as ``run_unless_killed`` does, and count what waits as a request of whoever opened the file.
 
@@ -228,6 +252,7 @@ class VmoHandle(Handle):
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
         self.is_mapped = False
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
+        file.maybe_cached = True
         file.mapper_count += self._may_map
         file.writer_count += self._may_write
         file.writers_total += self._may_write
@@ -310,7 +335,7 @@ class VmoHandle(Handle):
     async def _write(self, offset: int, data: bytes) -> int:
         room = await self._make_room(offset, len(data))
         if self.file.vmo.node.windows or self.file.vmo.node.children:
-            self._opened.content_changed(self.file, self.caller, False)
+            content_changed(self._opened.cache, self.file, self.caller, own=False)
         await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])
@@ -320,7 +345,7 @@ class VmoHandle(Handle):
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
             raise
         finally:
-            self._opened.modified(self.file)  # a write that fails may have written a part
+            self._opened.tree.modified(self.file)  # a write that fails may have written a part
 
     async def _make_room(self, offset: int, length: int) -> int:
         """Grow the content to hold ``length`` bytes at ``offset``; return how many of them there is room for."""

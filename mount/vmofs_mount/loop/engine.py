@@ -7,7 +7,7 @@ await everything must be looked up again.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -49,7 +49,7 @@ class Engine:
         self._turns = turns
         self._slices = slices
         self._is_going_on = False
-        self._patient: dict[Access[Any], trio.Event] = {}  # calls whose rest is waited for
+        self._patient: dict[Access[object], trio.Event] = {}  # calls whose rest is waited for
         system.buries_later = slices is not None
 
     def begin_work(self, user: Hashable) -> Work:

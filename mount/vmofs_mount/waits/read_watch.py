@@ -26,7 +26,7 @@ answer to it, and gets it, and it would only send him behind the next READ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -93,7 +93,7 @@ class _Seen(NamedTuple):
 class ReadWatch:
     """The READs of all files that wait. Tasks run in ``spawn``'s nursery.
 
-    ``openers`` returns the processes that have a file open.
+    ``openers`` are the processes that have each file open, if any.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ReadWatch:
         spawn: Callable[..., None],
         directories: LockedDirectories,
         killed: KillWatch,
-        openers: Callable[[VmoFile], Iterable[int]],
+        openers: Mapping[VmoFile, Iterable[int]],
     ) -> None:
         self._engine = engine
         self._spawn = spawn
@@ -189,7 +189,7 @@ class ReadWatch:
 
     async def _let_the_dead_go(self, file: VmoFile) -> None:
         readers = {read.process for read in self._reads[file]}
-        openers = {opener for opener in self._openers(file) if opener not in readers}
+        openers = {opener for opener in self._openers.get(file, ()) if opener not in readers}
         seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
         is_changing = file in self._changing
 
@@ -214,7 +214,7 @@ class ReadWatch:
     async def _judge(self, file: VmoFile) -> None:
         """Let READs go that somebody is behind who has the file locked. He may be one whom we do not know."""
         try:
-            openers = set(self._openers(file))
+            openers = set(self._openers.get(file, ()))
             found = True
             with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it
                 found = await self._lookers.run(file.uid, lambda: _is_anybody_behind(openers))
