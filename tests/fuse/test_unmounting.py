@@ -129,12 +129,12 @@ def test_a_message_that_waits_for_an_unmount_does_not_keep_others_waiting(
 
 _TELLS_IN_THE_MAIN_THREAD = """
 import trio
-from vmofs_mount.cache.page_cache import PageCache
+from vmofs_mount.cache.attributes import Attributes
 async def announce(self):
     while True:
         await trio.sleep(0.05)
         self._kernel.drop_attributes(1)
-PageCache._announce = announce
+Attributes._announce = announce
 """
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vmofs.status import NoMemoryError
-from vmofs_mount.cache.page_cache import CachedFile, PageCache
+from vmofs_mount.cache.attributes import CachedFile
+from vmofs_mount.cache.page_cache import PageCache
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.slices import Slices
 from vmofs_mount.rights.identity import Identity
