@@ -7,6 +7,7 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -37,7 +38,7 @@ class World:
         limits = Released()
         self.released = limits.nodes
         self.root = Directory(0o755, 0, 0, Realm())
-        self.tree = Tree(self.root, limits, lambda: None, itertools.count(1).__next__)
+        self.tree = Tree(self.root, limits, nullcontext, itertools.count(1).__next__)
         self.realm: Realm = FileRealm(self.tree)
 
     def file(self, path: str) -> Node:

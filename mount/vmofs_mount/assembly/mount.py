@@ -67,8 +67,8 @@ class AssembledMount:
     def shut_down(self) -> Dirty:
         """End all waits with an error: the mount is going down. Return what the pagers have not written back."""
         dirty = self.known.dirty()
-        self.parts.pagers.close_all()
-        self.engine.settle()
+        with self.engine.change():
+            self.parts.pagers.close_all()
         return dirty
 
     def check(self) -> None:
@@ -103,7 +103,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     # Names, and the rules of each directory.
     uid, gid = os.geteuid(), os.getegid()
     permissions = 0o1777 if settings.allow_other else 0o755  # as in /tmp: everybody makes some, and removes only his
-    tree = Tree(Root(0o755, uid, gid, Realm()), limits, engine.settle)
+    tree = Tree(Root(0o755, uid, gid, Realm()), limits, engine.change)
     forgotten = ForgottenNames(known, kernel, spawn)
     vmo = Directory(permissions, uid, gid, VmoRealm(tree, forgotten))
     aux = Directory(permissions, uid, gid, AuxRealm(tree, system))

@@ -48,9 +48,9 @@ class Commands:
         handle.named = named
         held = 0
         try:
-            result = await self._methods[type(command)](command, handle)
+            with self._engine.change():
+                result = await self._methods[type(command)](command, handle)
         finally:
-            self._engine.settle()
             if self._cache.is_behind:
                 held = await self._wait_dropped(named)
         if not isinstance(result, str):
@@ -60,9 +60,9 @@ class Commands:
     async def _rest(self, named: list[VmoFile | AuxFile], rest: Waiting) -> str:
         held = 0
         try:
-            result = await rest()
+            with self._engine.change():
+                result = await rest()
         finally:
-            self._engine.settle()
             held = await self._wait_dropped(named)
         return add_held(result, held)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 from weakref import ref
 
@@ -32,7 +33,7 @@ from vmofs_mount.cache.page_cache import PageCache
 from vmofs_mount.commands.execute import OK, Method
 from vmofs_mount.files.command_file import CommandHandle, Waiting
 from vmofs_mount.loop.engine import Engine
-from vmofs_mount.pagers.answers import Answers
+from vmofs_mount.pagers.answers import PATIENCE_SECONDS, Answers, Rest
 from vmofs_mount.pagers.pager_directory import PagerCommandFile, PagerDirectory, ServedDirectory
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.rights.set_id import SET_ID, drop_privileges
@@ -40,9 +41,6 @@ from vmofs_mount.tree.inodes import VmoFile, vmo_of
 
 _MAX_CHECKED_BYTES = 2**25
 """Others wait while a sum is made, and all moves at one moment: 15 ms for this many."""
-
-_PATIENCE_SECONDS = 10.0
-"""How long a command is carried out, slice by slice, before its result comes later. Only its pager's file is locked."""
 
 _PIECES = 100
 """Ranges that are dealt with in one go, in a part of a millisecond."""
@@ -119,20 +117,10 @@ class PagerCommands:
             raise OutOfRangeError(f"length {command.length} is above {_MAX_CHECKED_BYTES}, the most with a checksum")
         if may_have_stores(source):
             await self._stores.bring_in(vmo_of(source), PageRange.of_bytes(command.aux_offset, command.length))
-        access = pager.supply_pages_access(
-            file.vmo, command.offset, command.length, vmo_of(source), command.aux_offset, command.xxh3
-        )
-
         if source.mode & SET_ID or vmo_of(source).node.windows:
             drop_privileges(source, lambda: handle.identity.keeps_set_id, self._cache.mode_changed, own=True)
-
-        async def finish() -> str:
-            await self._engine.wait(access)
-            await self._answers.supplied(file, access.result())
-            return OK
-
-        # Only a clone of a pager VMO as aux has to wait, for what it has to fetch from its own pager.
-        return await finish() if await self._engine.start_patiently(access, _PATIENCE_SECONDS) else finish
+        rest = await self._answers.supply_pages(pager, file, vmo_of(source), command)
+        return OK if rest is None else partial(_ok_after, rest)
 
     async def _carry_out(self, access: Access[T], then: Callable[[T], Awaitable[str]]) -> str | Waiting:
         """Do something that does not wait for a pager, but may take long."""
@@ -141,7 +129,7 @@ class PagerCommands:
             await self._engine.wait(access)
             return await then(access.result())
 
-        return await finish() if await self._engine.start_patiently(access, _PATIENCE_SECONDS) else finish
+        return await finish() if await self._engine.start_patiently(access, PATIENCE_SECONDS) else finish
 
     async def _op_range(self, command: OpRange, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
@@ -149,8 +137,8 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        steps = pager.op_range_steps(command.op, file.vmo, command.offset, command.length, command.data)
-        return await self._carry_out(Access(steps), _done)
+        rest = await self._answers.op_range(pager, file, command.op, command.offset, command.length, command.data)
+        return OK if rest is None else partial(_ok_after, rest)
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)
@@ -201,6 +189,11 @@ class PagerCommands:
 
 
 async def _done(_result: object) -> str:
+    return OK
+
+
+async def _ok_after(rest: Rest) -> str:
+    await rest()
     return OK
 
 

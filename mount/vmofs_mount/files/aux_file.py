@@ -46,8 +46,8 @@ class AuxFiles:
 
     async def shown_elsewhere(self, file: AuxFile) -> None:
         """Let those see what has become of an aux who know it by another name."""
-        self.cache.size_changed(file.aux)
-        self._engine.settle()
+        with self._engine.change():  # what was written is stale for them
+            self.cache.size_changed(file.aux)
         await self.cache.wait_dropped_everywhere(file.aux, DROP_SECONDS, but=file)
 
 

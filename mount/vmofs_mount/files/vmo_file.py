@@ -155,7 +155,7 @@ class OpenVmos:
 
         Raises:
             VmoError: as the VMO's ``set_size``.
-            InterruptedError: as ``run_unless_killed``.
+            LetGoError: as ``run_unless_killed``.
         """
         await self.stores.bring_in_for_size(file, size_bytes)
         self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
@@ -179,15 +179,15 @@ class OpenVmos:
 
         Raises:
             VmoError: the call failed; NO_MEMORY, he has too many.
-            InterruptedError: as ``run_unless_killed``.
+            LetGoError: as ``run_unless_killed``.
         """
         if self.engine.start(access):
             return access.result()
         try:
             self.limits.take(Resource.REQUESTS, handle.caller.uid)
         except VmoError:
-            access.cancel()
-            self.engine.settle()
+            with self.engine.change():
+                access.cancel()
             raise
         try:
             return await self.run_unless_killed(access, handle.process, locked, is_started=True)
@@ -205,7 +205,7 @@ class OpenVmos:
 
         Raises:
             VmoError: the call failed.
-            InterruptedError: the process was killed, or keeps everybody from a directory.
+            LetGoError: the process was killed, or keeps everybody from a directory.
         """
         if not (access.done if is_started else self.engine.start(access)):
             await self._unless_killed(partial(self.engine.wait, access), process, locked)
@@ -215,7 +215,7 @@ class OpenVmos:
         """Wait until no READ of a file has pages locked, as ``run_unless_killed`` does.
 
         Raises:
-            InterruptedError: the process was killed, or keeps everybody from a directory.
+            LetGoError: the process was killed, or keeps everybody from a directory.
         """
         if self.reads.waits(file):
             await self._unless_killed(partial(self.reads.wait_until_free, file), process, file)
@@ -229,7 +229,7 @@ class OpenVmos:
             finally:
                 self._killed.remove(scope)
         if scope.cancelled_caught:
-            raise InterruptedError(errno.EINTR, f"process {process} was killed, or others must go on")
+            raise LetGoError(f"process {process} was killed, or others must go on")
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
@@ -301,10 +301,10 @@ class VmoHandle(Handle):
         number = opened.began(self, pages, read)
         try:
             data = await opened.engine.run(access)
-        except LetGoError as error:
+        except LetGoError:
             if read.has_locked:
                 opened.killed(file, pages)
-            raise InterruptedError(errno.EINTR, str(error)) from error
+            raise
         except OutOfRangeError:
             if offset + length <= file.vmo.stream_size:
                 raise
@@ -340,7 +340,7 @@ class VmoHandle(Handle):
         try:
             access: Access[int] = self.file.vmo.write(offset, data[:room])
             return await self._opened.run_counted(access, self, self.file)
-        except (VmoError, InterruptedError):
+        except VmoError:
             # The page cache has what was refused, also what was stored through a mapping.
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
             raise

@@ -34,12 +34,17 @@ from vmofs_mount.tree import acl
 from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.tree.limits import Limits
 from vmofs_mount.tree.xattrs import get_xattr, list_xattrs, remove_xattr, set_xattr
+from vmofs_mount.waits.read_watch import LetGoError
 from vmofs_mount.waits.self_deadlock import SelfDeadlockError
 
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_BESIDE_STATUS: dict[type[VmoError], int] = {SelfDeadlockError: errno.EDEADLK, LetGoError: errno.EINTR}
+"""What no status of Zircon's stands for."""
 
 
 def errno_of_exception(error: Exception) -> int:
@@ -49,10 +54,8 @@ def errno_of_exception(error: Exception) -> int:
             return error.errno
         case OSError(errno=int(code)):
             return code
-        case SelfDeadlockError():
-            return errno.EDEADLK
         case VmoError():
-            return errno_of(error.status)
+            return _BESIDE_STATUS.get(type(error)) or errno_of(error.status)
         case MemoryError():
             return errno.ENOMEM
     _log.error("a handler failed", exc_info=error)

@@ -48,6 +48,7 @@ class Engine:
         self._stale = stale
         self._turns = turns
         self._slices = slices
+        self._change = _Change(self)
         self._is_going_on = False
         self._patient: dict[Access[object], trio.Event] = {}  # calls whose rest is waited for
         system.buries_later = slices is not None
@@ -133,8 +134,8 @@ class Engine:
             await trio.lowlevel.wait_task_rescheduled(cancelled)
         finally:
             if not access.done:  # the task is being cancelled
-                access.cancel()
-                self.settle()
+                with self.change():
+                    access.cancel()
 
     async def _park(self, access: Access[T], worker: Worker) -> None:
         """Do what ``wait`` does, as a worker of ``Turns``: without a turn of the event loop when it ends."""
@@ -143,22 +144,29 @@ class Engine:
             await worker.park()
         finally:
             if not access.done:  # the mount ends
-                access.cancel()
-                self.settle()
+                with self.change():
+                    access.cancel()
 
     def abort(self, access: Access[object], error: VmoError) -> None:
         """End a call that waits with an error."""
-        access.abort(error)
-        _wake(access)
-        self.settle()
+        with self.change():
+            access.abort(error)
+            _wake(access)
 
     async def answer_first(self) -> None:
         """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""
         if self._turns is not None:
             await self._turns.after_woken()
 
+    def change(self) -> _Change:
+        """Return a context in which calls of the model may wake somebody: they go on when it is left, also by an error.
+
+        ``run``, ``start`` and ``wait`` need none.
+        """
+        return self._change
+
     def settle(self) -> None:
-        """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
+        """Act on what the model's last calls brought about: what leaving ``change`` does."""
         system = self.system
         if system.woken:
             for access in system.run_ready(trio.current_time(), _MOST_WOKEN if self._slices is not None else None):
@@ -172,6 +180,23 @@ class Engine:
         if (system.woken or system.resting or system.graves) and self._slices is not None and not self._is_going_on:
             self._is_going_on = True
             self._slices.spawn(self._go_on, self._slices.begin(self))
+
+
+class _Change:
+    """Settles when it is left. It remembers nothing, so there is one for all."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> System:
+        """Return what may be changed."""
+        return self._engine.system
+
+    def __exit__(self, *_error: object) -> None:
+        """Let those go on who can."""
+        self._engine.settle()
 
 
 def _wake(access: Access[object]) -> None:

@@ -95,8 +95,8 @@ class Ageing:
 
     def _expire(self, now: float, requests: list[PageRequest]) -> None:
         if requests:
-            self._engine.system.expire(now, requests)
-            self._engine.settle()
+            with self._engine.change() as system:
+                system.expire(now, requests)
 
     def _stall_seconds(self, deadline: float) -> float:
         if self._stall is None:

@@ -147,8 +147,8 @@ class Pagers:
         self._known.discard(pager)
         for lane in pager.ports.fifos.values():
             self.fifos.end(lane.node)
-        pager.pager.close()
-        self._engine.settle()
+        with self._engine.change():
+            pager.pager.close()
 
     def close_all(self) -> None:
         """Close every pager: the mount is going down."""

@@ -203,6 +203,5 @@ class SupplyHandle(Handle):
             data = data[: len(data) - end % PAGE_SIZE]  # the rest comes again
         elif not is_page_aligned(end) and end != self._supply.file.size_bytes:
             raise InvalidArgsError(f"the write {offset}+{len(data)} does not end with a page, or with the VMO")
-        filled = self._supply.pager.supply_bytes(self._supply.file.vmo, offset, data)
-        await self._answers.supplied(self._supply.file, filled)
+        await self._answers.supply_bytes(self._supply.pager, self._supply.file, offset, data)
         return len(data)

@@ -15,6 +15,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from vmofs.wire.names import MAX_PATH_BYTES, NAME_MAX, escape
@@ -42,19 +43,19 @@ class TreeStatistics:
 class Tree:
     """All nodes of a mount, by inode number and by name. Inode numbers are never used twice.
 
-    ``limits`` counts them for who made them. ``settle`` is called when the release of one may have woken somebody.
+    ``limits`` counts them for who made them. ``change`` is the context in which calls of the model may wake somebody.
     """
 
     def __init__(
         self,
         root: Directory,
         limits: Limits,
-        settle: Callable[[], None],
+        change: Callable[[], AbstractContextManager[object]],
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.root = root
         self.limits = limits
-        self._settle = settle
+        self._change = change
         self.now_ns = now_ns
         self._numbers = itertools.count(ROOT_INO)
         self._nodes: dict[int, Node] = {}
@@ -237,12 +238,12 @@ class Tree:
 
         Called for every node that loses its name and its last open file, and to be called for one that got no name.
         """
-        self.limits.remove(node)
-        if node.release():
-            self.orphans.add(node)
-        if node.parent is not None:
-            node.parent.realm.released(node)
-        self._settle()
+        with self._change():
+            self.limits.remove(node)
+            if node.release():
+                self.orphans.add(node)
+            if node.parent is not None:
+                node.parent.realm.released(node)
 
     def let_go(self, node: Node) -> None:
         """Note that nobody needs a node any more that was kept."""

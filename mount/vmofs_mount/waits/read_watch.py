@@ -65,7 +65,10 @@ _SETTLE_SECONDS = 0.005
 
 
 class LetGoError(BadStateError):
-    """A READ is answered so that others can go on. EINTR, which no status of Zircon's stands for."""
+    """A call is answered since its process was killed, or so that others can go on.
+
+    EINTR, which no status of Zircon's stands for: most programs then simply make the call again.
+    """
 
 
 @dataclass(eq=False, slots=True)
