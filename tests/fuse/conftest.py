@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounted import Mounted, Mounter, wait_for
+from tests.support.identity import Actor
+from tests.support.mounted import Commands, Mounted, Mounter, wait_for
 from tests.support.pager_client import PagerClient, Readers
 from tests.support.rights import STRANGER, World, made_world
+from tests.support.two_users import HOSTILE, OTHER, acting
 from vmofs_mount.linux.mountinfo import mount_at
 
 HERE = Path(__file__).parent
@@ -69,12 +71,40 @@ def pager(shared_mount: Mounted) -> Iterator[PagerClient]:
 
 
 @pytest.fixture
-def start(pager: PagerClient) -> Iterator[Readers]:
-    """A starter of reader processes, which are killed after the test, before the pager is closed."""
-    del pager
+def readers() -> Iterator[Readers]:
+    """A starter of reader processes, which are killed after the test."""
     readers = Readers()
     yield readers
     readers.close()
+
+
+@pytest.fixture
+def start(pager: PagerClient, readers: Readers) -> Readers:
+    """A starter of reader processes, which are killed before the pager of the module's mount is closed."""
+    del pager
+    return readers
+
+
+@pytest.fixture
+def run() -> Iterator[Commands]:
+    """A starter of commands that may hang; they are killed after the test."""
+    commands = Commands()
+    yield commands
+    commands.close()
+
+
+@pytest.fixture
+def hostile() -> Iterator[Actor]:
+    """A user who means harm."""
+    with acting(HOSTILE) as actor:
+        yield actor
+
+
+@pytest.fixture
+def other() -> Iterator[Actor]:
+    """A user who must not feel it."""
+    with acting(OTHER) as actor:
+        yield actor
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NIGHTLY
-from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.support.mounted import Commands, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
 from tests.support.pager_client import Background, PagerClient, ReaderProcess, Readers
 from tests.support.pager_process import PagerProcesses, process_state, seconds_of
 from vmofs.testing import pattern
@@ -53,13 +53,6 @@ except OSError as error:
 
 
 @pytest.fixture
-def start() -> Iterator[Readers]:
-    readers = Readers()
-    yield readers
-    readers.close()
-
-
-@pytest.fixture
 def serve() -> Iterator[PagerProcesses]:
     pagers = PagerProcesses()
     yield pagers
@@ -73,7 +66,7 @@ def mount_again(path: Path) -> int:
 
 
 def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
-    place: Path, start: Readers, serve: PagerProcesses
+    place: Path, readers: Readers, serve: PagerProcesses
 ) -> None:
     random_numbers = random.Random(9)  # noqa: S311 - nothing secret
     daemon, took = mount_again(place), []
@@ -83,18 +76,18 @@ def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
         os.mkfifo(pager.control / "nobody", 0o600)
         waiting = pager.create("waiting", options="port=nobody")
         server = serve(pager.control, KEY)
-        stuck = start("pread", waiting.path, 0) if turn % 2 else start("mmap", waiting.path, 0)
-        readers = [
-            start.run(_READS_UNTIL_IT_FAILS, vmo.path, "mmap" if number % 2 else "pread") for number in range(READERS)
+        stuck = readers("pread", waiting.path, 0) if turn % 2 else readers("mmap", waiting.path, 0)
+        started = [
+            readers.run(_READS_UNTIL_IT_FAILS, vmo.path, "mmap" if number % 2 else "pread") for number in range(READERS)
         ]
-        for reader in readers:
+        for reader in started:
             assert reader.process.stdout is not None
             assert reader.process.stdout.readline() == b"open\n"
         time.sleep(random_numbers.random() * 0.1)
         server.stop()
         began = time.monotonic()
         os.kill(daemon, signal.SIGKILL)
-        for reader in (stuck, *readers):
+        for reader in (stuck, *started):
             assert reader.failure() in GONE
         daemon = mount_again(place)
         new = PagerClient(place, f"n{turn}")
@@ -104,7 +97,7 @@ def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
         took.append(time.monotonic() - began)
         new.close()
         server.kill()
-        left = [process_state(reader.process.pid) for reader in (stuck, *readers)]
+        left = [process_state(reader.process.pid) for reader in (stuck, *started)]
         assert set(left) <= {"", "Z"}, left
     took.sort()
     said = f"{ROUNDS} rounds, {took[ROUNDS // 2]:.2f} s in the middle and at most {took[-1]:.2f} s"
@@ -115,10 +108,10 @@ def test_after_kill_9_of_the_daemon_readers_get_errors_and_a_new_mount_works(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user may lack the means to break a connection")
-def test_a_killed_daemon_ends_the_waits_although_a_thread_of_it_waits_for_a_page(place: Path, start: Readers) -> None:
+def test_a_killed_daemon_ends_the_waits_although_a_thread_of_it_waits_for_a_page(place: Path, readers: Readers) -> None:
     daemon = mount_again(place)
     pager = PagerClient(place)
-    reader, evicting = let_a_thread_wait_for_a_page(daemon, pager, start)
+    reader, evicting = let_a_thread_wait_for_a_page(daemon, pager, readers)
     os.kill(daemon, signal.SIGKILL)
     assert reader.failure() in GONE
     wait_for(lambda: process_state(daemon) in {"", "Z"}, "the daemon is gone")
@@ -130,12 +123,12 @@ def test_a_killed_daemon_ends_the_waits_although_a_thread_of_it_waits_for_a_page
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user may lack the means to break a connection")
 @pytest.mark.parametrize("command", ["mount", "umount"])
 def test_what_is_left_of_a_daemon_that_was_killed_with_its_guardian_is_cleaned_up(
-    place: Path, start: Readers, command: str
+    place: Path, readers: Readers, command: str
 ) -> None:
     """As a control group is killed, or by ``pkill -9 vmofs``. Nobody answers: the kernel waits for a dead thread."""
     daemon = mount_again(place)
     pager = PagerClient(place)
-    reader, evicting = let_a_thread_wait_for_a_page(daemon, pager, start)
+    reader, evicting = let_a_thread_wait_for_a_page(daemon, pager, readers)
     [guardian] = descendants(daemon)
     with connection_that_ends(place):
         os.kill(guardian, signal.SIGKILL)
@@ -181,17 +174,16 @@ def test_the_doctor_says_so_when_a_daemon_is_stopped(mount: Mounted, monkeypatch
 
 
 @pytest.mark.parametrize("command", ["mount", "umount"])
-def test_ctrl_c_ends_the_wait_for_a_daemon_that_is_stopped(mount: Mounted, command: str) -> None:
+def test_ctrl_c_ends_the_wait_for_a_daemon_that_is_stopped(mount: Mounted, run: Commands, command: str) -> None:
     mount.process.send_signal(signal.SIGSTOP)
     arguments = ["env", "--default-signal=INT", *vmofs_command(command, mount.path)]  # a shell's "&" ignores it
-    waiting = subprocess.Popen(arguments, env=vmofs_environment(), stderr=subprocess.PIPE, text=True)
+    waiting = run(*arguments)
     try:
         wait_for(lambda: len(list(Path(f"/proc/{waiting.pid}/task").iterdir())) == 2, "a thread asks")
         waiting.send_signal(signal.SIGINT)
-        assert waiting.communicate(timeout=5)[1] == ""
+        assert waiting.communicate(timeout=5)[1] == b""
         assert waiting.returncode == 128 + signal.SIGINT
     finally:
-        waiting.kill()
         mount.process.send_signal(signal.SIGCONT)
 
 
@@ -207,12 +199,12 @@ def connection_that_ends(place: Path) -> Iterator[None]:
 
 
 def let_a_thread_wait_for_a_page(
-    daemon: int, pager: PagerClient, start: Readers
+    daemon: int, pager: PagerClient, readers: Readers
 ) -> tuple[ReaderProcess, Background[str]]:
     """Let a thread of the daemon wait for a page that a READ has locked; return who reads and who evicts the page."""
     vmo = pager.create(size=2 * PAGE_SIZE)
     pager.supply(vmo, PAGE_SIZE)
-    reader = start("pread", vmo.path, 0, 2 * PAGE_SIZE)
+    reader = readers("pread", vmo.path, 0, 2 * PAGE_SIZE)
     wait_for(lambda: pager.stat("requests_outstanding") == 1, "both pages are locked")
     evicting = Background(lambda: pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}"))
     wait_for(lambda: has_thread_in(daemon, "D"), "a thread of the daemon waits for a page")
@@ -226,7 +218,7 @@ def has_thread_in(process: int, state: str) -> bool:
 
 
 def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
-    mounter: Mounter, start: Readers, serve: PagerProcesses
+    mounter: Mounter, readers: Readers, serve: PagerProcesses
 ) -> None:
     mount = mounter(f"deadline={DEADLINE}")
     pager = PagerClient(mount.path)
@@ -239,7 +231,8 @@ def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
     began = time.monotonic()
     reads = [Background(lambda page=page: os.pread(fd, PAGE_SIZE, page * PAGE_SIZE)) for page in range(8)]  # type: ignore[misc]
     victims = [
-        start(kind, vmo.path, page * PAGE_SIZE) for page, kind in enumerate(("pread", "mmap", "sendfile", "direct"), 32)
+        readers(kind, vmo.path, page * PAGE_SIZE)
+        for page, kind in enumerate(("pread", "mmap", "sendfile", "direct"), 32)
     ]
     for victim in victims:
         wait_for(victim.is_waiting, "the reader waits")
@@ -275,14 +268,16 @@ def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_all_waits_at_once_with_an_error(mount: Mounted, start: Readers, number: signal.Signals) -> None:
+def test_a_signal_ends_all_waits_at_once_with_an_error(
+    mount: Mounted, readers: Readers, number: signal.Signals
+) -> None:
     pager = PagerClient(mount.path)
     vmo = pager.create(size=8 * PAGE_SIZE)
-    readers = [start(kind, vmo.path, page * PAGE_SIZE) for page, kind in enumerate(("pread", "mmap", "direct") * 2)]
+    started = [readers(kind, vmo.path, page * PAGE_SIZE) for page, kind in enumerate(("pread", "mmap", "direct") * 2)]
     wait_for(lambda: pager.stat("requests_outstanding") == 6, "all wait")
     began = time.monotonic()
     mount.process.send_signal(number)
-    outcomes = [reader.failure() for reader in readers]
+    outcomes = [reader.failure() for reader in started]
     assert set(outcomes) <= GONE, outcomes
     assert mount.process.wait(10) == 0
     assert time.monotonic() - began < 5

@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.identity import Actor, Who, meanwhile, reachable_mount
+from tests.support.identity import Actor, meanwhile, reachable_mount
 from tests.support.mounted import Mounted, wait_for
 from tests.support.rights import command, read, write_at
+from tests.support.two_users import HOSTILE, OTHER
 
-HOSTILE = Who("hostile", 65534, 65534)
-OTHER = Who("other", 2001, 2001)
 SECONDS = 3.0
 """How long others may be held up; without precautions it is for ever."""
 

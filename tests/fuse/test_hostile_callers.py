@@ -15,14 +15,13 @@ from threading import Thread
 import pytest
 import xxhash
 
-from tests.support.identity import Actor, Who, meanwhile, reachable_mount
+from tests.support.identity import Actor, meanwhile, reachable_mount
 from tests.support.mounted import Mounted, wait_for
 from tests.support.rights import command
+from tests.support.two_users import HOSTILE, OTHER
 
 MIB = 2**20
 
-HOSTILE = Who("hostile", 65534, 65534)
-OTHER = Who("other", 2001, 2001)
 
 pytestmark = [
     pytest.mark.fuse,
@@ -35,13 +34,6 @@ pytestmark = [
 def shared() -> Iterator[Mounted]:
     with reachable_mount() as mounted:
         yield mounted
-
-
-@pytest.fixture
-def hostile() -> Iterator[Actor]:
-    actor = Actor(HOSTILE)
-    yield actor
-    actor.close()
 
 
 # What stays behind

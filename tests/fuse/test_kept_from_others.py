@@ -14,8 +14,6 @@ import pytest
 
 from tests.fuse.test_behind_a_read import Crowd
 from tests.fuse.test_shared_waiting import (
-    HOSTILE,
-    OTHER,
     clean,
     list_into_what_is_not_there,
     make_and_remove,
@@ -23,6 +21,7 @@ from tests.fuse.test_shared_waiting import (
 )
 from tests.support.identity import Actor, reachable_mount
 from tests.support.mounted import Mounted, wait_for
+from tests.support.two_users import OTHER
 from vmofs.units import PAGE_SIZE
 
 SECONDS = 5.0
@@ -34,20 +33,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be othe
 def mounted() -> Iterator[Mounted]:
     with reachable_mount("deadline=0") as mounted:
         yield mounted
-
-
-@pytest.fixture
-def hostile() -> Iterator[Actor]:
-    actor = Actor(HOSTILE)
-    yield actor
-    actor.close()
-
-
-@pytest.fixture
-def other() -> Iterator[Actor]:
-    actor = Actor(OTHER)
-    yield actor
-    actor.close()
 
 
 def waiting(mounted: Mounted, pager: str) -> int:

@@ -18,6 +18,7 @@ import pytest
 from tests.support.mounted import Mounted, vmofs_command, vmofs_environment
 from vmofs_mount.cli import doctor
 from vmofs_mount.linux import knobs, procfs
+from vmofs_mount.rights import privileges
 
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 _ALLOWED = Path("/sys/module/fuse/parameters/max_user_bgreq")
@@ -107,7 +108,7 @@ def test_an_ordinary_user_mounts_is_told_what_is_degraded_and_is_a_pager(run_as_
     told = done.stderr.splitlines()
     assert any("read-ahead cannot be set" in line for line in told), told
     assert any("max_background cannot be raised" in line for line in told), told
-    assert f"vmofs: {doctor.WAITING_IS_NOT_SEEN}" in told
+    assert f"vmofs: {privileges.WAITING_IS_NOT_SEEN}" in told
     assert [line for line in told if not line.startswith("vmofs: ")] == [line for line in told if "echo: write" in line]
 
 
@@ -130,8 +131,8 @@ def test_doctor_tells_an_ordinary_user_what_is_degraded(run_as_user: Run) -> Non
     done = run_as_user("vmofs mount $M 2>/dev/null; vmofs doctor $M; echo code $?; vmofs umount $M")
     lines = done.stdout.splitlines()
     assert "code 0" in lines, done
-    assert f"degraded: {doctor.OTHERS_ARE_REFUSED}" in lines
-    assert f"degraded: {doctor.WAITING_IS_NOT_SEEN}" in lines
+    assert f"degraded: {privileges.OTHERS_ARE_REFUSED}" in lines
+    assert f"degraded: {privileges.WAITING_IS_NOT_SEEN}" in lines
     assert any(line.startswith(f"degraded: served by uid {USER}") for line in lines)
     assert any(line.startswith("degraded: read_ahead_kb is ") for line in lines)
     assert any(line.startswith("degraded: max_background cannot be read") for line in lines)
@@ -165,7 +166,7 @@ def doctor_without(capability: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("capability", "sentence"),
-    [("setuid", doctor.ROOT_CANNOT), ("dac_read_search", doctor.NAMES_ARE_LOOKED_UP)],
+    [("setuid", privileges.ROOT_CANNOT), ("dac_read_search", privileges.NAMES_ARE_LOOKED_UP)],
 )
 def test_doctor_tells_a_root_what_his_container_took_from_him(capability: str, sentence: str) -> None:
     if os.geteuid() != 0:
@@ -181,7 +182,7 @@ def test_doctor_looks_whether_one_sees_what_others_wait_for(
     monkeypatch.setattr(procfs, "_PTRACE_SCOPE", tmp_path / "ptrace_scope")
     if scope is not None:
         (tmp_path / "ptrace_scope").write_text(f"{scope}\n")
-    assert (doctor.CALLS_ARE_NOT_SEEN in doctor.what_is_lacking(shared=False)) is not seen
+    assert (privileges.CALLS_ARE_NOT_SEEN in privileges.what_is_lacking(shared=False)) is not seen
 
 
 def test_root_who_may_not_open_inodes_still_finds_names(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_root_who_may_not_open_inodes_still_finds_names(tmp_path: Path) -> None:
         "ZX_ERR_ACCESS_DENIED: no permission to search a directory of 'aux/d/x'",
         "ZX_ERR_BAD_HANDLE: 'aux/nothing' does not exist",
     ]
-    assert f"vmofs: {doctor.NAMES_ARE_LOOKED_UP}" in done.stderr.splitlines()
+    assert f"vmofs: {privileges.NAMES_ARE_LOOKED_UP}" in done.stderr.splitlines()
 
 
 def test_others_do_not_get_into_a_users_mount(run_as_user: Run) -> None:

@@ -63,11 +63,9 @@ def client(mount: Mounted) -> Iterator[PagerClient]:
 
 
 @pytest.fixture
-def start(client: PagerClient) -> Iterator[Readers]:
+def start(client: PagerClient, readers: Readers) -> Readers:
     del client
-    readers = Readers()
-    yield readers
-    readers.close()
+    return readers
 
 
 def still_waits(client: PagerClient, reader: ReaderProcess, vmo: Vmo) -> None:

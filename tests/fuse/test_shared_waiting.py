@@ -19,14 +19,13 @@ from threading import Thread
 
 import pytest
 
-from tests.support.identity import Actor, Who, reachable_mount, take_identity
+from tests.support.identity import Actor, reachable_mount, take_identity
 from tests.support.mounted import Mounted, wait_for
 from tests.support.rights import command
+from tests.support.two_users import HOSTILE
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.linux.procfs import can_see_everybody
 
-HOSTILE = Who("hostile", 65534, 65534)
-OTHER = Who("other", 2001, 2001)
 READ_BYTES = 32 * PAGE_SIZE
 
 pytestmark = [
@@ -39,20 +38,6 @@ pytestmark = [
 def shared() -> Iterator[Mounted]:
     with reachable_mount() as mounted:
         yield mounted
-
-
-@pytest.fixture
-def hostile() -> Iterator[Actor]:
-    actor = Actor(HOSTILE)
-    yield actor
-    actor.close()
-
-
-@pytest.fixture
-def other() -> Iterator[Actor]:
-    actor = Actor(OTHER)
-    yield actor
-    actor.close()
 
 
 def make_pager(mount: str, name: str, vmos: int, size: int) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.identity import Actor, Who, meanwhile, reachable_mount
 from tests.support.mounted import Mounted, wait_for
+from tests.support.two_users import owner_of_pager
 from vmofs.units import PAGE_SIZE
 
 HOSTILE = Who("hostile", 2001, 2001)
@@ -40,15 +41,9 @@ def mounted() -> Iterator[Mounted]:
 
 @pytest.fixture
 def hostile(mounted: Mounted) -> Iterator[Actor]:
-    actor = Actor(HOSTILE)
-    actor(os.mkdir, mounted.path / "control" / "mine")
-    yield actor
-    actor.close()
-    with suppress(FileNotFoundError):
-        (mounted.path / "control" / "mine").rmdir()
-    for file in [*(mounted.path / "vmo").iterdir(), *(mounted.path / "aux").iterdir()]:
-        file.unlink()
-    wait_for(lambda: mounted.user_counter("memory_bytes", HOSTILE.uid) == 0, "what he made is gone")
+    """A user with a pager, of whom nothing is left afterwards."""
+    with owner_of_pager(mounted, HOSTILE, "mine") as actor:
+        yield actor
 
 
 def longest_look(directory: str, stop: str) -> float:

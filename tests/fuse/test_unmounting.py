@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
+from tests.support.mounted import Commands, Mounted, Mounter, vmofs_command, wait_for
 from tests.support.pager_client import Background, PagerClient, ReaderProcess, Readers
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.front import unmounting
@@ -28,34 +28,12 @@ END_SECONDS = 10.0
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may unmount so, and make namespaces")
 
 
-@pytest.fixture
-def start() -> Iterator[Readers]:
-    readers = Readers()
-    yield readers
-    readers.close()
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start a command that may hang; it is killed after the test."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(*command: str) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen(command, env=vmofs_environment(), stderr=subprocess.PIPE))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate(timeout=END_SECONDS)
-
-
-def let_a_drop_wait(mount: Mounted, start: Readers) -> ReaderProcess:
+def let_a_drop_wait(mount: Mounted, readers: Readers) -> ReaderProcess:
     """Let a thread of the daemon drop a page that the READ of the returned reader has locked. All else is closed."""
     pager = PagerClient(mount.path)
     vmo = pager.create(size=2 * PAGE_SIZE)
     pager.supply(vmo, PAGE_SIZE)
-    reader = start("pread", vmo.path, 0, 2 * PAGE_SIZE)
+    reader = readers("pread", vmo.path, 0, 2 * PAGE_SIZE)
     wait_for(lambda: pager.stat("requests_outstanding") == 1, "both pages are locked")
     assert pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}") == "ZX_OK pages=1 held=1\n"
     wait_for(lambda: "D" in thread_states(mount.pid), "a thread waits for a page")
@@ -88,12 +66,12 @@ def check_that_it_ends(mount: Mounted, *commands: subprocess.Popen[bytes]) -> No
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_reader_who_was_killed_does_not_keep_an_unmount_from_ending(
-    mounter: Mounter, start: Readers, run: Callable[..., subprocess.Popen[bytes]], way: str
+    mounter: Mounter, readers: Readers, run: Commands, way: str
 ) -> None:
     """A thread of the daemon waits for the page of his READ, who unmounts for the thread."""
     mount = mounter("deadline=0")
     mount.expected_log.append("threads wait for pages")
-    let_a_drop_wait(mount, start).kill()
+    let_a_drop_wait(mount, readers).kill()
     command = run(*WAYS[way](mount.path))
     check_that_it_ends(mount, command)
     assert command.returncode == 0
@@ -101,11 +79,11 @@ def test_a_reader_who_was_killed_does_not_keep_an_unmount_from_ending(
 
 @pytest.mark.parametrize("way", ["umount -l", "fusermount3 -uz"])
 def test_the_last_reader_who_dies_after_a_lazy_unmount_does_not_hang(
-    mounter: Mounter, start: Readers, way: str
+    mounter: Mounter, readers: Readers, way: str
 ) -> None:
     mount = mounter("deadline=0")
     mount.expected_log.append("threads wait for pages")
-    reader = let_a_drop_wait(mount, start)
+    reader = let_a_drop_wait(mount, readers)
     subprocess.run(WAYS[way](mount.path), check=True, timeout=END_SECONDS)
     wait_for(lambda: "still held by process" in mount.log(), "it says who holds the mount")
     assert f"process {reader.process.pid} (python" in mount.log()
@@ -115,12 +93,12 @@ def test_the_last_reader_who_dies_after_a_lazy_unmount_does_not_hang(
 
 
 def test_a_message_that_waits_for_an_unmount_does_not_keep_others_waiting(
-    mounter: Mounter, start: Readers, run: Callable[..., subprocess.Popen[bytes]]
+    mounter: Mounter, readers: Readers, run: Commands
 ) -> None:
     """The daemon goes on answering, and with that it ends what the unmount waits for."""
     mount = mounter("deadline=1")
     mount.expected_log.append("threads wait for pages")
-    let_a_drop_wait(mount, start).kill()
+    let_a_drop_wait(mount, readers).kill()
     command = run(*WAYS["umount"](mount.path))
     main = Path(f"/proc/{mount.pid}/task/{mount.pid}/stat")
     while command.poll() is None and mount.process.poll() is None:
@@ -131,31 +109,29 @@ def test_a_message_that_waits_for_an_unmount_does_not_keep_others_waiting(
 
 _TELLS_IN_THE_MAIN_THREAD = """
 import trio
-from vmofs_mount.cache.page_cache import PageCache
+from vmofs_mount.cache.attributes import Attributes
 async def announce(self):
     while True:
         await trio.sleep(0.05)
         self._kernel.drop_attributes(1)
-PageCache._announce = announce
+Attributes._announce = announce
 """
 
 
 def test_the_guardian_ends_a_mount_whose_main_thread_waits_for_an_unmount(
-    mounter: Mounter, start: Readers, run: Callable[..., subprocess.Popen[bytes]]
+    mounter: Mounter, readers: Readers, run: Commands
 ) -> None:
     """It never should; so it is made to here."""
     mount = mounter("deadline=0", code=_TELLS_IN_THE_MAIN_THREAD)
     mount.expected_log += ["the connection to the kernel broke", "the main thread stood still in fuse_"]
-    let_a_drop_wait(mount, start).kill()
+    let_a_drop_wait(mount, readers).kill()
     command = run(*WAYS["umount"](mount.path))
     wait_for(lambda: thread_states(mount.pid).count("D") == 2, "the main thread waits for the unmount")
     check_that_it_ends(mount, command)
     assert "the main thread stood still in fuse_" in mount.log()
 
 
-def test_a_mount_that_is_held_by_a_namespace_is_served_on_and_it_is_said_by_whom(
-    mount: Mounted, run: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_a_mount_that_is_held_by_a_namespace_is_served_on_and_it_is_said_by_whom(mount: Mounted, run: Commands) -> None:
     holder = run("unshare", "--mount", "sleep", "60")
     wait_for(lambda: namespace_of(holder.pid) != namespace_of(os.getpid()), "it has a namespace of its own")
     command = run(*WAYS["vmofs umount"](mount.path))
@@ -172,7 +148,7 @@ def test_a_mount_that_is_held_by_a_namespace_is_served_on_and_it_is_said_by_whom
 
 
 def test_a_mount_that_is_bound_elsewhere_is_served_there_until_it_is_unmounted_there(
-    mount: Mounted, tmp_path: Path, run: Callable[..., subprocess.Popen[bytes]]
+    mount: Mounted, tmp_path: Path, run: Commands
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -202,13 +178,11 @@ def test_an_unmount_among_others_is_noticed(mount: Mounted, tmp_path: Path) -> N
     check_that_it_ends(mount)
 
 
-def test_a_namespace_that_goes_last_does_not_hang(
-    mounter: Mounter, start: Readers, run: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_a_namespace_that_goes_last_does_not_hang(mounter: Mounter, readers: Readers, run: Commands) -> None:
     """Whoever was in it last removes the mount, and nobody is seen to hold it while he waits for us."""
     mount = mounter("deadline=0")
     mount.expected_log.append("threads wait for pages")
-    reader = let_a_drop_wait(mount, start)
+    reader = let_a_drop_wait(mount, readers)
     holder = run("unshare", "--mount", "sleep", "60")
     wait_for(lambda: namespace_of(holder.pid) != namespace_of(os.getpid()), "it has a namespace of its own")
     reader.kill()
@@ -254,7 +228,7 @@ if libc.syscall(GETDENTS, directory, ctypes.c_void_p(address), 4096) < 0:
 
 @pytest.mark.parametrize("way", ["vmofs umount", "umount -l", "SIGTERM"])
 def test_who_lists_a_directory_into_a_missing_page_leaves_no_thread_behind(
-    mounter: Mounter, start: Readers, run: Callable[..., subprocess.Popen[bytes]], way: str
+    mounter: Mounter, readers: Readers, run: Commands, way: str
 ) -> None:
     """The kernel has the directory locked meanwhile, and the thread that lets it forget names waits for that."""
     mount = mounter("deadline=0")
@@ -263,7 +237,7 @@ def test_who_lists_a_directory_into_a_missing_page_leaves_no_thread_behind(
     vmo, gone = pager.create("v"), pager.create("gone")
     supply = pager.control / "supply" / pager.name
     assert (supply / "gone").exists()  # the kernel knows the name now
-    lister = start.run(_LISTS_INTO_A_MISSING_PAGE, vmo.path, supply)
+    lister = readers.run(_LISTS_INTO_A_MISSING_PAGE, vmo.path, supply)
     wait_for(lambda: pager.stat("requests_outstanding") == 1, "the page is missing")
     gone.path.unlink()
     wait_for(lambda: "D" in thread_states(mount.pid), "a thread waits for the directory")

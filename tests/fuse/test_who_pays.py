@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +11,9 @@ import pytest
 
 from tests.support import mounted as mounted_module
 from tests.support.identity import Actor, Who, reachable_mount
-from tests.support.mounted import Mounted, vmofs_command, wait_for
+from tests.support.mounted import Mounted, vmofs_command
 from tests.support.rights import command
+from tests.support.two_users import owner_of_pager
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.files.command_file import CommandHandle
 
@@ -37,20 +37,8 @@ def mounted() -> Iterator[Mounted]:
 @pytest.fixture
 def user(mounted: Mounted) -> Iterator[Actor]:
     """A user with a pager and an empty mount, of whom nothing is left afterwards."""
-    actor = Actor(USER)
-    actor(os.mkdir, mounted.path / "control" / "p")
-    yield actor
-    actor.close()
-    with suppress(FileNotFoundError):
-        (mounted.path / "control" / "p").rmdir()
-    for file in [*(mounted.path / "vmo").iterdir(), *(mounted.path / "aux").iterdir()]:
-        shutil.rmtree(file) if file.is_dir() else file.unlink()
-    wait_for(lambda: all_of(mounted, USER) == 0, "nothing is counted any more")
-
-
-def all_of(mounted: Mounted, who: Who) -> int:
-    names = ("memory_bytes", "ranges", "nodes", "vmos", "aux_files", "xattr_bytes", "queue_bytes", "descriptors")
-    return sum(mounted.user_counter(name, who.uid) for name in names)
+    with owner_of_pager(mounted, USER, "p") as actor:
+        yield actor
 
 
 def held(mounted: Mounted) -> int:

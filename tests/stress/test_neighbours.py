@@ -29,8 +29,6 @@ from tests.conftest import NIGHTLY
 from tests.fuse.test_behind_a_read import DEEDS, Crowd, read
 from tests.fuse.test_hostile_callers import make_aux, write_for
 from tests.fuse.test_shared_waiting import (
-    HOSTILE,
-    OTHER,
     clean,
     given_away,
     hold_drops,
@@ -50,6 +48,7 @@ from tests.support.identity import Actor, meanwhile, reachable_mount
 from tests.support.mounted import END_SECONDS, Mounted, wait_for
 from tests.support.pager_client import process_state
 from tests.support.rights import command
+from tests.support.two_users import HOSTILE, OTHER
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.linux.procfs import descendants, has_ended
 

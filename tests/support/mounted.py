@@ -112,6 +112,25 @@ def vmofs_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": SOURCE_ROOTS}
 
 
+class Commands:
+    """Starts commands that may hang, and ends them."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a command."""
+        process = subprocess.Popen(command, env=vmofs_environment(), stderr=subprocess.PIPE)
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill those that still run."""
+        for process in self._started:
+            process.kill()
+            process.communicate(timeout=END_SECONDS)
+
+
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
     """Poll until a condition holds; fail the test after the deadline."""
     deadline = time.monotonic() + seconds

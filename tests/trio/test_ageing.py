@@ -25,6 +25,24 @@ class CountedRequests(dict[PageRequest, None]):
         return super().__iter__()
 
 
+class Answerers:
+    """Those who answer within a deadline, and nobody to stand in for them."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def deadline_of(self, request: PageRequest) -> float:
+        del request
+        return self._deadline
+
+    def shortest_deadline(self) -> float:
+        return self._deadline
+
+    def deliver_again(self, request: PageRequest) -> bool:
+        del request
+        return False
+
+
 @pytest.mark.parametrize(("deadline", "looks"), [(1e-300, 100), (0.01, 100), (2.0, 10), (300.0, 4), (float("inf"), 4)])
 async def test_requests_are_looked_at_as_often_as_the_shortest_deadline_needs(
     autojump_clock: MockClock, deadline: float, looks: int
@@ -32,7 +50,7 @@ async def test_requests_are_looked_at_as_often_as_the_shortest_deadline_needs(
     system = System()
     requests = system.requests = CountedRequests()
     engine = Engine(system, lambda _port: None, lambda _owner, _pages: None)
-    ageing = Ageing(engine, EventLog(), 20, lambda _: deadline, lambda: deadline, None, lambda _: False)
+    ageing = Ageing(engine, EventLog(), Answerers(deadline), warn=20, stall=None)
     with trio.move_on_after(1.005):
         await ageing.run()
     assert autojump_clock.current_time() >= 1

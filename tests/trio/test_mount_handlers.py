@@ -5,46 +5,57 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import pyfuse3
 import pytest
 import trio
 
-from vmofs.core.requests.system import System
+from tests.support.assembled import assembled, directory
+from vmofs.core.pager import Pager
+from vmofs.core.requests.port import Port
 from vmofs.status import BadStateError, Status, VmoError
-from vmofs_mount.assembly.layout import Layout, build_layout
-from vmofs_mount.files.open_files import Handles
+from vmofs.units import PAGE_SIZE, Key
+from vmofs_mount.files.open_files import Handle, Handles
 from vmofs_mount.front.errno_map import errno_of
 from vmofs_mount.front.handlers import Operations, handler
+from vmofs_mount.front.parts import Parts
+from vmofs_mount.linux.caller import Caller
 from vmofs_mount.tree.inodes import Fifo, Node, VmoFile
-
-if TYPE_CHECKING:
-    from vmofs_mount.linux.caller import Caller
 
 NOT_WRAPPED = {"forget", "init", "stacktrace", "flush", "fsync", "fsyncdir", "access", "poll"}
 CTX = pyfuse3.RequestContext()
 
 
-class Vmo:
-    """As much of a VMO as attributes need."""
-
-    stream_size = 5000
-    committed_pages = 1
-
-
 class Mount:
-    """A layout with handlers, not mounted."""
+    """A mount with handlers, not mounted."""
 
-    def __init__(self) -> None:
-        self.layout: Layout = build_layout(System(), uid=0, gid=0, open_to_all=True)
-        self.handles = Handles(self.layout.tree, self.layout.seams.openers, self.layout.limits)
-        self.ops = Operations(self.layout, self.handles)
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.mount = assembled(nursery)
+        self.tree, self.pagers = self.mount.parts.tree, self.mount.parts.pagers
+        self.vmo, self.aux, self.control = (directory(self.mount, name) for name in ("vmo", "aux", "control"))
+        self.ops = handlers_of(self.mount.parts)
+
+    def vmo_file(self, permissions: int, uid: int, gid: int) -> VmoFile:
+        """Make a VMO of 5000 bytes, one page of which is there."""
+        system = self.mount.engine.system
+        pager = Pager(system)
+        vmo = pager.create_vmo(Port(system), Key(1), 5000)
+        pager.supply_bytes(vmo, 0, bytes(PAGE_SIZE))
+        file = VmoFile(permissions, uid, gid, vmo, pager)
+        self.tree.add(self.vmo, b"disk", file)
+        return file
+
+
+def handlers_of(parts: Parts) -> Operations:
+    ops = Operations()
+    ops.attach(parts, begin=lambda: None)
+    return ops
 
 
 @pytest.fixture
-def mount() -> Mount:
-    return Mount()
+async def mount(nursery: trio.Nursery) -> Mount:
+    return Mount(nursery)
 
 
 async def code_of(awaitable: object) -> int:
@@ -103,22 +114,21 @@ async def test_cancellation_passes() -> None:
 
 
 async def test_an_open_that_is_refused_leaves_nothing_behind(mount: Mount) -> None:
-    def refuse(_node: Node, _flags: int, _caller: Caller) -> None:
+    def refuse(_node: Node, _flags: int, _caller: Caller) -> Handle:
         raise BadStateError("no")
 
-    file = VmoFile(0o644, 0, 0, Vmo())
-    mount.layout.tree.add(mount.layout.vmo, b"disk", file)
-    mount.layout.seams.openers[VmoFile] = refuse  # type: ignore[assignment]
-    assert await code_of(mount.ops.open(file.ino, os.O_RDONLY, CTX)) == errno.EBADFD
-    mount.handles.check()
-    mount.layout.tree.unlink(mount.layout.vmo, b"disk")
-    mount.layout.tree.check()
+    file = mount.vmo_file(0o644, 0, 0)
+    handles = Handles(mount.tree, refuse)
+    ops = handlers_of(replace(mount.mount.parts, handles=handles))
+    assert await code_of(ops.open(file.ino, os.O_RDONLY, CTX)) == errno.EBADFD
+    handles.check()
+    mount.tree.unlink(mount.vmo, b"disk")
+    mount.mount.check()
 
 
 async def test_attributes_of_a_vmo_show_stream_size_and_committed_pages(mount: Mount) -> None:
-    file = VmoFile(0o640, 7, 8, Vmo())
-    mount.layout.tree.add(mount.layout.vmo, b"disk", file)
-    entry = await mount.ops.lookup(mount.layout.vmo.ino, b"disk", CTX)
+    file = mount.vmo_file(0o640, 7, 8)
+    entry = await mount.ops.lookup(mount.vmo.ino, b"disk", CTX)
     assert (entry.st_size, entry.st_blocks, entry.st_uid, entry.st_gid) == (5000, 8, 7, 8)
     assert entry.entry_timeout == 0, "every open asks, and brings new attributes"
     assert entry.attr_timeout > 60
@@ -126,56 +136,51 @@ async def test_attributes_of_a_vmo_show_stream_size_and_committed_pages(mount: M
 
 
 async def test_the_name_of_a_fifo_is_never_cached(mount: Mount) -> None:
-    fifo = Fifo(0o600, 0, 0)
-    mount.layout.tree.add(mount.layout.control, b"requests", fifo)
-    seen: list[Node] = []
-
-    async def on_lookup(node: Fifo, thread: int) -> None:
-        del thread
-        seen.append(node)
-
-    mount.layout.seams.on_fifo_lookup = on_lookup
-    entry = await mount.ops.lookup(mount.layout.control.ino, b"requests", CTX)
+    await mount.ops.mkdir(mount.control.ino, b"p", 0o40755, CTX)
+    fifo = mount.tree.resolve("control/p/requests")
+    assert isinstance(fifo, Fifo)
+    lane = mount.pagers.fifos._lanes[fifo]
+    assert not lane._was_looked_up
+    assert fifo.parent is not None
+    entry = await mount.ops.lookup(fifo.parent.ino, b"requests", CTX)
     assert entry.entry_timeout == 0
-    assert seen == [fifo]
+    assert lane._was_looked_up
 
 
 async def test_files_are_made_written_and_read(mount: Mount) -> None:
-    info, entry = await mount.ops.create(mount.layout.aux.ino, b"f", 0o100644, os.O_RDWR, CTX)
+    info, entry = await mount.ops.create(mount.aux.ino, b"f", 0o100644, os.O_RDWR, CTX)
     assert await mount.ops.write(info.fh, 4096, b"data") == 4
     assert bytes(await mount.ops.read(info.fh, 4094, 100)) == b"\0\0data"
-    await mount.ops.unlink(mount.layout.aux.ino, b"f", CTX)
-    mount.handles.check()
-    assert mount.handles.statistics().open_files == 1
+    await mount.ops.unlink(mount.aux.ino, b"f", CTX)
+    mount.mount.parts.handles.check()
+    assert mount.mount.parts.handles.statistics().open_files == 1
     assert (await mount.ops.getattr(entry.st_ino, CTX)).st_nlink == 0
     await mount.ops.release(info.fh)
     await mount.ops.forget([(entry.st_ino, 1)])
     assert await code_of(mount.ops.getattr(entry.st_ino, CTX)) == errno.ESTALE
     assert await code_of(mount.ops.read(info.fh, 0, 1)) == errno.EBADF
-    mount.layout.tree.check()
+    mount.mount.check()
 
 
-async def test_a_pager_that_cannot_be_made_leaves_no_directory(mount: Mount) -> None:
+async def test_a_pager_that_cannot_be_made_leaves_no_directory(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object) -> None:
         raise BadStateError("no")
 
-    mount.layout.seams.open_pager = fail
-    assert await code_of(mount.ops.mkdir(mount.layout.control.ino, b"p", 0o40755, CTX)) == errno.EBADFD
-    assert b"p" not in mount.layout.control.children
-    mount.layout.tree.check()
+    monkeypatch.setattr(mount.pagers, "open", fail)
+    assert await code_of(mount.ops.mkdir(mount.control.ino, b"p", 0o40755, CTX)) == errno.EBADFD
+    assert b"p" not in mount.control.children
+    mount.mount.check()
 
 
 async def test_a_pager_is_closed_with_all_its_files(mount: Mount) -> None:
-    closed: list[Node] = []
-    mount.layout.seams.close_pager = closed.append
-    await mount.ops.mkdir(mount.layout.control.ino, b"p", 0o40755, CTX)
-    pager = mount.layout.control.children[b"p"]
+    await mount.ops.mkdir(mount.control.ino, b"p", 0o40755, CTX)
+    pager = directory(mount.mount, "control/p")
     await mount.ops.mknod(pager.ino, b"worker", 0o10600, 0, CTX)
-    builtin = Fifo(0o600, 0, 0, builtin=True)
-    mount.layout.tree.add(pager, b"requests", builtin)  # type: ignore[arg-type] # it is a directory
+    builtin = pager.children[b"requests"]
     assert await code_of(mount.ops.unlink(pager.ino, b"requests", CTX)) == errno.EPERM
     await mount.ops.unlink(pager.ino, b"worker", CTX)
-    await mount.ops.rmdir(mount.layout.control.ino, b"p", CTX)
-    assert closed == [pager]
+    assert [known.directory for known in mount.mount.known] == [pager]
+    await mount.ops.rmdir(mount.control.ino, b"p", CTX)
+    assert list(mount.mount.known) == []
     assert builtin.nlink == 0
-    mount.layout.tree.check()
+    mount.mount.check()

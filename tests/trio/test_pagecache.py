@@ -46,10 +46,11 @@ class Cache:
     def __init__(self, spawn: Callable[..., None]) -> None:
         world = World()
         self.kernel = SlowKernel()
-        self.file = VmoFile(0o644, 0, 0, world.vmo(4), world.pager)
+        vmo = world.vmo(4)
+        self.file = VmoFile(0o644, 0, 0, vmo, world.pager)
         self.file.open_count = 1
         self.cache = PageCache(self.kernel, world.system.frames, spawn)  # type: ignore[arg-type] # as much as is used
-        self.cache.supplied(self.file, world.supply(self.file.vmo, 2))
+        self.cache.supplied(self.file, world.supply(vmo, 2))
 
     def writer_comes(self) -> None:
         self.file.writer_count += 1

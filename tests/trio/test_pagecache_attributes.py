@@ -46,7 +46,6 @@ def make(spawn: Callable[..., None]) -> Made:
     world, kernel = World(), UnmountingKernel()
     vmo = VmoFile(0o644, 0, 0, world.vmo(4), world.pager)
     aux = AuxFile(0o644, 0, 0, AuxVmo(world.system, 4 * PAGE_SIZE))
-    vmo.vmo.owner, aux.aux.owner = vmo, aux
     for ino, file in enumerate((vmo, aux), 7):
         file.ino, file.lookup_count = ino, 1
     return Made(kernel, PageCache(kernel, world.system.frames, spawn), vmo, aux)  # type: ignore[arg-type]

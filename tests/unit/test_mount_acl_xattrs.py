@@ -9,8 +9,8 @@ import struct
 import pytest
 
 from vmofs_mount.tree import acl
-from vmofs_mount.tree.inodes import Directory, Node
-from vmofs_mount.tree.xattrs import MAX_TOTAL_BYTES, Xattrs
+from vmofs_mount.tree.inodes import Directory, Node, Realm
+from vmofs_mount.tree.xattrs import MAX_TOTAL_BYTES, get_xattr, list_xattrs, remove_xattr, set_xattr
 
 NO_ID = 2**32 - 1
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
@@ -30,14 +30,16 @@ def file() -> Node:
     return Node(0o644, 0, 0)
 
 
+class Counted(Directory):
+    """A directory with an attribute that is computed."""
+
+    def computed_xattrs(self) -> dict[bytes, bytes]:
+        return {b"pages": b"7"}
+
+
 @pytest.fixture
 def directory() -> Directory:
-    return Directory(0o755, 0, 0, realm=None)  # type: ignore[arg-type] # not looked at
-
-
-@pytest.fixture
-def xattrs() -> Xattrs:
-    return Xattrs({Directory: lambda _node: {b"pages": b"7"}})
+    return Counted(0o755, 0, 0, Realm())
 
 
 def code_of(function: object, *arguments: object) -> int | None:
@@ -77,7 +79,7 @@ def test_a_new_file_inherits_the_default_acl_within_its_mode(directory: Director
 
 def test_a_new_directory_hands_the_default_acl_on(directory: Directory) -> None:
     acl.store(directory, acl.DEFAULT, FOR_ALICE)
-    below = Directory(0o777, 0, 0, realm=None)  # type: ignore[arg-type]
+    below = Directory(0o777, 0, 0, Realm())
     acl.inherit(directory, below)
     assert (below.xattrs or {})[acl.DEFAULT] == FOR_ALICE
     assert stat.S_IMODE(below.mode) == 0o650
@@ -109,41 +111,41 @@ def test_files_have_no_default_acl(file: Node) -> None:
     assert code_of(acl.store, file, acl.DEFAULT, FOR_ALICE) == errno.EACCES
 
 
-def test_an_emptied_default_acl_is_none(directory: Directory, xattrs: Xattrs) -> None:
-    xattrs.set(directory, acl.DEFAULT, FOR_ALICE)
-    xattrs.remove(directory, acl.DEFAULT)
-    assert acl.DEFAULT not in xattrs.list(directory)
+def test_an_emptied_default_acl_is_none(directory: Directory) -> None:
+    set_xattr(directory, acl.DEFAULT, FOR_ALICE)
+    remove_xattr(directory, acl.DEFAULT)
+    assert acl.DEFAULT not in list_xattrs(directory)
 
 
-def test_user_attributes_are_kept(file: Node, xattrs: Xattrs) -> None:
-    xattrs.set(file, b"user.a", b"1")
-    xattrs.set(file, b"user.b", b"")
-    assert xattrs.list(file) == [b"user.a", b"user.b"]
-    assert (xattrs.get(file, b"user.a"), xattrs.get(file, b"user.b")) == (b"1", b"")
-    xattrs.remove(file, b"user.a")
-    assert code_of(xattrs.get, file, b"user.a") == errno.ENODATA
-    assert code_of(xattrs.remove, file, b"user.a") == errno.ENODATA
+def test_user_attributes_are_kept(file: Node) -> None:
+    set_xattr(file, b"user.a", b"1")
+    set_xattr(file, b"user.b", b"")
+    assert list_xattrs(file) == [b"user.a", b"user.b"]
+    assert (get_xattr(file, b"user.a"), get_xattr(file, b"user.b")) == (b"1", b"")
+    remove_xattr(file, b"user.a")
+    assert code_of(get_xattr, file, b"user.a") == errno.ENODATA
+    assert code_of(remove_xattr, file, b"user.a") == errno.ENODATA
 
 
-def test_computed_attributes_can_be_read_and_nothing_else(directory: Directory, file: Node, xattrs: Xattrs) -> None:
-    assert xattrs.list(directory) == [b"user.vmofs.pages"]
-    assert xattrs.get(directory, b"user.vmofs.pages") == b"7"
-    assert code_of(xattrs.get, directory, b"user.vmofs.none") == errno.ENODATA
-    assert code_of(xattrs.get, file, b"user.vmofs.pages") == errno.ENODATA
-    assert code_of(xattrs.set, directory, b"user.vmofs.pages", b"8") == errno.EPERM
-    assert code_of(xattrs.remove, directory, b"user.vmofs.pages") == errno.EPERM
+def test_computed_attributes_can_be_read_and_nothing_else(directory: Directory, file: Node) -> None:
+    assert list_xattrs(directory) == [b"user.vmofs.pages"]
+    assert get_xattr(directory, b"user.vmofs.pages") == b"7"
+    assert code_of(get_xattr, directory, b"user.vmofs.none") == errno.ENODATA
+    assert code_of(get_xattr, file, b"user.vmofs.pages") == errno.ENODATA
+    assert code_of(set_xattr, directory, b"user.vmofs.pages", b"8") == errno.EPERM
+    assert code_of(remove_xattr, directory, b"user.vmofs.pages") == errno.EPERM
 
 
 @pytest.mark.parametrize("name", [b"security.capability", b"trusted.x", b"system.other"])
-def test_other_namespaces_are_not_supported(file: Node, xattrs: Xattrs, name: bytes) -> None:
-    assert code_of(xattrs.get, file, name) == errno.EOPNOTSUPP
-    assert code_of(xattrs.set, file, name, b"") == errno.EOPNOTSUPP
-    assert code_of(xattrs.remove, file, name) == errno.EOPNOTSUPP
+def test_other_namespaces_are_not_supported(file: Node, name: bytes) -> None:
+    assert code_of(get_xattr, file, name) == errno.EOPNOTSUPP
+    assert code_of(set_xattr, file, name, b"") == errno.EOPNOTSUPP
+    assert code_of(remove_xattr, file, name) == errno.EOPNOTSUPP
 
 
-def test_attributes_are_bounded(file: Node, xattrs: Xattrs) -> None:
-    assert code_of(xattrs.set, file, b"user.big", bytes(65537)) == errno.E2BIG
-    xattrs.set(file, b"user.1", bytes(65536))
-    xattrs.set(file, b"user.1", bytes(65536))
-    assert code_of(xattrs.set, file, b"user.2", bytes(65536)) == errno.ENOSPC
-    xattrs.set(file, b"user.2", bytes(MAX_TOTAL_BYTES - 65536 - 12))
+def test_attributes_are_bounded(file: Node) -> None:
+    assert code_of(set_xattr, file, b"user.big", bytes(65537)) == errno.E2BIG
+    set_xattr(file, b"user.1", bytes(65536))
+    set_xattr(file, b"user.1", bytes(65536))
+    assert code_of(set_xattr, file, b"user.2", bytes(65536)) == errno.ENOSPC
+    set_xattr(file, b"user.2", bytes(MAX_TOTAL_BYTES - 65536 - 12))

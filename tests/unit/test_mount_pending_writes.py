@@ -8,7 +8,7 @@ from vmofs_mount.tree.inodes import VmoFile
 
 
 def file() -> VmoFile:
-    return VmoFile(0o644, 0, 0, None)
+    return VmoFile(0o644, 0, 0)
 
 
 def test_what_is_read_of_the_pages_of_a_write_is_remembered_until_it_ends() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmofs_mount.tree.inodes import TextFile
+from vmofs_mount.tree.text_file import TextFile
 
 
 @pytest.mark.parametrize(

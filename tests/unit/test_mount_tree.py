@@ -7,25 +7,39 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 
+from tests.oracle.world import World as Core
 from vmofs.wire.names import MAX_PATH_BYTES
-from vmofs_mount.tree.directory_rules import FileRealm, Realm
-from vmofs_mount.tree.inodes import Directory, Fifo, Node
+from vmofs_mount.tree.directory_rules import FileRealm
+from vmofs_mount.tree.inodes import Directory, Fifo, Node, Realm
+from vmofs_mount.tree.limits import Limits
 from vmofs_mount.tree.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Tree
+
+
+class Released(Limits):
+    """No limits; remembers which nodes were released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+
+    def remove(self, node: Node) -> None:
+        super().remove(node)
+        self.nodes.append(node)
 
 
 class World:
     """A tree, and the nodes that were released."""
 
     def __init__(self) -> None:
-        self.released: list[Node] = []
-        root = Directory(0o755, 0, 0, realm=None)  # type: ignore[arg-type] # a realm needs the tree first
-        self.tree = Tree(root, self.released.append, itertools.count(1).__next__)
+        limits = Released()
+        self.released = limits.nodes
+        self.root = Directory(0o755, 0, 0, Realm())
+        self.tree = Tree(self.root, limits, nullcontext, itertools.count(1).__next__)
         self.realm: Realm = FileRealm(self.tree)
-        root.realm = self.realm
-        self.root = root
 
     def file(self, path: str) -> Node:
         """Make a file."""
@@ -342,13 +356,13 @@ def test_a_hundred_thousand_vmo_files_take_less_than_a_kibibyte_each() -> None:
 
     from vmofs_mount.tree.inodes import VmoFile  # noqa: PLC0415
 
-    world = World()
+    world, core = World(), Core()
     count = 10_000
-    vmo = object()
+    vmo = core.vmo(1)
     tracemalloc.start()
     try:
         for number in range(count):
-            world.tree.add(world.root, b"file-%06d" % number, VmoFile(0o644, 0, 0, vmo, vmo))
+            world.tree.add(world.root, b"file-%06d" % number, VmoFile(0o644, 0, 0, vmo, core.pager))
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

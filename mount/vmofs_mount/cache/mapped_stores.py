@@ -21,7 +21,7 @@ from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import NoMemoryError, TimedOutError
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.cache.page_cache import PageCache
-from vmofs_mount.tree.inodes import AuxFile, VmoFile
+from vmofs_mount.tree.inodes import AuxFile, VmoFile, vmo_of
 
 _SECONDS = 5.0
 """How long stores may take to come, if no pager holds them up. A command file is locked meanwhile."""
@@ -52,6 +52,16 @@ class MappedStores:
             TimedOutError: the kernel does not send them.
         """
         await self._bring_in(vmo, pages, but, own=True)
+
+    async def bring_in_for_size(self, file: VmoFile | AuxFile, size_bytes: int) -> None:
+        """Bring in what was stored by other names of the memory: of this one the kernel holds it back, and cuts it.
+
+        Raises:
+            NoMemoryError, TimedOutError: as ``bring_in``.
+        """
+        vmo = vmo_of(file)
+        first = min(size_bytes, file.size_bytes) // PAGE_SIZE
+        await self.bring_in(vmo, PageRange(first, vmo.size_pages), but=file)
 
     async def bring_in_source(self, vmo: Vmo, offset: int, length: int) -> None:
         """Bring in what was stored to others whose pages a write will fork: only what it does not overwrite matters.

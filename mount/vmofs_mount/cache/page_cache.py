@@ -52,7 +52,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from weakref import WeakKeyDictionary
 
 import trio
 
@@ -64,13 +63,13 @@ from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import Vmo
 from vmofs.core.vmos.view import AuxView
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs_mount.cache.attributes import Attributes, CachedFile
+from vmofs_mount.cache.drops import Drops
 from vmofs_mount.cache.pending_writes import PendingWrite, PendingWrites
 from vmofs_mount.cache.waiting_reads import WaitingReads
 from vmofs_mount.linux.device_messages import Kernel
 from vmofs_mount.loop.lanes import Lanes
 from vmofs_mount.tree.inodes import AuxFile, VmoFile
-
-CachedFile = VmoFile | AuxFile
 
 DROP_SECONDS = 1.0
 """How long a call waits for the kernel to drop pages, which cannot take long once all readers have their answer."""
@@ -78,14 +77,9 @@ DROP_SECONDS = 1.0
 _HELD_UP_SECONDS = 0.02
 """After how long it is looked whether what is under way is held up by somebody who waits for a pager."""
 
-_DROPS_OF_FILE = 4
-"""That failed reads and writes of one file want at the same time."""
-
 _STORE_BYTES = 2**20  # notify_store reaches its full speed from 128 KiB on
 _BATCH_PAGES = 2048
 """What one turn of a thread stores at most: a turn costs as much as storing 0.3 MiB."""
-_ATTRIBUTES_SECONDS = 0.1
-"""How long a changed ``st_blocks`` may stay unseen by fstat. A stat by name always sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +136,13 @@ class PageCache:
         self._spawn = spawn
         self._backlogs: dict[CachedFile, _Backlog] = {}
         self._working: dict[CachedFile, None] = {}  # those whose backlog is being worked off
-        # Apart from each other: stores may all be stuck behind pages that a slow pager owes, drops must still go on.
         self._storers = Lanes(8)
-        self._droppers = Lanes(32)
-        self._drop_turns: WeakKeyDictionary[CachedFile, trio.Semaphore] = WeakKeyDictionary()
-        self._tellers = trio.CapacityLimiter(8)
-        self._telling: dict[CachedFile, trio.Event] = {}  # whose attributes the kernel is being told to ask for anew
-        self._to_tell: set[CachedFile] = set()  # those of them for which no thread has begun
+        self._drops = Drops(kernel, controller)
+        self._attributes = Attributes(kernel, spawn)
         self._controller = controller
         self.writes = PendingWrites()
-        self._changed: dict[CachedFile, None] = {}
         self._read_number = 0
         self._stored_pages_total = 0
-        self._dropped_ranges_total = 0
 
     def begin_read(self, file: VmoFile, pages: PageRange) -> int:
         """Note that a READ waits for a pager: its pages are locked until its answer brings them. Returns a number."""
@@ -176,7 +164,7 @@ class PageCache:
         store that arrives in between would put back what was there before. Such readers ask for each page.
         """
         # `st_blocks` has changed, whether pages are stored or not.
-        self.attributes_changed(file)
+        self._attributes.changed(file)
         if not _takes_stores(file):
             return
         backlog = self._backlog(file)
@@ -192,36 +180,32 @@ class PageCache:
         if backlog.to_store:
             self._start(file, backlog)
 
+    def stale(self, vmo: object, pages: list[PageRange]) -> None:
+        """Drop pages of a VMO that changed by another way than a write through its file, if it has one."""
+        file = vmo.owner  # type: ignore[attr-defined] # every object of the core has one
+        if isinstance(file, CachedFile):
+            self.drop(file, pages)
+
     def drop(self, file: CachedFile, stale: list[PageRange]) -> None:
         """Drop pages whose content changed or went. Returns at once; see ``wait_dropped``."""
         has_pages = bool(stale) and file.maybe_cached
         if isinstance(file, VmoFile):
-            self.attributes_changed(file)
+            self._attributes.changed(file)
         else:
             # From now on its attributes are asked for each time: that costs less than to have them forgotten.
             file.is_source = True
             if file.attributes_told:
                 file.attributes_told = False
                 if not has_pages:  # with pages go the attributes
-                    self._tell(file)  # soon is too late: of an aux file the kernel believed them for long
+                    self._attributes.tell(file)  # soon is too late: of an aux file the kernel believed them for long
         if not has_pages:
             return
         backlog = self._backlog(file)
         for pages in stale:
             backlog.to_drop.add(pages)
             if isinstance(file, VmoFile):
-                self._mark_outdated(file, backlog.reads, pages)
+                _mark_outdated(file, backlog.reads, pages)
         self._start(file, backlog)
-
-    def _mark_outdated(self, file: VmoFile, reads: WaitingReads, stale: PageRange) -> None:
-        """Let READs copy again what changed while they wait, or their answer would bring back what was there before.
-
-        Not what went: a READ of more than there is room for would be for ever about to ask for what it had.
-        """
-        for part in [read & stale for read in reads.over(stale)]:
-            # What went is not copied again: it would have to be asked for again, and might evict the next page.
-            if any(file.vmo.state_at(page) is not PageState.GAP for page in range(part.start, part.end)):
-                reads.written(part)
 
     async def written(self, write: PendingWrite, seconds: float) -> None:
         """Drop what was read while a WRITE was under way, before that is answered; wait at most ``seconds``.
@@ -236,7 +220,7 @@ class PageCache:
         with trio.move_on_after(seconds):
             # READs that were answered while the WRITE was under way. They brought what was there before it.
             for pages in write.read:
-                await self._drop_in_turn(write.file, pages)
+                await self._drops.drop_in_turn(write.file, pages)
 
     async def drop_failed(self, file: VmoFile, pages: PageRange, begun: Callable[[], None]) -> bool:
         """Drop pages whose READ failed, so that the next access starts afresh; return False if another READ waits.
@@ -246,7 +230,7 @@ class PageCache:
         backlog = self._backlogs.get(file)
         if backlog is not None and backlog.reads.over(pages):
             return False
-        await self._drop_in_turn(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
+        await self._drops.drop_in_turn(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
         return True
 
     async def drop_unlocked(self, file: CachedFile, pages: list[PageRange], seconds: float) -> bool:
@@ -277,7 +261,7 @@ class PageCache:
 
         async def drop() -> None:
             try:
-                await self._drop(file, pages)
+                await self._drops.drop(file, pages)
             finally:
                 gone.set()
 
@@ -313,9 +297,7 @@ class PageCache:
         pager that has to answer it may be the very one that is kept waiting here. Nor does it wait for what has taken
         long enough already, for whatever reason: a pager that gives many commands would wait for it each time.
         """
-        if file in self._telling:
-            with trio.move_on_after(seconds):
-                await self._telling[file].wait()
+        await self._attributes.wait_told(file, seconds)
         backlog = self._backlogs.get(file)
         if backlog is None or not backlog.running:
             return 0
@@ -325,7 +307,7 @@ class PageCache:
                     await backlog.done.wait()
                     break
                 # Nobody tells when a READ comes that has one of the pages: so it is looked again and again.
-                if self._is_held_up(file, backlog, seconds):
+                if _is_held_up(file, backlog, self.writes, seconds):
                     break
         held = sum(pages.pages for pages in backlog.not_dropped)
         if isinstance(file, VmoFile):
@@ -333,24 +315,16 @@ class PageCache:
             held -= sum(self.writes.common_pages(file, pages) for pages in backlog.not_dropped)
         return held
 
-    def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
-        """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
-        if backlog.under_way and trio.current_time() - backlog.began >= seconds:
-            return True
-        return isinstance(file, VmoFile) and any(
-            self.writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
-        )
-
     @property
     def is_behind(self) -> bool:
         """Whether anything may be left to be dropped or told."""
-        return bool(self._working or self._telling)
+        return bool(self._working or self._attributes.telling)
 
     async def wait_dropped_everywhere(self, vmo: Vmo, seconds: float, but: CachedFile | None = None) -> int:
         """Do as ``wait_dropped`` does, for all files that have that to come and may show this VMO, except ``but``."""
         busy = [
             file
-            for file in {**self._working, **self._telling}
+            for file in {**self._working, **self._attributes.telling}
             if file is not but and self._is_stale(file) and _may_show(file, vmo)
         ]
         # One bound for all files together: the kernel has the command file locked meanwhile.
@@ -363,62 +337,18 @@ class PageCache:
     def _is_stale(self, file: CachedFile) -> bool:
         """Return whether the kernel may have attributes or pages of a file that are not true any more."""
         backlog = self._backlogs.get(file)
-        return file in self._telling or (backlog is not None and backlog.has_drops)
+        return file in self._attributes.telling or (backlog is not None and backlog.has_drops)
 
     def mode_changed(self, file: CachedFile) -> None:
         """Let the kernel know of a mode: whoever executes the file looks its attributes up, or believes what it has."""
         self.drop(file, [])
-
-    def attributes_changed(self, file: CachedFile) -> None:
-        """Let the kernel know soon that attributes changed."""
-        if not self._changed:
-            self._spawn(self._announce)
-        self._changed[file] = None
 
     def size_changed(self, vmo: Vmo, but: CachedFile | None = None) -> None:
         """Let the kernel know that a size changed, in all files that show this VMO except ``but``.
 
         Returns at once; ``wait_dropped`` waits for it.
         """
-        for shown in vmo.node.viewers:
-            file = getattr(shown, "owner", None)
-            if isinstance(file, CachedFile) and file is not but:
-                self._tell(file)
-
-    def _tell(self, file: CachedFile) -> None:
-        """Have the kernel ask for the attributes anew, by a thread, which may have to wait for an unmount."""
-        # The kernel does not know the inode, so it has nothing to forget.
-        if not file.lookup_count:
-            return
-        if file not in self._telling:
-            self._telling[file] = trio.Event()
-            self._spawn(self._tell_kernel, file)
-        self._to_tell.add(file)
-
-    async def _tell_kernel(self, file: CachedFile) -> None:
-        def tell() -> None:
-            self._to_tell.discard(file)  # what changes from now on has to be told again
-            self._kernel.drop_attributes(file.ino)
-
-        try:
-            # Again if it changed while the thread was on its way.
-            while file in self._to_tell:
-                await trio.to_thread.run_sync(tell, limiter=self._tellers, abandon_on_cancel=True)
-        finally:
-            self._to_tell.discard(file)
-            self._telling.pop(file).set()
-
-    async def _announce(self) -> None:
-        await trio.sleep(_ATTRIBUTES_SECONDS)
-        # What changes from now on is announced by another task.
-        changed, self._changed = self._changed, {}
-        inos = [file.ino for file in changed if file.lookup_count]
-
-        def announce() -> None:
-            for ino in inos:
-                self._kernel.drop_attributes(ino)
-
-        await trio.to_thread.run_sync(announce, limiter=self._tellers, abandon_on_cancel=True)
+        self._attributes.size_changed(vmo, but)
 
     def closed(self, file: VmoFile) -> None:
         """Forget a file that nobody has open any more, unless it has still something to do."""
@@ -463,29 +393,13 @@ class PageCache:
         backlog.to_drop.discard(pages)
         backlog.began, backlog.under_way = trio.current_time(), [pages]
         try:
-            await self._drop(file, pages)
+            await self._drops.drop(file, pages)
         finally:
             backlog.under_way = []
 
-    async def _drop(self, file: CachedFile, pages: PageRange, begun: Callable[[], None] = lambda: None) -> None:
-        def drop() -> None:
-            begun()
-            self._kernel.drop(file.ino, pages.offset, pages.length)
-
-        self._dropped_ranges_total += 1
-        await self._droppers.run(self._controller(file), drop)
-
-    async def _drop_in_turn(self, file: CachedFile, pages: PageRange, begun: Callable[[], None] = lambda: None) -> None:
-        """Drop pages for one of many who want that of a file: they must not take all threads of its pager's owner."""
-        turns = self._drop_turns.get(file)
-        if turns is None:
-            turns = self._drop_turns[file] = trio.Semaphore(_DROPS_OF_FILE)
-        async with turns:
-            await self._drop(file, pages, begun)
-
     async def _store_some(self, file: VmoFile, backlog: _Backlog) -> None:
         """Store some of what is to be stored, as it is now."""
-        parts, pieces = self._take_some(file, backlog)
+        parts, pieces = _take_some(file, backlog.to_store)
         if not pieces or not _takes_stores(file):
             return
         # The thread reads the frames themselves. Until they are given back they are not used for anything else.
@@ -505,38 +419,57 @@ class PageCache:
             for part in parts:
                 backlog.to_drop.add(part)
 
-    def _take_some(self, file: VmoFile, backlog: _Backlog) -> tuple[list[PageRange], list[tuple[int, Bytes]]]:
-        """Take pages that are to be stored; return those that are there, and their bytes cut into single stores."""
-        parts: list[PageRange] = []
-        pieces: list[tuple[int, Bytes]] = []
-        left = _BATCH_PAGES
-        while left > 0 and backlog.to_store:
-            pages = next(iter(backlog.to_store))
-            pages = PageRange(pages.start, min(pages.end, pages.start + left))
-            backlog.to_store.discard(pages)
-            left -= pages.pages
-            for part in file.vmo.committed(pages):
-                # Not beyond the end: a store there makes the kernel think the file longer.
-                end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
-                data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
-                if data is not None:
-                    parts.append(part)
-                    pieces += [
-                        (part.offset + start, data[start : start + _STORE_BYTES])
-                        for start in range(0, len(data), _STORE_BYTES)
-                    ]
-        return parts, pieces
-
     def statistics(self) -> PageCacheStatistics:
         """Return the present counts."""
         busy = sum(backlog.running for backlog in self._backlogs.values())
-        return PageCacheStatistics(busy, self._stored_pages_total, self._dropped_ranges_total)
+        return PageCacheStatistics(busy, self._stored_pages_total, self._drops.ranges_total)
 
     def check(self) -> None:
         """Assert that every remembered file is an open VMO or has something to do."""
         self.writes.check()
         assert all(_is_kept(file, backlog) for file, backlog in self._backlogs.items())
-        assert self._to_tell <= self._telling.keys()
+        self._attributes.check()
+
+
+def _mark_outdated(file: VmoFile, reads: WaitingReads, stale: PageRange) -> None:
+    """Let READs copy again what changed while they wait, or their answer would bring back what was there before.
+
+    Not what went: a READ of more than there is room for would be for ever about to ask for what it had.
+    """
+    for part in [read & stale for read in reads.over(stale)]:
+        if any(file.vmo.state_at(page) is not PageState.GAP for page in range(part.start, part.end)):
+            reads.written(part)
+
+
+def _take_some(file: VmoFile, to_store: RangeSet) -> tuple[list[PageRange], list[tuple[int, Bytes]]]:
+    """Take pages that are to be stored; return those that are there, and their bytes cut into single stores."""
+    parts: list[PageRange] = []
+    pieces: list[tuple[int, Bytes]] = []
+    left = _BATCH_PAGES
+    while left > 0 and to_store:
+        pages = next(iter(to_store))
+        pages = PageRange(pages.start, min(pages.end, pages.start + left))
+        to_store.discard(pages)
+        left -= pages.pages
+        for part in file.vmo.committed(pages):
+            end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
+            data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
+            if data is not None:
+                parts.append(part)
+                pieces += [
+                    (part.offset + start, data[start : start + _STORE_BYTES])
+                    for start in range(0, len(data), _STORE_BYTES)
+                ]
+    return parts, pieces
+
+
+def _is_held_up(file: CachedFile, backlog: _Backlog, writes: PendingWrites, seconds: float) -> bool:
+    """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
+    if backlog.under_way and trio.current_time() - backlog.began >= seconds:
+        return True
+    return isinstance(file, VmoFile) and any(
+        writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
+    )
 
 
 def _takes_stores(file: VmoFile) -> bool:

@@ -11,6 +11,7 @@ from vmofs.core.pages.pins import Pin
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
+from vmofs.core.vmos.view import AuxView
 from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, VmoError
 from vmofs.units import ALL_PAGES, MAX_VMO_BYTES, PAGE_SIZE, PageRange
 from vmofs.vocabulary import AuxKind, ChildKind, VmoOp
@@ -18,12 +19,12 @@ from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOpRange, 
 from vmofs.wire.names import quote
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import PageCache
-from vmofs_mount.commands.pager_commands import OK, Method, vmo_of
+from vmofs_mount.commands.execute import OK, Method
 from vmofs_mount.files.command_file import CommandHandle, Waiting
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.rights.set_id import drop_privileges
-from vmofs_mount.tree.inodes import AuxFile, VmoFile
+from vmofs_mount.tree.inodes import AuxFile, VmoFile, vmo_of
 from vmofs_mount.tree.limits import Resource
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class VmoCommands:
         writes_parent = kind in {ChildKind.SLICE, ChildKind.REFERENCE} and not command.no_write
         needs_write = writes_parent or command.parent.startswith("aux/")
         source = await self._names.file(handle, command.parent, os.R_OK | (os.W_OK if needs_write else 0))
-        if writes_parent and getattr(vmo_of(source), "no_write", False):
+        if writes_parent and vmo_of(source).no_write:
             raise AccessDeniedError(f"{quote(command.parent)} was made with no_write")
         is_aux = isinstance(source, AuxFile)
         directory, name = await self._names.new_name(handle, command.child, "aux" if is_aux else "vmo")
@@ -93,9 +94,12 @@ class VmoCommands:
         # As cp does: what is private stays so. Its maker has it.
         permissions = (source.mode & 0o666 & ~handle.identity.umask) | 0o600
         permissions &= 0o444 if command.no_write else 0o666
-        make = AuxFile if is_aux else VmoFile
-        file = make(permissions, handle.identity.uid, handle.identity.gid, child)  # type: ignore[arg-type]
-        child.owner = file
+        uid, gid = handle.identity.uid, handle.identity.gid
+        file: AuxFile | VmoFile
+        if isinstance(child, AuxVmo | AuxView):
+            file = AuxFile(permissions, uid, gid, child)
+        else:
+            file = VmoFile(permissions, uid, gid, child)
         self._names.add(directory, name, file, command.child)
         return OK
 

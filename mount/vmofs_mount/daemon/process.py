@@ -7,25 +7,20 @@ import logging
 import logging.handlers
 import os
 import resource
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
 from vmofs.core.requests.system import System
 from vmofs.units import page_count
-from vmofs_mount.assembly.layout import build_layout
-from vmofs_mount.assembly.service import Service
-from vmofs_mount.daemon.options import machine_memory_bytes
+from vmofs_mount.assembly.mount import assemble
+from vmofs_mount.daemon.options import MountOptions, machine_memory_bytes
 from vmofs_mount.daemon.sd_notify import notify
 from vmofs_mount.daemon.watchdog import Guardian
-from vmofs_mount.front.session import MountError, Session, serve
+from vmofs_mount.front.session import MountError, serve
 from vmofs_mount.tree.limits import DEFAULTS, Limits, Resource
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vmofs_mount.daemon.options import MountOptions
 
 _log = logging.getLogger(__name__)
 _READY = b"ready"
@@ -46,63 +41,40 @@ def run(mountpoint: str, options: MountOptions, on_ready: Callable[[], None] = l
     if DEFAULTS[Resource.DESCRIPTORS] == user_limits[Resource.DESCRIPTORS]:
         user_limits[Resource.DESCRIPTORS] = min(user_limits[Resource.DESCRIPTORS], descriptors // 4)
     totals = {Resource.REQUESTS: options.requests, Resource.DESCRIPTORS: descriptors - descriptors // 4}
-    layout = build_layout(
-        system,
-        uid=os.geteuid(),
-        gid=os.getegid(),
-        open_to_all=options.allow_other,
-        limits=Limits(user_limits, totals, os.geteuid()),
-        pager_gid=options.pager_gid,
-    )
-    guardian = Guardian()
+    limits = Limits(user_limits, totals, os.geteuid())
+    supervisor = _Supervisor(on_ready)
+    try:
+        trio.run(serve, mountpoint, options, partial(assemble, system, options, limits), supervisor)
+    finally:
+        supervisor.close()
 
-    def guard(minor: int) -> None:
+
+class _Supervisor:
+    """Tells whoever waits for it how the mount fares, and has a guardian break the connection if all else fails."""
+
+    def __init__(self, on_ready: Callable[[], None]) -> None:
+        self.ready = on_ready
+        self._guardian = Guardian()
+
+    def mounted(self, device_minor: int) -> None:
+        """Have the guardian watch over the connection."""
         try:
-            guardian.guard(minor)
+            self._guardian.guard(device_minor)
         except OSError as error:
             _log.info("if this process is killed, those who wait may go on waiting: %s", error)
 
-    def break_connection() -> bool:
-        guardian.break_connection()
-        return guardian.can_break
+    def ending(self) -> None:
+        """Tell the service manager."""
+        notify("STOPPING=1")
 
-    service: list[Service] = []
+    def break_connection(self) -> bool:
+        """Have the guardian break the connection; return whether it can."""
+        self._guardian.break_connection()
+        return self._guardian.can_break
 
-    async def start(session: Session) -> None:
-        service.append(
-            Service(
-                system,
-                layout,
-                session,
-                warn=options.warn_seconds,
-                deadline=options.deadline_seconds,
-                max_deadline=options.max_deadline_seconds,
-                stall=options.stall_seconds,
-            )
-        )
-
-    async def main() -> None:
-        await serve(
-            layout,
-            mountpoint,
-            options,
-            on_ready=on_ready,
-            on_mounted=guard,
-            start=start,
-            shutdown=lambda: _shut_down(service[0]),
-            break_connection=break_connection,
-        )
-        service[0].check()
-
-    try:
-        trio.run(main)
-    finally:
-        guardian.close()
-
-
-def _shut_down(service: Service) -> None:
-    notify("STOPPING=1")
-    _log.info("%s", service.shut_down().sentence or "nothing was dirty")
+    def close(self) -> None:
+        """Let the guardian end."""
+        self._guardian.close()
 
 
 def _raise_descriptor_limit() -> int:

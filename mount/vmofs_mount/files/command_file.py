@@ -14,10 +14,12 @@ import select
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import trio
 
+from vmofs.core.pager import Pager
 from vmofs.status import IoError, NoMemoryError, VmoError
 from vmofs.wire.commands import USAGE, Command, CommandKind, parse_command
 from vmofs.wire.lines import Line, split_lines
@@ -58,12 +60,25 @@ Waiting = Callable[[], Awaitable[str]]
 """The rest of a command that has to wait; returns its result."""
 
 
+class Executor(Protocol):
+    """Who carries out commands."""
+
+    async def execute(self, command: Command, handle: CommandHandle) -> str | Waiting:
+        """Carry out one command and return its result text, or what remains to be waited for.
+
+        Raises:
+            VmoError: it failed.
+        """
+
+    def note(self, handle: CommandHandle, line: str, result: str) -> None:
+        """Learn what became of a line."""
+
+
 class CommandHandle(Handle):
     """One open command file. Its commands are carried out one after the other, with the identity of the opener.
 
-    ``execute(command, handle)`` carries out one command and returns its result text, or what remains to be waited for.
-    ``log(handle, line, result)`` is told of each. ``names`` keeps the files that names were turned into, and
-    ``on_release`` what is to be undone when the file is closed. ``limits`` counts what the opener makes.
+    ``names`` keeps the files that names were turned into, and ``on_release`` what is to be undone when the file is
+    closed. ``limits`` counts what the opener makes.
     """
 
     nonseekable = True
@@ -74,8 +89,7 @@ class CommandHandle(Handle):
         file: CommandFile,
         flags: int,
         caller: Caller,
-        execute: Callable[[Command, CommandHandle], Awaitable[str | Waiting]],
-        log: Callable[[CommandHandle, str, str], None],
+        executor: Executor,
         limits: Limits,
         slices: Slices,
     ) -> None:
@@ -88,8 +102,7 @@ class CommandHandle(Handle):
         self.named: list[VmoFile | AuxFile] = []
         """The files that the command names which is being carried out."""
         self.released = False
-        self._execute = execute
-        self._log = log
+        self._executor = executor
         self.limits = limits
         self._slices = slices
         self._names: WeakValueDictionary[tuple[str, int], Node] = WeakValueDictionary()
@@ -102,6 +115,11 @@ class CommandHandle(Handle):
         self._queue: deque[Line] = deque()
         self._notify: Callable[[], None] | None = None
         self._turn = trio.Semaphore(1, max_value=1)  # no Lock: one trio task may run several handlers in turn
+
+    @property
+    def pager(self) -> Pager | None:
+        """The pager whose command file it is, if it is one's."""
+        return self.file.pager
 
     async def read(self, offset: int, size: int) -> Data:
         """Go on reading the answer; the offset of a stream means nothing."""
@@ -185,7 +203,7 @@ class CommandHandle(Handle):
     async def _carry_out(self, line: Line) -> Waiting | None:
         """Carry out a line and set the answer, or return what remains to be waited for."""
         try:
-            result = await self._execute(parse_command(self.kind, line.text), self)
+            result = await self._executor.execute(parse_command(self.kind, line.text), self)
             if not isinstance(result, str):
                 return result
             self._set_answer(line.text, result)
@@ -238,7 +256,7 @@ class CommandHandle(Handle):
             self.hold(len(result))
             self._answer_bytes = len(result)
         self._answer = result.encode()
-        self._log(self, line, result.partition("\n")[0])
+        self._executor.note(self, line, result.partition("\n")[0])
 
     def kept_name(self, path: str, mode: int) -> Node | None:
         """Return the file that a name was turned into, with that right, if it still lives."""

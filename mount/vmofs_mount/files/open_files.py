@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from vmofs.status import NoMemoryError
-from vmofs.units import PAGE_SIZE, PageRange, page_count
+from vmofs_mount.cache.attributes import CachedFile
+from vmofs_mount.cache.page_cache import PageCache
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.slices import Slices
-from vmofs_mount.rights.set_id import SET_ID
-from vmofs_mount.tree.inodes import AuxFile, Node, TextFile
+from vmofs_mount.rights.identity import Identity
+from vmofs_mount.rights.set_id import drop_privileges
+from vmofs_mount.tree.inodes import Node
 from vmofs_mount.tree.limits import Limits, Resource
-
-if TYPE_CHECKING:
-    from vmofs_mount.tree.tree import Tree
+from vmofs_mount.tree.text_file import ConstantText, TextFile
+from vmofs_mount.tree.tree import Tree
 
 Data = bytes | bytearray | memoryview
 """What a read returns: it is copied before anything else runs."""
@@ -63,63 +63,20 @@ class Handle(ABC):
         """The last descriptor was closed."""
 
 
+def content_changed(cache: PageCache, file: CachedFile, caller: Caller, *, own: bool) -> None:
+    """Take set-user-ID from files whose content somebody has changed; from ``file`` the kernel does, if not ``own``."""
+
+    def keeps() -> bool:
+        return Identity.of_process(caller.uid, caller.gid, caller.pid).keeps_set_id
+
+    drop_privileges(file, keeps, cache.mode_changed, own=own)
+
+
 _SHORT_TEXT_BYTES = 4096
 """A text up to here is not counted."""
 
-Opener = Callable[[Any, int, Caller], Handle]
+Opener = Callable[[Node, int, Caller], Handle]
 """Opens a node: the node, the open flags, who opens. Raises OSError or VmoError to refuse."""
-
-
-class AuxHandle(Handle):
-    """An open aux file."""
-
-    def __init__(
-        self,
-        node: AuxFile,
-        flags: int,
-        caller: Caller,
-        tree: Tree,
-        written_directly: Callable[[AuxHandle, AuxFile, PageRange], Awaitable[None]],
-        content_changed: Callable[[AuxFile, Caller, bool], None],
-        shown_elsewhere: Callable[[AuxFile], Awaitable[None]],
-    ) -> None:
-        super().__init__(node, flags, caller)
-        self.file = node
-        self._aux = node.aux
-        self._tree = tree
-        # A file opened for writing only cannot be mapped, so its data need not go through the page cache: one copy
-        # and one GETXATTR (security.capability) less per write, and no staged page stands in memory twice.
-        self.direct_io = flags & os.O_ACCMODE == os.O_WRONLY
-        node.maybe_cached |= not self.direct_io
-        self._may_map = flags & os.O_ACCMODE == os.O_RDWR
-        self._is_direct = bool(flags & os.O_DIRECT) and not self.direct_io
-        self.is_mapped = False
-        self._written_directly = written_directly
-        self._content_changed = content_changed
-        self._shown_elsewhere = shown_elsewhere
-        node.mapper_count += self._may_map
-
-    async def read(self, offset: int, size: int) -> Data:
-        """Read; holes are zeros."""
-        return self._aux.read_nowait(offset, size)
-
-    async def write(self, offset: int, data: bytes) -> int:
-        """Write, growing the file."""
-        written = self._aux.write_nowait(offset, data)
-        if self.file.mode & SET_ID or self._aux.node.windows:
-            self._content_changed(self.file, self.caller, self.direct_io)
-        self._tree.modified(self.node)
-        if self.file.lost is not None:
-            self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))
-        if self._aux.node.windows:
-            await self._shown_elsewhere(self.file)
-        if self._is_direct:
-            await self._written_directly(self, self.file, PageRange.of_bytes(offset, written))
-        return written
-
-    def release(self) -> None:
-        """Count the file as open no longer."""
-        self.file.mapper_count -= self._may_map
 
 
 class TextHandle(Handle):
@@ -132,7 +89,7 @@ class TextHandle(Handle):
         self._limits = limits
         self._text: bytes | None = None
         self._counted = 0
-        self.direct_io = not node.constant
+        self.direct_io = not isinstance(node, ConstantText)
 
     async def read(self, offset: int, size: int) -> Data:
         """Return a part of the text."""
@@ -185,10 +142,10 @@ class Handles:
     Directories need none: the kernel keeps the inode of an open directory.
     """
 
-    def __init__(self, tree: Tree, openers: Mapping[type[Node], Opener], limits: Limits) -> None:
+    def __init__(self, tree: Tree, opener: Opener) -> None:
         self._tree = tree
-        self._limits = limits
-        self._openers = openers
+        self._limits = tree.limits
+        self._opener = opener
         self._handles: dict[int, Handle] = {}
         self._opened = 0
 
@@ -196,15 +153,12 @@ class Handles:
         """Open a node and return the number of the open file.
 
         Raises:
-            OSError: what the opener of this kind of node raises; EPERM, there is none; ESTALE.
+            OSError: what the opener raises; ESTALE.
             VmoError: what the opener raises; NO_MEMORY, whoever opens it has too much.
         """
-        opener = self._openers.get(type(node))
-        if opener is None:
-            raise OSError(errno.EPERM, f"{node.path} cannot be opened")
         self._tree.open(node)
         try:
-            handle = opener(node, flags, caller)
+            handle = self._opener(node, flags, caller)
         except BaseException:
             self._tree.close(node)
             raise
@@ -246,10 +200,6 @@ class Handles:
     def nodes(self) -> set[Node]:
         """Return the nodes that are open."""
         return {handle.node for handle in self._handles.values()}
-
-    def of_node(self, node: Node) -> list[Handle]:
-        """Return the open files of a node."""
-        return [handle for handle in self._handles.values() if handle.node is node]
 
     def statistics(self) -> HandlesStatistics:
         """Return the present counts."""

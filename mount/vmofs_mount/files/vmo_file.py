@@ -26,19 +26,23 @@ from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
 from vmofs_mount.cache.read_retries import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.kernel_sizes import KernelSizes
-from vmofs_mount.files.open_files import Handle
+from vmofs_mount.files.open_files import Handle, content_changed
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.linux.mountinfo import Place
 from vmofs_mount.linux.procfs import thread_group, writes_file
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.tree.inodes import VmoFile
-from vmofs_mount.tree.limits import Limits, Resource
+from vmofs_mount.tree.limits import Resource
+from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.kill_watch import KillWatch
 from vmofs_mount.waits.locked_directories import LockedDirectories
 from vmofs_mount.waits.read_watch import LetGoError, ReadWatch, WaitingRead
 from vmofs_mount.waits.self_deadlock import Reader
 
 T = TypeVar("T")
+
+STORE_SECONDS = 1.0
+"""How long an open for writing waits for a store into the page cache: one that a waiting READ holds up is undone."""
 
 
 class OpenVmos:
@@ -48,31 +52,27 @@ class OpenVmos:
         self,
         engine: Engine,
         cache: PageCache,
-        spawn: Callable[..., None],
-        place: Place,
-        modified: Callable[[VmoFile], None],
-        limits: Limits,
         stores: MappedStores,
-        direct_writes: DirectWrites,
-        content_changed: Callable[[VmoFile, Caller, bool], None],
+        tree: Tree,
+        place: Place,
+        spawn: Callable[..., None],
     ) -> None:
         self.engine = engine
-        self.limits = limits
+        self.tree = tree
+        self.limits = tree.limits
         self.stores = stores
-        self.direct_writes = direct_writes
-        self.content_changed = content_changed
+        self.direct_writes = DirectWrites(cache)
         self.cache = cache
+        self._open: dict[VmoFile, Counter[int]] = {}
+        self._failures: dict[VmoFile, Failures] = {}
         self._spawn = spawn
         self._retries = Retries(place.minor)
         self.directories = LockedDirectories(place.mountpoint, spawn)
         self._killed = KillWatch(spawn)
         self.taken = TakenWrites(cache, spawn)
         self._looker = trio.CapacityLimiter(8)
-        self.reads = ReadWatch(engine, spawn, self.directories, self._killed, lambda file: self._open.get(file, ()))
+        self.reads = ReadWatch(engine, spawn, self.directories, self._killed, self._open)
         self.sizes = KernelSizes(place, spawn)
-        self.modified = modified
-        self._open: dict[VmoFile, Counter[int]] = {}
-        self._failures: dict[VmoFile, Failures] = {}
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""
@@ -153,20 +153,45 @@ class OpenVmos:
         self.reads.ended(handle.file, read)
         return number is not None and self.cache.end_read(handle.file, number)
 
+    async def set_size(self, file: VmoFile, size_bytes: int, caller: Caller) -> None:
+        """Cut or extend a VMO for a thread (truncate, ftruncate); may wait for the pager.
+
+        Raises:
+            VmoError: as the VMO's ``set_size``.
+            LetGoError: as ``run_unless_killed``.
+        """
+        await self.stores.bring_in_for_size(file, size_bytes)
+        process = thread_group(caller.pid)
+        await self.wait_until_written(file, process)
+        self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
+        try:
+            await self.run_unless_killed(file.vmo.set_size(size_bytes), process, file)
+        finally:
+            self.cache.size_changed(file.vmo)
+        await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
+        await self.wait_until_unread(file, process)  # last: none may begin before the answer
+        self.reads.size_answered(file, caller.pid)
+        content_changed(self.cache, file, caller, own=False)
+        self.tree.modified(file)
+
+    async def wait_writable(self, file: VmoFile) -> None:
+        """Wait until what is being stored into the page cache cannot undo what somebody writes who has just opened."""
+        await self.cache.wait_stored(file, STORE_SECONDS)
+
     async def run_counted(self, access: Access[T], handle: VmoHandle, locked: VmoFile | None = None) -> T:
         """Do as ``run_unless_killed`` does, and count what waits as a request of whoever opened the file.
 
         Raises:
             VmoError: the call failed; NO_MEMORY, he has too many.
-            InterruptedError: as ``run_unless_killed``.
+            LetGoError: as ``run_unless_killed``.
         """
         if self.engine.start(access):
             return access.result()
         try:
             self.limits.take(Resource.REQUESTS, handle.caller.uid)
         except VmoError:
-            access.cancel()
-            self.engine.settle()
+            with self.engine.change():
+                access.cancel()
             raise
         try:
             return await self.run_unless_killed(access, handle.process, locked, is_started=True)
@@ -180,7 +205,7 @@ class OpenVmos:
 
         Raises:
             VmoError: as ``run_counted``.
-            InterruptedError: as ``run_counted``, for a ``write``.
+            LetGoError: as ``run_counted``, for a ``write``.
         """
         file, uid = handle.file, handle.caller.uid
         if self.taken.over(file, PageRange.of_bytes(offset, len(data))):
@@ -191,14 +216,14 @@ class OpenVmos:
         try:
             self.limits.take(Resource.REQUESTS, uid)
         except VmoError:
-            access.cancel()
-            self.engine.settle()
+            with self.engine.change():
+                access.cancel()
             raise
         over = trio.Event()
         self._spawn(self._wait, access, uid, over)
         try:
             await self._unless_killed(over.wait, handle.process, file)
-        except InterruptedError:
+        except LetGoError:
             if await self._is_of_write(file, handle.process) and not access.done:
                 self.engine.abort(access, BadStateError("it was let go"))
                 raise
@@ -234,7 +259,7 @@ class OpenVmos:
         """Wait until all WRITEs that were taken are carried out, as ``run_unless_killed`` does.
 
         Raises:
-            InterruptedError: the process was killed, or keeps everybody from a directory.
+            LetGoError: the process was killed, or keeps everybody from a directory.
         """
         if self.taken.over(file, ALL_PAGES):
             await self._unless_killed(partial(self.taken.wait_over, file), process, file)
@@ -250,7 +275,7 @@ class OpenVmos:
 
         Raises:
             VmoError: the call failed.
-            InterruptedError: the process was killed, or keeps everybody from a directory.
+            LetGoError: the process was killed, or keeps everybody from a directory.
         """
         if not (access.done if is_started else self.engine.start(access)):
             await self._unless_killed(partial(self.engine.wait, access), process, locked)
@@ -260,7 +285,7 @@ class OpenVmos:
         """Wait until no READ of a file has pages locked, as ``run_unless_killed`` does.
 
         Raises:
-            InterruptedError: the process was killed, or keeps everybody from a directory.
+            LetGoError: the process was killed, or keeps everybody from a directory.
         """
         if self.reads.waits(file):
             await self._unless_killed(partial(self.reads.wait_until_free, file), process, file)
@@ -274,7 +299,7 @@ class OpenVmos:
             finally:
                 self._killed.remove(scope)
         if scope.cancelled_caught:
-            raise InterruptedError(errno.EINTR, f"process {process} was killed, or others must go on")
+            raise LetGoError(f"process {process} was killed, or others must go on")
 
     def killed(self, file: VmoFile, pages: PageRange) -> None:
         """Note that nobody waits for pages any more that are in the page cache without content."""
@@ -298,6 +323,7 @@ class VmoHandle(Handle):
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
         self.is_mapped = False
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
+        file.maybe_cached = True
         file.mapper_count += self._may_map
         file.writer_count += self._may_write
         file.writers_total += self._may_write
@@ -348,10 +374,10 @@ class VmoHandle(Handle):
         number = opened.began(self, pages, read)
         try:
             data = await opened.engine.run(access)
-        except LetGoError as error:
+        except LetGoError:
             if read.has_locked:
                 opened.killed(file, pages)
-            raise InterruptedError(errno.EINTR, str(error)) from error
+            raise
         except OutOfRangeError:
             if offset + length <= file.vmo.stream_size:
                 raise
@@ -382,7 +408,7 @@ class VmoHandle(Handle):
     async def _write(self, offset: int, data: bytes) -> int:
         room = await self._make_room(offset, len(data))
         if self.file.vmo.node.windows or self.file.vmo.node.children:
-            self._opened.content_changed(self.file, self.caller, False)
+            content_changed(self._opened.cache, self.file, self.caller, own=False)
         await self._opened.stores.bring_in_source(self.file.vmo, offset, room)
         try:
             data = data[:room]
@@ -390,12 +416,12 @@ class VmoHandle(Handle):
             if self.file.mapper_count:
                 return await self._opened.write(access, self, offset, data)
             return await self._opened.run_counted(access, self, self.file)
-        except (VmoError, InterruptedError):
+        except VmoError:
             # The page cache has what was refused, also what was stored through a mapping.
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
             raise
         finally:
-            self._opened.modified(self.file)  # a write that fails may have written a part
+            self._opened.tree.modified(self.file)  # a write that fails may have written a part
 
     async def _make_room(self, offset: int, length: int) -> int:
         """Grow the content to hold ``length`` bytes at ``offset``; return how many of them there is room for."""

@@ -16,32 +16,35 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import ParamSpec, TypeVar
 
 import pyfuse3
 
 from vmofs.status import VmoError
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs_mount.files.open_files import Data
 from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes
 from vmofs_mount.front.errno_map import errno_of
+from vmofs_mount.front.parts import Parts
+from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
 from vmofs_mount.rights.identity import Identity
 from vmofs_mount.tree import acl
 from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, VmoFile
-from vmofs_mount.tree.xattrs import Xattrs
+from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.xattrs import get_xattr, list_xattrs, remove_xattr, set_xattr
+from vmofs_mount.waits.read_watch import LetGoError
 from vmofs_mount.waits.self_deadlock import SelfDeadlockError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vmofs_mount.assembly.layout import Layout
-    from vmofs_mount.files.open_files import Data, Handles
 
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_BESIDE_STATUS: dict[type[VmoError], int] = {SelfDeadlockError: errno.EDEADLK, LetGoError: errno.EINTR}
+"""What no status of Zircon's stands for."""
 
 
 def errno_of_exception(error: Exception) -> int:
@@ -51,17 +54,15 @@ def errno_of_exception(error: Exception) -> int:
             return error.errno
         case OSError(errno=int(code)):
             return code
-        case SelfDeadlockError():
-            return errno.EDEADLK
         case VmoError():
-            return errno_of(error.status)
+            return _BESIDE_STATUS.get(type(error)) or errno_of(error.status)
         case MemoryError():
             return errno.ENOMEM
     _log.error("a handler failed", exc_info=error)
     return errno.EIO
 
 
-def handler(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+def handler(function: Callable[P, Coroutine[object, object, R]]) -> Callable[P, Coroutine[object, object, R]]:
     """Let nothing but ``FUSEError`` out of a handler; cancellation passes."""
 
     @functools.wraps(function)
@@ -80,12 +81,21 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = True
 
-    def __init__(self, layout: Layout, handles: Handles) -> None:
-        super().__init__()
-        self._layout = layout
-        self._tree = layout.tree
-        self._handles = handles
-        self._xattrs = Xattrs(layout.seams.computed_xattrs)
+    def attach(self, parts: Parts, begin: Callable[[], None]) -> None:
+        """Serve a mount: libfuse has to know the handlers before there is any. Before the first request is read.
+
+        ``begin`` is called when libfuse is about to answer FUSE_INIT.
+        """
+        self._tree = parts.tree
+        self._handles = parts.handles
+        self._auxes = parts.auxes
+        self._vmos = parts.vmos
+        self._pagers = parts.pagers
+        self._begin = begin
+
+    def init(self) -> None:
+        """Learn that libfuse is about to answer FUSE_INIT."""
+        self._begin()
 
     # Names
 
@@ -97,7 +107,7 @@ class Operations(pyfuse3.Operations):
         parent = self._tree.directory(parent_inode)
         node = self._tree.lookup(parent, name)
         if isinstance(node, Fifo):
-            await self._layout.seams.on_fifo_lookup(node, ctx.pid)
+            await self._pagers.fifos.looked_up(node, ctx.pid)
             node = self._tree.lookup(parent, name)
         return self._told(node)
 
@@ -144,14 +154,14 @@ class Operations(pyfuse3.Operations):
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove a name."""
         parent = self._tree.directory(parent_inode)
-        await self._layout.seams.before_removal(self._tree.lookup(parent, name))
+        await self._pagers.prepare_removal(self._tree.lookup(parent, name))
         parent.realm.unlink(parent, name)
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove a directory, or close a pager."""
         parent = self._tree.directory(parent_inode)
-        await self._layout.seams.before_removal(self._tree.lookup(parent, name))
+        await self._pagers.prepare_removal(self._tree.lookup(parent, name))
         parent.realm.rmdir(parent, name)
 
     @handler
@@ -209,8 +219,8 @@ class Operations(pyfuse3.Operations):
         if isinstance(node, MirrorDirectory):
             raise OSError(errno.EPERM, f"{node.path} is changed where it is, below vmo/")
         if fields.update_size:
-            await self._set_size(node, attr.st_size, ctx)
-        self._set_owner(node, attr, fields)
+            await self._set_size(node, attr.st_size, to_caller(ctx))
+        _set_owner(node, attr, fields, self._tree.limits)
         if fields.update_mode:
             acl.chmod(node, attr.st_mode)
         node.atime_ns = attr.st_atime_ns if fields.update_atime else node.atime_ns
@@ -221,21 +231,21 @@ class Operations(pyfuse3.Operations):
     @handler
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Return an extended attribute."""
-        return self._xattrs.get(self._tree.get(inode), name)
+        return get_xattr(self._tree.get(inode), name)
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         """Return the names of the extended attributes."""
-        return self._xattrs.list(self._tree.get(inode))
+        return list_xattrs(self._tree.get(inode))
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Set an extended attribute; pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE."""
         node = self._keeper_of_attributes(inode)
         mode, xattrs = node.mode, dict(node.xattrs or {})
-        self._xattrs.set(node, name, value)
+        set_xattr(node, name, value)
         try:
-            self._layout.limits.xattrs_change(node, ctx.uid)
+            self._tree.limits.xattrs_change(node, ctx.uid)
         except VmoError:
             node.mode, node.xattrs = mode, xattrs or None
             raise
@@ -247,18 +257,17 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove an extended attribute."""
         node = self._keeper_of_attributes(inode)
-        self._xattrs.remove(node, name)
-        self._layout.limits.xattrs_change(node, ctx.uid)
+        remove_xattr(node, name)
+        self._tree.limits.xattrs_change(node, ctx.uid)
         self._tree.changed(node)
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Return how much memory there is for pages."""
-        memory = self._layout.seams.memory()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = PAGE_SIZE
-        data.f_blocks = memory.total_pages
-        data.f_bfree = data.f_bavail = memory.free_pages
+        data.f_blocks = os.sysconf("SC_PHYS_PAGES")
+        data.f_bfree = data.f_bavail = os.sysconf("SC_AVPHYS_PAGES")
         data.f_files = self._tree.node_count
         data.f_namemax = 255
         return data
@@ -271,7 +280,7 @@ class Operations(pyfuse3.Operations):
         node = self._tree.get(inode)
         info = self._open(node, flags, ctx)
         if isinstance(node, VmoFile) and flags & os.O_ACCMODE != os.O_RDONLY:
-            await self._layout.seams.opened_to_write(node)
+            await self._vmos.wait_writable(node)
         return info
 
     @handler
@@ -342,12 +351,12 @@ class Operations(pyfuse3.Operations):
         handle = self._handles.get(number)
         return pyfuse3.FileInfo(fh=number, direct_io=handle.direct_io, keep_cache=True, nonseekable=handle.nonseekable)
 
-    async def _set_size(self, node: Node, size: int, ctx: pyfuse3.RequestContext) -> None:
+    async def _set_size(self, node: Node, size: int, caller: Caller) -> None:
         match node:
             case AuxFile():
-                await self._layout.seams.aux_set_size(node, size)
+                await self._auxes.set_size(node, size, caller)
             case VmoFile():
-                await self._layout.seams.vmo_set_size(node, size, ctx.pid)
+                await self._vmos.set_size(node, size, caller)
             case Directory():
                 raise OSError(errno.EISDIR, f"{node.path} is a directory")
             case SupplyFile():
@@ -356,8 +365,6 @@ class Operations(pyfuse3.Operations):
                 raise OSError(errno.EINVAL, f"{node.path} has no size")
             case _:
                 return  # the shell's ``>`` on a control file
-        self._layout.seams.content_changed(node, to_caller(ctx), False)
-        self._tree.modified(node)
 
     def _keeper_of_attributes(self, inode: int) -> Node:
         """Return a node that keeps extended attributes: it has a name, or is a file that had one and is open.
@@ -369,15 +376,16 @@ class Operations(pyfuse3.Operations):
             raise OSError(errno.EPERM, f"{node.path} keeps no attributes")
         return node
 
-    def _set_owner(self, node: Node, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> None:
-        if not (fields.update_uid or fields.update_gid):
-            return
-        node.uid = attr.st_uid if fields.update_uid else node.uid
-        self._layout.limits.chown(node, node.uid)
-        node.gid = attr.st_gid if fields.update_gid else node.gid
-        if not isinstance(node, Directory):
-            node.drop_privileges()  # root's chown too, as Linux does
-
 
 def _is_member(ctx: pyfuse3.RequestContext, gid: int) -> bool:
     return Identity.of_process(ctx.uid, ctx.gid, ctx.pid).is_member(gid)
+
+
+def _set_owner(node: Node, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, limits: Limits) -> None:
+    if not (fields.update_uid or fields.update_gid):
+        return
+    node.uid = attr.st_uid if fields.update_uid else node.uid
+    limits.chown(node, node.uid)
+    node.gid = attr.st_gid if fields.update_gid else node.gid
+    if not isinstance(node, Directory):
+        node.drop_privileges()  # root's chown too, as Linux does

@@ -9,28 +9,25 @@ from __future__ import annotations
 import logging
 import select
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pyfuse3
 import trio
 
-from vmofs_mount.cli.doctor import what_is_lacking
-from vmofs_mount.files.open_files import Handles
 from vmofs_mount.front.departure import Departure
 from vmofs_mount.front.handlers import Operations
 from vmofs_mount.front.init_flags import Negotiation
+from vmofs_mount.front.parts import Parts
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts
 from vmofs_mount.linux.device_messages import Kernel, fuse_devices
 from vmofs_mount.linux.knobs import tune
 from vmofs_mount.linux.mountinfo import mount_at
 from vmofs_mount.loop.scheduler import IDLE_TASKS, Turns
-
-if TYPE_CHECKING:
-    from vmofs_mount.assembly.layout import Layout
-    from vmofs_mount.daemon.options import MountOptions
+from vmofs_mount.observe.dirty import Dirty
+from vmofs_mount.rights.privileges import what_is_lacking
 
 _log = logging.getLogger(__name__)
 
@@ -54,53 +51,76 @@ class MountError(Exception):
     """The mount could not be made, or does not answer; the message is one sentence."""
 
 
+class SessionOptions(Protocol):
+    """What a session needs of the options of a mount; see ``MountOptions``."""
+
+    allow_other: bool
+    spin_seconds: float
+    kernel: set[str]
+
+
+class Supervisor(Protocol):
+    """The process behind a mount, which is told how it fares."""
+
+    def mounted(self, device_minor: int) -> None:
+        """Learn the number of the connection, before the mount is ready. In a worker thread."""
+
+    def ready(self) -> None:
+        """Learn that the mount answers."""
+
+    def ending(self) -> None:
+        """Learn that the end has come."""
+
+    def break_connection(self) -> bool:
+        """Have the connection broken by another process; return whether that is possible."""
+
+
+class Mount(Protocol):
+    """What answers the requests of a session."""
+
+    @property
+    def parts(self) -> Parts:
+        """The parts that the handlers need."""
+
+    def shut_down(self) -> Dirty:
+        """End all waits with an error; called once, when the end has come. Return what was not written back."""
+
+    def check(self) -> None:
+        """Assert the invariants of all parts."""
+
+
 @dataclass(frozen=True)
 class Session:
-    """What the other parts of the mount need of a session.
+    """What the parts of a mount need of a session.
 
     Attributes:
         mountpoint: absolute, without symbolic links.
         kernel: takes messages about this mount.
-        handles: the open files.
         nursery: for tasks that live as long as requests are served; cancelled before the end.
         turns: what runs the handlers.
     """
 
     mountpoint: str
     kernel: Kernel
-    handles: Handles
     nursery: trio.Nursery
     turns: Turns
 
 
 async def serve(
-    layout: Layout,
-    mountpoint: str,
-    options: MountOptions,
-    *,
-    on_ready: Callable[[], None] = lambda: None,
-    on_mounted: Callable[[int], None] = lambda _: None,
-    start: Callable[[Session], Awaitable[None]] | None = None,
-    shutdown: Callable[[], None] = lambda: None,
-    break_connection: Callable[[], bool] = lambda: False,
+    mountpoint: str, options: SessionOptions, assemble: Callable[[Session], Mount], supervisor: Supervisor
 ) -> None:
     """Mount, serve until SIGTERM, SIGINT or an unmount from outside, and unmount.
 
     Args:
-        layout: the tree to show.
         mountpoint: an absolute path without symbolic links.
         options: as the user gave them.
-        on_ready: called when the mount answers.
-        on_mounted: called with the minor device number before that, in a worker thread.
-        start: called when the mount is made and no request was read yet; it must not touch the mount.
-        shutdown: fails everything that waits; called once, when the end has come.
-        break_connection: has the connection broken by another process, and returns whether that is possible.
+        assemble: puts the mount together, before the first request is read; it must not touch the mount.
+        supervisor: the process behind the mount.
 
     Raises:
         MountError: the mount could not be made, or does not answer.
     """
-    handles = Handles(layout.tree, layout.seams.openers, layout.limits)
-    operations = Operations(layout, handles)
+    operations = Operations()
     device = _mount(operations, mountpoint, options)
     kernel = Kernel(device)
     turns = Turns(options.spin_seconds)
@@ -113,30 +133,28 @@ async def serve(
             negotiation.begin()
             turns.before_wait(negotiation.end)
 
-        operations.init = begin_negotiation  # type: ignore[method-assign] # libfuse is about to answer the kernel
-        end = _End(device, kernel, negotiation, shared=options.allow_other)
+        end = _End(device, kernel, negotiation, supervisor, shared=options.allow_other)
         async with trio.open_nursery() as background:
-            if start is not None:
-                await start(Session(mountpoint, kernel, handles, background, turns))
+            assembled = assemble(Session(mountpoint, kernel, background, turns))
+            operations.attach(assembled.parts, begin_negotiation)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end.watch_signals)
                 nursery.start_soon(end.watch_connection)
                 nursery.start_soon(end.serve_requests)
-                nursery.start_soon(end.become_ready, mountpoint, on_mounted, on_ready)
+                nursery.start_soon(end.become_ready, mountpoint)
                 if mount is not None:  # else it was unmounted already
                     nursery.start_soon(Departure(mount, kernel, end.come).run)
-                await end.wait(shutdown, break_connection)
+                await end.wait(assembled)
                 nursery.cancel_scope.cancel()
             background.cancel_scope.cancel()
     finally:
         _unmount(mountpoint)
     if end.failure:
         raise MountError(end.failure)
-    handles.check()
-    layout.tree.check()
+    assembled.check()
 
 
-def _mount(operations: Operations, mountpoint: str, options: MountOptions) -> int:
+def _mount(operations: Operations, mountpoint: str, options: SessionOptions) -> int:
     """Mount and return the descriptor of the device."""
     names = {"fsname=vmofs", "subtype=vmofs", "default_permissions", *options.kernel}
     if options.allow_other:
@@ -160,8 +178,11 @@ def _unmount(mountpoint: str) -> None:
 class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
-    def __init__(self, device: int, kernel: Kernel, negotiation: Negotiation, *, shared: bool) -> None:
+    def __init__(
+        self, device: int, kernel: Kernel, negotiation: Negotiation, supervisor: Supervisor, *, shared: bool
+    ) -> None:
         self.failure: str | None = None
+        self._supervisor = supervisor
         self._device = device
         self._kernel = kernel
         self._negotiation = negotiation
@@ -199,14 +220,12 @@ class _End:
         self._served.set()
         self._near.set()
 
-    async def become_ready(
-        self, mountpoint: str, on_mounted: Callable[[int], None], on_ready: Callable[[], None]
-    ) -> None:
+    async def become_ready(self, mountpoint: str) -> None:
         """Tune the mount and try whether it answers."""
         try:
             with trio.fail_after(_READY_SECONDS):
                 await self._negotiation.ended.wait()  # the answer to it would undo what is tuned before
-                degraded = await trio.to_thread.run_sync(_tune_and_try, mountpoint, on_mounted, abandon_on_cancel=True)
+                degraded = await trio.to_thread.run_sync(self._tune_and_try, mountpoint, abandon_on_cancel=True)
         except (OSError, trio.TooSlowError) as error:
             if mount_at(mountpoint) is None:
                 return  # unmounted already, watch_connection is about to learn it
@@ -215,19 +234,30 @@ class _End:
             return
         for sentence in (*degraded, *what_is_lacking(shared=self._shared)):
             _log.warning("%s", sentence)
-        on_ready()
+        self._supervisor.ready()
 
-    async def wait(self, shutdown: Callable[[], None], break_connection: Callable[[], bool]) -> None:
+    def _tune_and_try(self, mountpoint: str) -> list[str]:
+        """In a worker thread: change the kernel's settings, then look whether the mount answers."""
+        mount = mount_at(mountpoint)
+        if mount is None:
+            raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
+        degraded = tune(mount.minor)
+        self._supervisor.mounted(mount.minor)
+        Path(mountpoint, "control", "version").stat()
+        return degraded
+
+    async def wait(self, mount: Mount) -> None:
         """Wait for the end to come near, then let the handlers finish, and the threads that give messages.
 
         Such a thread may wait for a page, and who unmounts waits for that thread. So READs are answered until all have
         given theirs; if one still waits then, the connection is broken.
         """
         await self._near.wait()
-        shutdown()
+        self._supervisor.ending()
+        _log.info("%s", mount.shut_down().sentence or "nothing was dirty")
         await self._wait_for_messages(_MESSAGE_SECONDS)
         self._kernel.close()
-        if not await self._wait_for_messages(_MESSAGE_SECONDS) and break_connection():
+        if not await self._wait_for_messages(_MESSAGE_SECONDS) and self._supervisor.break_connection():
             _log.warning("the connection was broken: %s threads waited for pages", self._kernel.busy_threads)
             await self._wait_for_messages(_BREAK_SECONDS)
         pyfuse3.terminate()
@@ -242,14 +272,3 @@ class _End:
             while self._kernel.busy_threads:  # noqa: ASYNC110 - threads, which are many, need not tell each time
                 await trio.sleep(_PAUSE_SECONDS)
         return not self._kernel.busy_threads
-
-
-def _tune_and_try(mountpoint: str, on_mounted: Callable[[int], None]) -> list[str]:
-    """In a worker thread: change the kernel's settings, then look whether the mount answers."""
-    mount = mount_at(mountpoint)
-    if mount is None:
-        raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
-    degraded = tune(mount.minor)
-    on_mounted(mount.minor)
-    Path(mountpoint, "control", "version").stat()
-    return degraded

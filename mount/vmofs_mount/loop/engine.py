@@ -36,7 +36,7 @@ Everything here runs in the trio thread. Between two awaits nothing else runs, s
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -77,8 +77,9 @@ class Engine:
         self._stale = stale
         self._turns = turns
         self._slices = slices
+        self._change = _Change(self)
         self._is_going_on = False
-        self._patient: dict[Access[Any], trio.Event] = {}  # calls whose rest is waited for
+        self._patient: dict[Access[object], trio.Event] = {}  # calls whose rest is waited for
         system.buries_later = slices is not None
 
     def begin_work(self, user: Hashable) -> Work:
@@ -166,8 +167,8 @@ class Engine:
             await trio.lowlevel.wait_task_rescheduled(cancelled)
         finally:
             if not access.done:  # the task is being cancelled
-                access.cancel()
-                self.settle()
+                with self.change():
+                    access.cancel()
 
     async def _park(self, access: Access[T], worker: Worker) -> None:
         """Do what ``wait`` does, as a worker of ``Turns``: without a turn of the event loop when it ends."""
@@ -176,22 +177,29 @@ class Engine:
             await worker.park()
         finally:
             if not access.done:  # the mount ends
-                access.cancel()
-                self.settle()
+                with self.change():
+                    access.cancel()
 
     def abort(self, access: Access[object], error: VmoError) -> None:
         """End a call that waits with an error."""
-        access.abort(error)
-        _wake(access)
-        self.settle()
+        with self.change():
+            access.abort(error)
+            _wake(access)
 
     async def answer_first(self) -> None:
         """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""
         if self._turns is not None:
             await self._turns.after_woken()
 
+    def change(self) -> _Change:
+        """Return a context in which calls of the model may wake somebody: they go on when it is left, also by an error.
+
+        ``run``, ``start`` and ``wait`` need none.
+        """
+        return self._change
+
     def settle(self) -> None:
-        """Act on what the model's last calls brought about. To be called after every one that may wake somebody."""
+        """Act on what the model's last calls brought about: what leaving ``change`` does."""
         system = self.system
         # First those who wait: their answers unlock the pages for which a drop would wait.
         if system.woken:
@@ -208,6 +216,23 @@ class Engine:
             self._is_going_on = True
             # The engine is a user of slices of its own: what it does is for all.
             self._slices.spawn(self._go_on, self._slices.begin(self))
+
+
+class _Change:
+    """Settles when it is left. It remembers nothing, so there is one for all."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> System:
+        """Return what may be changed."""
+        return self._engine.system
+
+    def __exit__(self, *_error: object) -> None:
+        """Let those go on who can."""
+        self._engine.settle()
 
 
 def _wake(access: Access[object]) -> None:

@@ -59,7 +59,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, suppress
 from enum import Enum
-from typing import Any
+from functools import partial
+from types import TracebackType
+from typing import TypeVar
 
 import pyfuse3
 import trio
@@ -81,7 +83,7 @@ class _Trap(Enum):
     AFTER_OTHERS = "it goes on when those that were woken have gone on"
 
 
-_Step = Callable[[Any], Any]
+A = TypeVar("A")
 
 
 class Worker:
@@ -89,7 +91,7 @@ class Worker:
 
     __slots__ = ("_turns", "coroutine")
 
-    def __init__(self, turns: Turns, coroutine: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, turns: Turns, coroutine: Coroutine[object, object, None]) -> None:
         self._turns = turns
         self.coroutine = coroutine
 
@@ -190,7 +192,7 @@ class Turns:
         """Open the nursery for pyfuse3's tasks, which is this object too."""
         return _Nursery(self)
 
-    def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object, name: object) -> None:
+    def start_soon(self, function: Callable[..., Coroutine[object, object, None]], *args: object, name: object) -> None:
         """Start a worker."""
         del name
         worker = Worker(self, function(*args))
@@ -261,7 +263,8 @@ class Turns:
         if trap is None:
             trap = _run(worker.coroutine.send, None)
         while not self._put(worker, trap):
-            trap = _run(*await _step_after(trap, worker))
+            go_on = await _step_after(trap, worker)
+            trap = go_on()
         # It is ready, idle, the holder or parked now, and no task of its own runs it any more.
         self._ensure_driver()
 
@@ -316,19 +319,21 @@ class _Nursery(AbstractAsyncContextManager["Turns"]):
         self._turns.open(await self._manager.__aenter__())
         return self._turns
 
-    async def __aexit__(self, *error: Any) -> bool | None:  # noqa: ANN401, PYI036 - handed on
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
         try:
-            return await self._manager.__aexit__(*error)
+            return await self._manager.__aexit__(kind, error, traceback)
         finally:
             self._turns.close()
 
 
 @types.coroutine
-def _stop(trap: object) -> Generator[Any, Any, Any]:
+def _stop(trap: object) -> Generator[object, object, object]:
     return (yield trap)
 
 
-def _run(step: _Step, argument: object) -> object:
+def _run(step: Callable[[A], object], argument: A) -> object:
     """Let a coroutine go on, by its ``send`` or ``throw``; return what it stopped for, None if it has ended."""
     try:
         return step(argument)
@@ -336,10 +341,10 @@ def _run(step: _Step, argument: object) -> object:
         return None
 
 
-async def _step_after(trap: object, worker: Worker) -> tuple[_Step, object]:
-    """Wait as a coroutine asks trio to; return how it is to go on."""
+async def _step_after(trap: object, worker: Worker) -> Callable[[], object]:
+    """Wait as a coroutine asks trio to; return what lets it go on, and returns what it stops for next."""
     try:
         # Handed to trio as if this task had asked for it. What comes back, a result or Cancelled, is the worker's.
-        return worker.coroutine.send, await _stop(trap)
+        return partial(_run, worker.coroutine.send, await _stop(trap))
     except BaseException as error:  # noqa: BLE001 - handed on
-        return worker.coroutine.throw, error
+        return partial(_run, worker.coroutine.throw, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
@@ -20,41 +20,44 @@ _STALL_SECONDS = 5.0
 _STALLS_PER_DEADLINE = 4
 
 
+class Answerers(Protocol):
+    """Those who are to answer requests."""
+
+    def deadline_of(self, request: PageRequest) -> float:
+        """Return the seconds after which a request fails; 0 stands for never."""
+
+    def shortest_deadline(self) -> float:
+        """Return the shortest deadline there is, in seconds; infinite if there is none."""
+
+    def deliver_again(self, request: PageRequest) -> bool:
+        """Deliver a request to another worker than the one that does not answer it; return whether there is one."""
+
+
 class Ageing:
     """Looks at the outstanding requests of a mount now and then, oldest first.
 
-    ``deadline_of(request)`` returns the seconds after which a request fails; 0 stands for never, as for ``warn``.
-    ``shortest()`` returns the shortest deadline there is.
+    A request that is unanswered for ``warn`` seconds is logged; 0 stands for never.
 
     A request that was delivered and not answered for ``stall`` seconds (None: five, or a fourth of the deadline if that
-    is less; 0: never) is given to ``again``, which delivers it to another worker; the second time after twice as long,
-    and so on, so that requests that simply take long are not multiplied.
+    is less; 0: never) is delivered to another worker; the second time after twice as long, and so on, so that requests
+    that simply take long are not multiplied.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        log: EventLog,
-        warn: float,
-        deadline_of: Callable[[PageRequest], float],
-        shortest: Callable[[], float],
-        stall: float | None,
-        again: Callable[[PageRequest], bool],
+        self, engine: Engine, log: EventLog, answerers: Answerers, *, warn: float, stall: float | None
     ) -> None:
         self._engine = engine
         self._log = log
+        self._answerers = answerers
         self._warn = warn or float("inf")
-        self._deadline_of = deadline_of
-        self._shortest = shortest
         self._stall = stall
-        self._again = again
         self._warned: set[PageRequest] = set()
 
     async def run(self) -> None:
         """Look until cancelled."""
         rest = 0.0
         while True:
-            tick = min(_TICK_SECONDS, self._shortest() / _TICKS_PER_DEADLINE)
+            tick = min(_TICK_SECONDS, self._answerers.shortest_deadline() / _TICKS_PER_DEADLINE)
             await trio.sleep(max(tick, _SHORTEST_TICK_SECONDS, rest))
             rest = _REST_PER_LOOK * await self._look(trio.current_time())
 
@@ -64,7 +67,7 @@ class Ageing:
         began, took = time.perf_counter(), 0.0
         self._warned &= requests.keys()
         expired: list[PageRequest] = []
-        shortest = self._shortest()
+        shortest = self._answerers.shortest_deadline()
         youngest = now - min(self._warn, shortest, self._stall_seconds(shortest))
         for number, request in enumerate(list(requests)):
             if request.raised_at > youngest:
@@ -78,8 +81,8 @@ class Ageing:
             if request not in requests:
                 continue  # answered meanwhile
             age = now - request.raised_at
-            deadline = self._deadline_of(request)
-            if self._stalls(request, now, self._stall_seconds(deadline)) and self._again(request):
+            deadline = self._answerers.deadline_of(request)
+            if self._stalls(request, now, self._stall_seconds(deadline)) and self._answerers.deliver_again(request):
                 self._note("stalled", request, age)
             if deadline and age >= deadline:
                 expired.append(request)
@@ -92,8 +95,8 @@ class Ageing:
 
     def _expire(self, now: float, requests: list[PageRequest]) -> None:
         if requests:
-            self._engine.system.expire(now, requests)
-            self._engine.settle()
+            with self._engine.change() as system:
+                system.expire(now, requests)
 
     def _stall_seconds(self, deadline: float) -> float:
         if self._stall is None:

@@ -61,7 +61,9 @@ from vmofs.core.requests.port import Port
 from vmofs.core.requests.request import PageRequest
 from vmofs.vocabulary import PacketCommand
 from vmofs.wire.packets import format_packet
+from vmofs_mount.linux.mountinfo import Place
 from vmofs_mount.pagers.fifo_threads import Attempt, ClosedReaders, Writer, is_reader_gone
+from vmofs_mount.tree.inodes import Fifo, VmoFile
 
 _log = logging.getLogger(__name__)
 
@@ -123,26 +125,28 @@ class _Attached:
         self.let_go.set()
 
 
-class Fifo:
-    """One FIFO of a pager: a lane by which the packets of ``ports`` are delivered."""
+class FifoLane:
+    """One FIFO of a pager, ``node``: a lane by which the packets of ``ports`` are delivered.
+
+    ``siblings`` are the FIFOs of the pager, this one too. Tasks run in ``spawn``'s nursery.
+    """
 
     def __init__(
         self,
+        node: Fifo,
         ports: tuple[Port, ...],
-        path: Callable[[], str],
-        device: int,
-        name_of: Callable[[PageSource], str],
+        siblings: PagerPorts,
+        place: Place,
         closes: ClosedReaders,
-        kick: Callable[[Port], None],
         spawn: Callable[..., None],
     ) -> None:
+        self.node = node
         self.ports = ports
-        self._path = path
-        self._device = device
-        self._name_of = name_of
+        self._siblings = siblings
+        self._place = place
         self._closes = closes
-        self._kick = kick
         self._spawn = spawn
+        self._scope = trio.CancelScope()
         self._thread = trio.CapacityLimiter(1)  # what is done with the FIFO is done in order
         self._attached: _Attached | None = None
         self._let_go = trio.Event()  # unset while the thread closes what was attached last
@@ -191,7 +195,7 @@ class Fifo:
     async def wait_settled(self) -> None:
         """Wait until every process that looked the name up has got through its open.
 
-        To be awaited before the FIFO goes. A process that opens it later waits until ``Pagers`` opens the inode by its
+        To be awaited before the FIFO goes. A process that opens it later waits until ``Fifos`` opens the inode by its
         number, where vmofs may do that.
         """
         await self._settled.wait()
@@ -234,21 +238,30 @@ class Fifo:
 
     def _line(self, request: PageRequest) -> bytes:
         packet = request.packet()
-        return format_packet(packet.command, packet.key, packet.offset, packet.length, self._name_of(packet.source))
+        return format_packet(packet.command, packet.key, packet.offset, packet.length, vmo_name(packet.source))
+
+    @property
+    def _path(self) -> str:
+        return f"{self._place.mountpoint}/{self.node.path}"
+
+    def end(self) -> None:
+        """Let the readers see the end of the stream: the FIFO, or its pager, goes."""
+        self._scope.cancel()
 
     async def run(self) -> None:
-        """Attach when somebody reads, deliver, hand over when the last reader is gone; until cancelled."""
-        try:
-            while True:
-                # A reader that was stopped before its open looks nothing up again. So it is looked for while requests
-                # wait.
-                timeout = _POLL_SECONDS if self._was_looked_up and any(self.ports) else float("inf")
-                with trio.move_on_after(timeout):
-                    await self._wanted.wait()
-                self._wanted = trio.Event()
-                await self._attach_and_serve()
-        finally:
-            self._hand_over()
+        """Attach when somebody reads, deliver, hand over when the last reader is gone; until ``end``, or cancelled."""
+        with self._scope:
+            try:
+                while True:
+                    # A reader that was stopped before its open looks nothing up again. So it is looked for while
+                    # requests wait.
+                    timeout = _POLL_SECONDS if self._was_looked_up and any(self.ports) else float("inf")
+                    with trio.move_on_after(timeout):
+                        await self._wanted.wait()
+                    self._wanted = trio.Event()
+                    await self._attach_and_serve()
+            finally:
+                self._hand_over()
 
     async def _attach_and_serve(self) -> None:
         try:
@@ -259,7 +272,7 @@ class Fifo:
             if self._attached is not None:
                 await self._serve(self._attached)
         except OSError as error:  # no descriptors, or no inotify watches, are left: others must not suffer from it
-            _log.warning("%s cannot be served now: %s", self._path(), error)
+            _log.warning("%s cannot be served now: %s", self._path, error)
             self._hand_over()
             self._wanted.set()
             await trio.sleep(_POLL_SECONDS)
@@ -271,7 +284,7 @@ class Fifo:
             with trio.move_on_after(delay):
                 await self._wanted.wait()
                 return False  # looked up again: start over with short delays
-            attempt = Attempt(self._path(), self._device, self._closes)
+            attempt = Attempt(self._path, self._place.device, self._closes)
             try:
                 await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=self._thread)
             except trio.Cancelled:
@@ -317,7 +330,7 @@ class Fifo:
 
     def _deliver(self) -> None:
         for port in self.ports:
-            self._kick(port)
+            self._siblings.kick(port)
 
     def reader_closed(self) -> None:
         """Deliver again what was handed out and not answered: one of the readers is gone."""
@@ -360,7 +373,7 @@ class PagerPorts:
 
     def __init__(self, default: Port) -> None:
         self.default = default
-        self.fifos: dict[str, Fifo] = {}
+        self.fifos: dict[str, FifoLane] = {}
 
     def kick(self, port: Port) -> None:
         """Deliver the packets of a port by the FIFOs that have a reader, the least loaded first."""
@@ -393,3 +406,10 @@ class PagerPorts:
             return False
         lanes = [fifo for fifo in self.fifos.values() if fifo.attached and fifo is not stalled and port in fifo.ports]
         return any(fifo.send_again(request) for fifo in sorted(lanes, key=lambda fifo: fifo.preference(port)))
+
+
+def vmo_name(source: PageSource) -> str:
+    """Return the name of the VMO that a page source belongs to, the last one it had if it was unlinked."""
+    file = source.owner
+    assert isinstance(file, VmoFile)
+    return file.path

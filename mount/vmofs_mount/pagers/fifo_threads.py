@@ -50,22 +50,29 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from vmofs_mount.linux.inotify import CloseWatch
+from vmofs_mount.linux.mountinfo import Place
 from vmofs_mount.rights.identity import opened_inode
-
-if TYPE_CHECKING:
-    from vmofs_mount.linux.mountinfo import Place
-    from vmofs_mount.pagers.delivery import Fifo
 
 attaching_threads: set[int] = set()
 """Thread ids that are opening a FIFO through the mount: their lookups are no readers."""
 
 _MAX_UNSENT_LINES = 64
 """Lines that a thread may have to write; more packets wait in the port."""
+
+
+class Served(Protocol):
+    """Who writes into a FIFO."""
+
+    def reader_closed(self) -> None:
+        """Learn that one of the readers has closed it."""
+
+    def reader_gone(self) -> None:
+        """Learn that the last reader has gone."""
 
 
 class ClosedReaders:
@@ -77,8 +84,8 @@ class ClosedReaders:
     def __init__(self) -> None:
         self._watch = CloseWatch()
         self._gone = select.epoll()
-        self._fifos: dict[int, Fifo] = {}  # watch number -> FIFO
-        self._attached: dict[int, tuple[int, Fifo]] = {}  # descriptor -> watch number, FIFO
+        self._fifos: dict[int, Served] = {}  # watch number -> FIFO
+        self._attached: dict[int, tuple[int, Served]] = {}  # descriptor -> watch number, FIFO
 
     def watch(self, fd: int) -> int:
         """Watch the FIFO that ``fd`` has open, and return the number of the watch. In a worker thread.
@@ -91,7 +98,7 @@ class ClosedReaders:
         """End a watch that was not added. In any thread."""
         self._watch.forget(number)
 
-    def add(self, fd: int, number: int, fifo: Fifo) -> None:
+    def add(self, fd: int, number: int, fifo: Served) -> None:
         """Tell a FIFO from now on; what was closed before does not matter, since nothing was handed out."""
         self._fifos[number], self._attached[fd] = fifo, (number, fifo)
         self._gone.register(fd, 0)  # an empty mask still reports EPOLLERR: the last reader is gone

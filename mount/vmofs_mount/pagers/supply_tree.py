@@ -10,21 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from vmofs.core.pager import Pager
 from vmofs.status import InvalidArgsError
-from vmofs.units import PAGE_SIZE, PageRange, is_page_aligned
+from vmofs.units import PAGE_SIZE, is_page_aligned
 from vmofs_mount.files.open_files import Data, Handle
 from vmofs_mount.linux.caller import Caller
+from vmofs_mount.pagers.answers import Answers
 from vmofs_mount.rights.identity import Identity
 from vmofs_mount.rights.resolver import Names
-from vmofs_mount.tree.directory_rules import Realm
-from vmofs_mount.tree.inodes import Directory, Node, VmoFile
-
-if TYPE_CHECKING:
-    from vmofs_mount.tree.tree import Tree
+from vmofs_mount.tree.inodes import Directory, Node, Realm, VmoFile
+from vmofs_mount.tree.tree import Tree
 
 _CUT_BYTES = 2**20 - PAGE_SIZE
 """The kernel cuts longer writes into pieces that may end anywhere in a page."""
@@ -108,7 +105,7 @@ class SupplyRealm(Realm):
     """
 
     def __init__(self, tree: Tree, vmo: Directory, pager: Pager) -> None:
-        super().__init__(tree)
+        self._tree = tree
         self._vmo = vmo
         self._pager = pager
         self._made: dict[int, dict[tuple[int, bytes], Node]] = {}  # target -> directory and name -> what stands for it
@@ -141,7 +138,7 @@ class SupplyRealm(Realm):
         is_top = parent.nlink > 0  # the others have no name of their own
         target: Node | None = self._vmo if is_top and name == _VMO else parent.mirrored.children.get(name)
         if not isinstance(target, Directory) and getattr(target, "pager", None) is not self._pager:
-            target = self.tree.orphans.find(self._pager, f"{parent.mirrored.path}/{name.decode(errors='replace')}")
+            target = self._tree.orphans.find(self._pager, f"{parent.mirrored.path}/{name.decode(errors='replace')}")
         if not isinstance(target, VmoFile | Directory):
             return None
         if is_top and target is not self._vmo and isinstance(target, Directory) and not self._vmo.mode & stat.S_IXOTH:
@@ -166,7 +163,7 @@ class SupplyRealm(Realm):
         else:
             node = MirrorDirectory(self, target)
         node.parent, node.name = parent, name
-        self.tree.add_nameless(node)
+        self._tree.add_nameless(node)
         self._made.setdefault(target.ino, {})[parent.ino, name] = node
         return node
 
@@ -180,7 +177,7 @@ class SupplyHandle(Handle):
         flags: int,
         caller: Caller,
         names: Names,
-        supplied: Callable[[VmoFile, list[PageRange]], Awaitable[None]],
+        answers: Answers,
     ) -> None:
         if flags & os.O_ACCMODE == os.O_RDONLY:  # dd opens for both if it can, and would have to open twice
             raise OSError(errno.EACCES, f"{node.path} can only be written")
@@ -189,7 +186,7 @@ class SupplyHandle(Handle):
         self.identity = Identity.of_process(caller.uid, caller.gid, caller.pid)
         self._supply = node
         self._names = names
-        self._supplied = supplied
+        self._answers = answers
         self._checked = False
 
     async def read(self, offset: int, size: int) -> Data:
@@ -206,6 +203,5 @@ class SupplyHandle(Handle):
             data = data[: len(data) - end % PAGE_SIZE]  # the rest comes again
         elif not is_page_aligned(end) and end != self._supply.file.size_bytes:
             raise InvalidArgsError(f"the write {offset}+{len(data)} does not end with a page, or with the VMO")
-        filled = self._supply.pager.supply_bytes(self._supply.file.vmo, offset, data)
-        await self._supplied(self._supply.file, filled)
+        await self._answers.supply_bytes(self._supply.pager, self._supply.file, offset, data)
         return len(data)

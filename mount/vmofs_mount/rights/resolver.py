@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
+from vmofs.core.pager import Pager
 from vmofs.status import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -26,9 +27,6 @@ from vmofs_mount.rights.identity import Examined, Identity, can_examine, can_ope
 from vmofs_mount.tree.directory_rules import adopt
 from vmofs_mount.tree.inodes import AuxFile, Directory, Node, VmoFile
 from vmofs_mount.tree.tree import Tree
-
-if TYPE_CHECKING:
-    from vmofs_mount.files.command_file import CommandHandle
 
 _RIGHTS = {
     os.F_OK: "find",
@@ -48,6 +46,29 @@ _ASK_SECONDS = 5.0
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EINVAL}
 
 
+class NameUser(Protocol):
+    """An open command file, as much of it as names need: whose it is, and what it keeps.
+
+    ``named``: the files that the command names which is being carried out.
+    """
+
+    identity: Identity
+    named: list[VmoFile | AuxFile]
+
+    @property
+    def pager(self) -> Pager | None:
+        """The pager whose command file it is, if it is one's."""
+
+    def kept_name(self, path: str, mode: int) -> Node | None:
+        """Return the file that a name was turned into, with that right, if it still lives."""
+
+    def keep_name(self, path: str, mode: int, node: Node) -> None:
+        """Keep the file that a name was turned into."""
+
+    def forget_name(self, path: str, mode: int) -> None:
+        """Keep it no longer."""
+
+
 class Names:
     """Turns names into nodes. A node that a name was once turned into is kept with the open command file."""
 
@@ -57,7 +78,7 @@ class Names:
         self._opens_inodes = can_open_inodes()
         self._threads = Lanes(_THREADS)
 
-    async def file(self, handle: CommandHandle, path: str, mode: int) -> VmoFile | AuxFile:
+    async def file(self, handle: NameUser, path: str, mode: int) -> VmoFile | AuxFile:
         """Return the VMO or aux file of that name, which the caller may use as ``mode`` (os.R_OK | os.W_OK) says.
 
         Raises:
@@ -70,7 +91,7 @@ class Names:
         handle.named.append(node)
         return node
 
-    async def _node(self, handle: CommandHandle, path: str, mode: int) -> Node:
+    async def _node(self, handle: NameUser, path: str, mode: int) -> Node:
         kept = handle.kept_name(path, mode)
         if kept is not None:
             named = self._find(path)
@@ -88,19 +109,19 @@ class Names:
         handle.keep_name(path, mode, node)
         return node
 
-    def _orphan(self, handle: CommandHandle, path: str) -> VmoFile | None:
+    def _orphan(self, handle: NameUser, path: str) -> VmoFile | None:
         """Return the VMO that was unlinked under this name and is still read, if the command file is its pager's.
 
         Its readers wait, and its pager must go on, also if the name is another pager's by now.
         """
-        if handle.file.pager is None:
+        pager = handle.pager
+        if pager is None:
             return None
-        pager = handle.file.pager.pager
         named = self._find(path)
         is_ours = isinstance(named, VmoFile) and named.pager is pager
         return None if is_ours else self._tree.orphans.find(pager, path)
 
-    async def _examine(self, handle: CommandHandle, path: str, mode: int) -> Node:
+    async def _examine(self, handle: NameUser, path: str, mode: int) -> Node:
         if handle.identity.overrides:  # the kernel grants root everything, but not what is not there
             return self._resolve(path)
         walked = self._walk(path)
@@ -185,7 +206,7 @@ class Names:
         except OSError:
             return None
 
-    async def new_name(self, handle: CommandHandle, path: str, top: str) -> tuple[Directory, bytes]:
+    async def new_name(self, handle: NameUser, path: str, top: str) -> tuple[Directory, bytes]:
         """Return the directory and the name for a file to be made at ``path``, which must lie below ``top``.
 
         Raises:
@@ -199,7 +220,7 @@ class Names:
             raise InvalidArgsError(f"{quote(path)} does not lie below {top}/")
         return await self.directory(handle, parent_path, top), name.encode()
 
-    async def directory(self, handle: CommandHandle, path: str, top: str) -> Directory:
+    async def directory(self, handle: NameUser, path: str, top: str) -> Directory:
         """Return a directory, ``top`` or below it, in which the caller may make files.
 
         Raises:
@@ -226,10 +247,10 @@ class Names:
         try:
             self._tree.add(parent, name, file)
         except VmoError:
-            self._tree.on_last_reference(file)
+            self._tree.release(file)
             raise
         except OSError as error:
-            self._tree.on_last_reference(file)
+            self._tree.release(file)
             if error.errno == errno.EEXIST:
                 raise AlreadyExistsError(f"{quote(path)} exists") from None
             raise InvalidArgsError(f"{quote(path)} cannot be made: {error.strerror}") from None

@@ -6,28 +6,31 @@ wherever its directory is by then. Nothing here knows FUSE, waiting, or who may 
 
 from __future__ import annotations
 
+import errno
 import stat
-import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar, NoReturn, Protocol
 
 from sortedcontainers import SortedKeyList
 
+from vmofs.core.pager import Pager
 from vmofs.core.pages.ranges import RangeSet
+from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.children import Vmo, is_resizable
+from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.view import AuxView, PagerView
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.units import PageRange
+from vmofs_mount.linux.caller import Caller
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from vmofs.core.vmos.aux import AuxVmo
-    from vmofs_mount.tree.directory_rules import Realm
+PagedVmo = PagerVmo | CloneVmo | PagerView
+"""What a file in ``vmo/`` shows: the VMO of a pager, or a child of one."""
 
 FIRST_COOKIE = 3
 """Directory positions 1 and 2 are those of ``.`` and ``..``."""
-
-_LONG_SECONDS = 0.02
-_REST_PER_TEXT = 10
 
 
 class Node:
@@ -98,6 +101,18 @@ class Node:
         """Pages of memory behind the file: an eighth of ``st_blocks``."""
         return 0
 
+    def computed_xattrs(self) -> Mapping[bytes, bytes]:
+        """Return the ``user.vmofs.*`` attributes, without that prefix."""
+        return {}
+
+    def release(self) -> bool:
+        """Let go of what it stands for in the core: neither a name nor an open file is left.
+
+        Returns:
+            Whether others still need that, and know it by this node.
+        """
+        return False
+
     def forgotten(self) -> None:
         """Learn that neither the kernel nor anybody else refers to it."""
 
@@ -114,14 +129,14 @@ class Directory(Node):
     A name that is replaced by rename keeps its position, so that a listing under way neither skips nor repeats it.
     """
 
-    __slots__ = ("_by_cookie", "_lengths", "_next_cookie", "children", "default_pager", "longest", "realm")
+    __slots__ = ("_by_cookie", "_lengths", "_next_cookie", "children", "longest", "maker", "realm")
 
     TYPE = stat.S_IFDIR
 
     def __init__(self, permissions: int, uid: int, gid: int, realm: Realm) -> None:
         super().__init__(permissions, uid, gid)
         self.realm = realm
-        self.default_pager: Any = None  # whose VMOs the files are that are made here; inherited by subdirectories
+        self.maker: FileMaker | None = None  # of the files that are made here; inherited by subdirectories
         self.children: dict[bytes, Node] = {}
         self._lengths: dict[int, int] = {}  # of the longest path by way of each child -> how many children
         self.longest = 0
@@ -216,6 +231,68 @@ class Directory(Node):
             self.nlink += step
 
 
+class Realm:
+    """A part of the tree with rules of its own. This one allows nothing; others are in ``directory_rules``."""
+
+    OF_PAGERS: ClassVar[bool] = False
+    """Whether the directories in it are pagers."""
+
+    def lookup(self, parent: Directory, name: bytes) -> Node | None:
+        """Return the child of that name."""
+        return parent.children.get(name)
+
+    def create(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make a regular file, for ``open(O_CREAT)`` and ``mknod(S_IFREG)``."""
+        del mode, caller
+        refuse("files are not made here", parent, name)
+
+    def mkdir(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Directory:
+        """Make a directory."""
+        del mode, caller
+        refuse("directories are not made here", parent, name)
+
+    def mkfifo(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make a FIFO."""
+        del mode, caller
+        refuse("FIFOs are not made here", parent, name)
+
+    def unlink(self, parent: Directory, name: bytes) -> None:
+        """Remove what is no directory."""
+        refuse("nothing is removed here", parent, name)
+
+    def rmdir(self, parent: Directory, name: bytes) -> None:
+        """Remove a directory."""
+        refuse("directories are not removed here", parent, name)
+
+    def rename(self, source: Directory, old: bytes, target: Directory, new: bytes, flags: int) -> None:
+        """Rename; ``source`` belongs to this realm, ``target`` perhaps to another."""
+        del target, new, flags
+        refuse("nothing is renamed here", source, old)
+
+    def released(self, node: Node) -> None:
+        """Learn that a node is left with neither name nor open file; it had its last name in this realm."""
+
+
+def refuse(why: str, parent: Directory, name: bytes) -> NoReturn:
+    """Refuse to root too what is against the rules of a realm.
+
+    Raises:
+        OSError: EPERM.
+    """
+    raise OSError(errno.EPERM, f"{why}: {name!r} in {parent.path!r}")
+
+
+class FileMaker(Protocol):
+    """Makes the files of programs that create some in a directory of ``vmo/``."""
+
+    def make_file(self, mode: int, caller: Caller) -> Node:
+        """Make a file that has no name yet.
+
+        Raises:
+            VmoError: it cannot be made.
+        """
+
+
 def _written_bytes(name: bytes) -> int:
     """Return the length of a name in a request line: see ``vmofs.wire.names.escape``."""
     return len(name) + 3 * (name.count(b" ") + name.count(b"\t") + name.count(b"\n") + name.count(b"\\"))
@@ -227,30 +304,64 @@ def _length_by(node: Node) -> int:
 
 
 class VmoFile(Node):
-    """A pager VMO, or a child of one. ``vmo`` is the core's object, or what the mount wraps around it."""
+    """A pager VMO, or a child of one. ``pager`` made it, or none did, as for children."""
 
     __slots__ = ("mapper_count", "maybe_cached", "pager", "vmo", "writer_count", "writers_total")
 
-    def __init__(self, permissions: int, uid: int, gid: int, vmo: Any, pager: Any = None) -> None:  # noqa: ANN401
+    vmo: PagedVmo
+    """What the file shows. Unset only while a name is claimed for a VMO that is about to be made."""
+
+    def __init__(
+        self, permissions: int, uid: int, gid: int, vmo: PagedVmo | None = None, pager: Pager | None = None
+    ) -> None:
         super().__init__(permissions, uid, gid)
-        self.vmo = vmo
-        self.pager = pager  # the core's pager that made it
+        self.pager = pager
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
         self.writer_count = 0  # open files that may write
         self.writers_total = 0  # how many there ever were
+        if vmo is not None:
+            self.show(vmo)
+
+    def show(self, vmo: PagedVmo) -> None:
+        """Be the file of a VMO; request lines then name it by this file's path, if it is a pager's."""
+        self.vmo = vmo
+        vmo.owner = self
+        if isinstance(vmo, PagerVmo):
+            vmo.source.owner = self
 
     @property
     def size_bytes(self) -> int:
         """The stream size."""
-        size: int = self.vmo.stream_size
-        return size
+        return self.vmo.stream_size
 
     @property
     def committed_pages(self) -> int:
         """Pages that were supplied or written."""
-        pages: int = self.vmo.committed_pages
-        return pages
+        return self.vmo.committed_pages
+
+    def release(self) -> bool:
+        """Give up the handle; a VMO that has children goes on asking for pages, by this name."""
+        if not hasattr(self, "vmo"):
+            return False  # it could not be made
+        self.vmo.close()
+        return self.pager is not None and self.vmo in self.pager.vmos
+
+    def computed_xattrs(self) -> Mapping[bytes, bytes]:
+        """Return key, options, state, and the page counts."""
+        vmo = self.vmo
+        counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
+        counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
+        counts["runs"] = counts.pop("runs_pages", 0)
+        options = asdict(vmo.options) if isinstance(vmo, PagerVmo) else {"resizable": is_resizable(vmo)}
+        values = {
+            "key": vmo.source.key,
+            "state": vmo.source.state.value,
+            "options": ",".join(name for name, is_set in options.items() if is_set),
+            "children": vmo.lineage.num_children,
+            **counts,
+        }
+        return {name.encode(): str(value).encode() for name, value in values.items()}
 
 
 class AuxFile(Node):
@@ -258,7 +369,7 @@ class AuxFile(Node):
 
     __slots__ = ("attributes_told", "aux", "is_source", "lost", "mapper_count", "maybe_cached")
 
-    def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo) -> None:
+    def __init__(self, permissions: int, uid: int, gid: int, aux: AuxVmo | AuxView) -> None:
         super().__init__(permissions, uid, gid)
         self.aux = aux
         aux.owner = self
@@ -278,6 +389,11 @@ class AuxFile(Node):
         """Pages that hold data; holes and supplied pages hold none."""
         return self.aux.committed_pages
 
+    def release(self) -> bool:
+        """Give up the handle."""
+        self.aux.close()
+        return False
+
     def note_refused(self, pages: PageRange) -> None:
         """Note that a WRITE failed. If it was what was stored through a mapping, nobody was told, and it is gone."""
         if self.mapper_count:
@@ -290,6 +406,11 @@ class AuxFile(Node):
         if self.lost is not None:
             self.lost.discard(pages)
             self.lost = self.lost or None
+
+
+def vmo_of(file: VmoFile | AuxFile) -> Vmo:
+    """Return what a file is in the core."""
+    return file.aux if isinstance(file, AuxFile) else file.vmo
 
 
 class Fifo(Node):
@@ -305,77 +426,11 @@ class Fifo(Node):
 
 
 class CommandFile(Node):
-    """A command file of the mount, or of one pager: each line written to it is a call."""
+    """A command file of the mount, or of one pager (``pager``): each line written to it is a call."""
 
     __slots__ = ("kind", "pager")
 
-    def __init__(self, permissions: int, uid: int, gid: int, kind: str, pager: Any = None) -> None:  # noqa: ANN401
+    def __init__(self, permissions: int, uid: int, gid: int, kind: str, pager: Pager | None = None) -> None:
         super().__init__(permissions, uid, gid)
         self.kind = kind
         self.pager = pager
-
-
-class TextFile(Node):
-    """Text that is made when the file is opened and read, such as ``stats``.
-
-    ``produce`` yields the text, and ``personal``, if any, what only the user with that number sees at its end;
-    ``accept``, if any, takes what one ``write`` brought. A ``constant`` text never changes, so it has a size and the
-    kernel may cache it; others have the size 0, as in ``/proc``.
-    """
-
-    __slots__ = ("_made", "_made_again_at", "accept", "constant", "personal", "produce")
-
-    def __init__(
-        self,
-        permissions: int,
-        uid: int,
-        gid: int,
-        produce: Callable[[], Iterator[str]],
-        accept: Callable[[bytes], None] | None = None,
-        *,
-        personal: Callable[[int], str] | None = None,
-        constant: bool = False,
-    ) -> None:
-        super().__init__(permissions, uid, gid)
-        self.produce = produce
-        self.personal = personal
-        self.accept = accept
-        self.constant = constant
-        self._made = ""
-        self._made_again_at = 0.0
-
-    def pieces(self, uid: int) -> Iterator[str]:
-        """Yield the text that a user sees, piece by piece: each takes little work, and after each others may go on.
-
-        A text that took long to make is given again for a while, so that who reads it again and again does not take all
-        the time. A mount with 65536 VMOs takes 0.1 s for its statistics, and everybody may read them.
-        """
-        if time.perf_counter() >= self._made_again_at:
-            yield from self._make()
-        yield self._made
-        self._made = self._made if time.perf_counter() < self._made_again_at else ""
-        if self.personal is not None:
-            yield self.personal(uid)
-
-    def _make(self) -> Iterator[str]:
-        pieces, took = [], 0.0
-        produced = self.produce()
-        while True:
-            began = time.thread_time()  # while another process has the CPU, we hold nobody up
-            piece = next(produced, None)
-            took += time.thread_time() - began
-            if piece is None:
-                break
-            pieces.append(piece)
-            yield ""
-        self._made = "".join(pieces)
-        self._made_again_at = time.perf_counter() + _REST_PER_TEXT * took if took > _LONG_SECONDS else 0.0
-
-    def text(self, uid: int = 0) -> str:
-        """Return the text that a user sees, in one go."""
-        return "".join(self.pieces(uid))
-
-    @property
-    def size_bytes(self) -> int:
-        """The length of a constant text."""
-        return len(self.text().encode()) if self.constant else 0

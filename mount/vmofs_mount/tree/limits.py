@@ -20,8 +20,7 @@ from weakref import WeakValueDictionary
 from vmofs.core.pages.account import Account
 from vmofs.status import NoMemoryError, NoSpaceError
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.tree.directory_rules import PagerRealm
-from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, VmoFile
+from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, Realm, VmoFile
 
 
 class Resource(StrEnum):
@@ -282,7 +281,7 @@ def _resources(node: Node) -> dict[Resource, int]:
             return {Resource.AUX_FILES: 1, Resource.NODES: 1}
         case Fifo(builtin=False):
             return {Resource.FIFOS: 1, Resource.NODES: 1, Resource.DESCRIPTORS: FIFO_DESCRIPTORS}
-        case Directory(realm=PagerRealm()):  # with the FIFO that comes with it
+        case Directory(realm=Realm(OF_PAGERS=True)):  # with the FIFO that comes with it
             return {Resource.PAGERS: 1, Resource.NODES: 1, Resource.DESCRIPTORS: FIFO_DESCRIPTORS}
         case Directory(NAMELESS=False) | Node(NAMELESS=True, parent=Directory(NAMELESS=True)):
             return {Resource.NODES: 1}

@@ -5,19 +5,15 @@ Request lines call them by the name that they had last, and their pager answers 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from vmofs_mount.tree.inodes import VmoFile
-
-if TYPE_CHECKING:
-    from vmofs_mount.tree.inodes import Node
+from vmofs.core.pager import Pager
+from vmofs_mount.tree.inodes import Node, VmoFile
 
 
 class Orphans:
     """Orphans by pager and last name. Several of one pager may have had the same; the last one comes first."""
 
     def __init__(self) -> None:
-        self._by_name: dict[tuple[Any, str], dict[VmoFile, None]] = {}
+        self._by_name: dict[tuple[Pager | None, str], dict[VmoFile, None]] = {}
 
     def add(self, node: Node) -> None:
         """Note an orphan; what has no pager needs none."""
@@ -33,7 +29,7 @@ class Orphans:
             if not same:
                 del self._by_name[node.pager, node.path]
 
-    def find(self, pager: object, path: str) -> VmoFile | None:
+    def find(self, pager: Pager, path: str) -> VmoFile | None:
         """Return the orphan of a pager that had this name last."""
         return next(reversed(self._by_name.get((pager, path), {})), None)
 

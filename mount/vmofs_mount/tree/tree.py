@@ -1,11 +1,10 @@
 """The tree of names: POSIX semantics of adding, removing and renaming, and how long a node lives.
 
 What may be made where is the business of ``directory_rules``, who may do it that of the kernel
-(``default_permissions``).
-Errors are ``OSError`` with the errno that POSIX gives; nothing has changed then.
+(``default_permissions``). Errors are ``OSError`` with the errno that POSIX gives; nothing has changed then.
 
 A node lives while it has a name, the kernel knows its number, it is open, or others need it (``keep``). What it holds
-in the core is released earlier: as soon as it has neither a name nor an open file (``on_last_reference``).
+in the core is released earlier: as soon as it has neither a name nor an open file (``release``).
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ import itertools
 import stat
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from vmofs.wire.names import MAX_PATH_BYTES, NAME_MAX, escape
 from vmofs_mount.tree.inodes import Directory, Node
+from vmofs_mount.tree.limits import Limits
 from vmofs_mount.tree.orphans import Orphans
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -45,19 +43,19 @@ class TreeStatistics:
 class Tree:
     """All nodes of a mount, by inode number and by name. Inode numbers are never used twice.
 
-    ``on_last_reference(node)`` is called once for every node that lost its name and its last open file.
+    ``limits`` counts them for who made them. ``change`` is the context in which calls of the model may wake somebody.
     """
 
     def __init__(
         self,
         root: Directory,
-        on_last_reference: Callable[[Node], None] = lambda _node: None,
+        limits: Limits,
+        change: Callable[[], AbstractContextManager[object]],
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.root = root
-        self.on_last_reference = on_last_reference
-        self.admit: Callable[[Node], None] = lambda _node: None  # told of new nodes; raises to refuse them
-        self.on_forgotten: Callable[[Node], None] = lambda _node: None  # told of nodes that are gone
+        self.limits = limits
+        self._change = change
         self.now_ns = now_ns
         self._numbers = itertools.count(ROOT_INO)
         self._nodes: dict[int, Node] = {}
@@ -134,11 +132,11 @@ class Tree:
                 a path that would not fit a request line.
             NoSpaceError: its owner has too many.
         """
-        self._check_new_name(parent, name)
+        _check_new_name(parent, name)
         if name in parent.children:
             raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
         _check_path(parent, name)
-        self.admit(node)
+        self.limits.add(node)
         self._register(node)
         node.nlink = 2 if isinstance(node, Directory) else 1
         parent.attach(name, node)
@@ -150,7 +148,7 @@ class Tree:
         Raises:
             NoSpaceError: its owner has too many.
         """
-        self.admit(node)
+        self.limits.add(node)
         self._register(node)
 
     def unlink(self, parent: Directory, name: bytes) -> None:
@@ -195,7 +193,7 @@ class Tree:
         if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
             raise OSError(errno.EINVAL, f"rename flags {flags:#x}")
         node = self.lookup(source, old)
-        self._check_new_name(target, new)
+        _check_new_name(target, new)
         replaced = target.children.get(new)
         _check_rename(node, target, replaced, flags)
         if replaced is node:
@@ -235,9 +233,17 @@ class Tree:
         node.open_count -= 1
         self._released(node)
 
-    def keep(self, node: Node) -> None:
-        """Keep a node that lost its last reference, because others need what it stands for, until ``let_go``."""
-        self.orphans.add(node)
+    def release(self, node: Node) -> None:
+        """Let go of what a node holds in the core. If others need that, the node is kept for them until ``let_go``.
+
+        Called for every node that loses its name and its last open file, and to be called for one that got no name.
+        """
+        with self._change():
+            self.limits.remove(node)
+            if node.release():
+                self.orphans.add(node)
+            if node.parent is not None:
+                node.parent.realm.released(node)
 
     def let_go(self, node: Node) -> None:
         """Note that nobody needs a node any more that was kept."""
@@ -290,18 +296,6 @@ class Tree:
     def _touch(self, directory: Directory) -> None:
         directory.mtime_ns = directory.ctime_ns = self.now_ns()
 
-    def _check_new_name(self, parent: Directory, name: bytes) -> None:
-        if not parent.nlink:
-            raise OSError(errno.ENOENT, f"{parent.path} was removed")
-        if name in {b"", b".", b".."}:
-            raise OSError(errno.EINVAL, f"{name!r} is no name")
-        if len(name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, f"the name has {len(name)} bytes, at most {NAME_MAX} are possible")
-        try:
-            name.decode()
-        except UnicodeDecodeError:
-            raise OSError(errno.EILSEQ, f"{name!r} is not UTF-8") from None
-
     def _detach(self, parent: Directory, node: Node) -> None:
         parent.detach(node)
         self._touch(parent)
@@ -338,14 +332,27 @@ class Tree:
     def _released(self, node: Node) -> None:
         if node.nlink == 0 and node.open_count == 0:
             self.orphans.discard(node)
-            self.on_last_reference(node)
+            self.release(node)
             self._drop_if_unreferenced(node)
 
     def _drop_if_unreferenced(self, node: Node) -> None:
         is_needed = node.nlink or node.lookup_count or node.open_count or node in self.orphans
         if not is_needed and self._nodes.pop(node.ino, None) is not None:
-            self.on_forgotten(node)
+            self.limits.forget(node)
             node.forgotten()
+
+
+def _check_new_name(parent: Directory, name: bytes) -> None:
+    if not parent.nlink:
+        raise OSError(errno.ENOENT, f"{parent.path} was removed")
+    if name in {b"", b".", b".."}:
+        raise OSError(errno.EINVAL, f"{name!r} is no name")
+    if len(name) > NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, f"the name has {len(name)} bytes, at most {NAME_MAX} are possible")
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        raise OSError(errno.EILSEQ, f"{name!r} is not UTF-8") from None
 
 
 def _check_rename(node: Node, target: Directory, replaced: Node | None, flags: int) -> None:

@@ -6,8 +6,7 @@ Namespace rules of xattr(7) (``user.*`` only on files and directories, permissio
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from vmofs_mount.tree import acl
 from vmofs_mount.tree.inodes import Node
@@ -24,66 +23,55 @@ def bytes_of(xattrs: Mapping[bytes, bytes] | None) -> int:
     return sum(len(name) + len(value) for name, value in (xattrs or {}).items())
 
 
-Computed = Mapping[type[Node], Callable[[Any], Mapping[bytes, bytes]]]
-"""How to compute the ``user.vmofs.*`` attributes of a kind of node; the keys have no prefix."""
+def get_xattr(node: Node, name: bytes) -> bytes:
+    """Return a value.
+
+    Raises:
+        OSError: ENODATA; EOPNOTSUPP for another namespace.
+    """
+    if name.startswith(VIRTUAL_PREFIX):
+        value = node.computed_xattrs().get(name.removeprefix(VIRTUAL_PREFIX))
+    else:
+        _check_namespace(name)
+        value = (node.xattrs or {}).get(name)
+    if value is None:
+        raise OSError(errno.ENODATA, f"{node.path} has no attribute {name!r}")
+    return value
 
 
-class Xattrs:
-    """Gets and sets the extended attributes of nodes."""
+def list_xattrs(node: Node) -> list[bytes]:
+    """Return all names, the computed ones last."""
+    return [*(node.xattrs or {}), *(VIRTUAL_PREFIX + name for name in node.computed_xattrs())]
 
-    def __init__(self, computed: Computed) -> None:
-        self._computed = computed
 
-    def get(self, node: Node, name: bytes) -> bytes:
-        """Return a value.
+def set_xattr(node: Node, name: bytes, value: bytes) -> None:
+    """Set a value.
 
-        Raises:
-            OSError: ENODATA; EOPNOTSUPP for another namespace.
-        """
-        if name.startswith(VIRTUAL_PREFIX):
-            value = self._virtual(node).get(name.removeprefix(VIRTUAL_PREFIX))
-        else:
-            _check_namespace(name)
-            value = (node.xattrs or {}).get(name)
-        if value is None:
-            raise OSError(errno.ENODATA, f"{node.path} has no attribute {name!r}")
-        return value
+    Raises:
+        OSError: EPERM for ``user.vmofs.*``; EOPNOTSUPP for another namespace; E2BIG; ENOSPC; see ``acl.store``.
+    """
+    _check_writable(name)
+    if name in {acl.ACCESS, acl.DEFAULT}:
+        acl.store(node, name, value)
+        return
+    if len(value) > VALUE_MAX:
+        raise OSError(errno.E2BIG, f"{len(value)} bytes, at most {VALUE_MAX} are possible")
+    kept = {other: data for other, data in (node.xattrs or {}).items() if other != name}
+    if bytes_of(kept) + len(name) + len(value) > MAX_TOTAL_BYTES:
+        raise OSError(errno.ENOSPC, f"the attributes of {node.path} would exceed {MAX_TOTAL_BYTES} bytes")
+    node.xattrs = {**(node.xattrs or {}), name: value}
 
-    def list(self, node: Node) -> list[bytes]:
-        """Return all names, the computed ones last."""
-        return [*(node.xattrs or {}), *(VIRTUAL_PREFIX + name for name in self._virtual(node))]
 
-    def set(self, node: Node, name: bytes, value: bytes) -> None:
-        """Set a value.
+def remove_xattr(node: Node, name: bytes) -> None:
+    """Remove an attribute.
 
-        Raises:
-            OSError: EPERM for ``user.vmofs.*``; EOPNOTSUPP for another namespace; E2BIG; ENOSPC; see ``acl.store``.
-        """
-        _check_writable(name)
-        if name in {acl.ACCESS, acl.DEFAULT}:
-            acl.store(node, name, value)
-            return
-        if len(value) > VALUE_MAX:
-            raise OSError(errno.E2BIG, f"{len(value)} bytes, at most {VALUE_MAX} are possible")
-        kept = {other: data for other, data in (node.xattrs or {}).items() if other != name}
-        if bytes_of(kept) + len(name) + len(value) > MAX_TOTAL_BYTES:
-            raise OSError(errno.ENOSPC, f"the attributes of {node.path} would exceed {MAX_TOTAL_BYTES} bytes")
-        node.xattrs = {**(node.xattrs or {}), name: value}
-
-    def remove(self, node: Node, name: bytes) -> None:
-        """Remove an attribute.
-
-        Raises:
-            OSError: ENODATA; and as ``set``.
-        """
-        _check_writable(name)
-        if node.xattrs is None or name not in node.xattrs:
-            raise OSError(errno.ENODATA, f"{node.path} has no attribute {name!r}")
-        del node.xattrs[name]
-
-    def _virtual(self, node: Node) -> Mapping[bytes, bytes]:
-        compute = self._computed.get(type(node))
-        return compute(node) if compute else {}
+    Raises:
+        OSError: ENODATA; and as ``set_xattr``.
+    """
+    _check_writable(name)
+    if node.xattrs is None or name not in node.xattrs:
+        raise OSError(errno.ENODATA, f"{node.path} has no attribute {name!r}")
+    del node.xattrs[name]
 
 
 def _check_namespace(name: bytes) -> None:

@@ -19,18 +19,18 @@ import os
 import platform
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import trio
 
 from vmofs.core.pages.ranges import RangeSet
-from vmofs.core.requests.access import Access
-from vmofs.core.requests.system import System
 from vmofs.status import BadStateError
 from vmofs.units import PageRange
 from vmofs_mount.linux.procfs import can_see_everybody, mapped_pages, state_of, user_of
+from vmofs_mount.loop.engine import Engine
 from vmofs_mount.loop.lanes import Lanes
+from vmofs_mount.observe.event_log import EventLog
 from vmofs_mount.tree.inodes import Directory
 from vmofs_mount.waits.locked_directories import LockedDirectories
 from vmofs_mount.waits.self_deadlock import Reader
@@ -46,21 +46,22 @@ _GETDENTS = {"x86_64": {"78", "217"}, "aarch64": {"61"}, "riscv64": {"61"}}
 
 
 class Listers:
-    """Looks for those who keep shared directories locked. ``end(access, error)`` ends what waits for a pager."""
+    """Looks for those who keep shared directories locked, and ends the READs of the pages that they list into."""
 
     def __init__(
         self,
-        system: System,
+        engine: Engine,
+        log: EventLog,
         device_minor: int,
         directories: Sequence[Directory],
         locked: LockedDirectories,
-        end: Callable[[Access[object], BadStateError], None],
     ) -> None:
-        self._system = system
+        self._engine = engine
+        self._log = log
+        self._system = engine.system
         self._device_minor = device_minor
         self._directories = directories
         self._locked = locked
-        self._end = end
         self._lookers = Lanes(_LOOKS_OF_USER)
         self._looks: defaultdict[int, set[_Look]] = defaultdict(set)  # that are under way, by user
 
@@ -118,7 +119,9 @@ class Listers:
             if access.done or not isinstance(reader, Reader):
                 continue
             if reader.uid == uid or (reader.ino in buffers and buffers[reader.ino].over(reader.pages)):
-                self._end(access, BadStateError(f"the pages {reader.pages} are waited for with a directory locked"))
+                sentence = f"the pages {reader.pages} are waited for with a directory locked"
+                self._log.add("listing", sentence)
+                self._engine.abort(access, BadStateError(sentence))
 
 
 def _processes_by_user() -> dict[int, list[int]]:

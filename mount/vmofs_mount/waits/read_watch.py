@@ -65,7 +65,7 @@ the answer to SETATTR. It gets that answer, and it would only be sent behind the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -104,7 +104,10 @@ _SETTLE_SECONDS = 0.005
 
 
 class LetGoError(BadStateError):
-    """A READ is answered so that others can go on. EINTR, which no status of Zircon's stands for."""
+    """A call is answered since its process was killed, or so that others can go on.
+
+    EINTR, which no status of Zircon's stands for: most programs then simply make the call again.
+    """
 
 
 @dataclass(eq=False, slots=True)
@@ -132,7 +135,7 @@ class _Seen(NamedTuple):
 class ReadWatch:
     """The READs of all files that wait. Tasks run in ``spawn``'s nursery.
 
-    ``openers`` returns the processes that have a file open.
+    ``openers`` are the processes that have each file open, if any.
     """
 
     def __init__(
@@ -141,7 +144,7 @@ class ReadWatch:
         spawn: Callable[..., None],
         directories: LockedDirectories,
         killed: KillWatch,
-        openers: Callable[[VmoFile], Iterable[int]],
+        openers: Mapping[VmoFile, Iterable[int]],
     ) -> None:
         self._engine = engine
         self._spawn = spawn
@@ -232,7 +235,7 @@ class ReadWatch:
     async def _let_the_dead_go(self, file: VmoFile) -> None:
         # Taken before the await; the READs are looked up again behind it.
         readers = {read.process for read in self._reads[file]}
-        openers = {opener for opener in self._openers(file) if opener not in readers}
+        openers = {opener for opener in self._openers.get(file, ()) if opener not in readers}
         seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
         is_changing = file in self._changing
 
@@ -258,7 +261,7 @@ class ReadWatch:
     async def _judge(self, file: VmoFile) -> None:
         """Let READs go that somebody is behind who has the file locked, perhaps a process that is not known here."""
         try:
-            openers = set(self._openers(file))
+            openers = set(self._openers.get(file, ()))
             # If the look takes too long, somebody is taken to be behind: a process that keeps others from looking.
             found = True
             with trio.move_on_after(_JUDGE_SECONDS):  # a process can keep others from looking at it

@@ -56,11 +56,12 @@ import trio
 
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.port import Port
-from vmofs.core.requests.system import System
 from vmofs.status import BadStateError
 from vmofs.units import PageRange
 from vmofs.vocabulary import PacketCommand
 from vmofs_mount.linux.procfs import can_see_everybody, has_mapped, in_fault
+from vmofs_mount.loop.engine import Engine
+from vmofs_mount.observe.event_log import EventLog
 
 _WAIT_SECONDS = 0.1
 """How long a READ has waited before it is looked at. Nearly all are answered sooner."""
@@ -116,21 +117,17 @@ _CALLS = {
 class Deadlocks:
     """Looks for deadlocks among the READs that wait.
 
-    ``files_of(access)`` returns the files of the pager that an access waits for, None if nobody serves it.
-    ``end(access, error)`` ends it.
+    ``files_of(port)`` returns the files of the pager that is asked by a port, None if nobody serves it.
     """
 
     def __init__(
-        self,
-        system: System,
-        device_minor: int,
-        files_of: Callable[[Access[object]], PagerFiles | None],
-        end: Callable[[Access[object], SelfDeadlockError], None],
+        self, engine: Engine, log: EventLog, device_minor: int, files_of: Callable[[Port], PagerFiles | None]
     ) -> None:
-        self._system = system
+        self._engine = engine
+        self._log = log
+        self._system = engine.system
         self._device_minor = device_minor
         self._files_of = files_of
-        self._end = end
         self._lookers = trio.CapacityLimiter(4)
         self._cleared: dict[int, float] = {}  # process -> when it may be looked at again
 
@@ -163,7 +160,7 @@ class Deadlocks:
                 continue
             port = request.source.port
             if port not in known:  # it looks at all that is open
-                known[port] = self._files_of(access)
+                known[port] = self._files_of(port)
             files = known[port]
             if files is not None:
                 suspects.setdefault(files, {})[access] = access.origin
@@ -178,7 +175,8 @@ class Deadlocks:
         for access, reader in accesses.items():
             if reader in stuck and not access.done:
                 sentence = f"process {reader.process} serves the pages {reader.pages} that it waits for"
-                self._end(access, SelfDeadlockError(sentence))
+                self._log.add("deadlock", sentence)
+                self._engine.abort(access, SelfDeadlockError(sentence))
             elif reader not in stuck:
                 # It can go on, or could when it was looked at. A pager may get stuck any time; a mere reader seldom
                 # becomes a pager.

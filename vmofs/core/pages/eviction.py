@@ -40,7 +40,7 @@ Only what the model is asked for is a use. A read that the kernel serves from it
 # What else changes with this file
 #
 # `PagerVmo.evict_idle`, `next_present` and `check` in vmofs/core/vmos/vmo.py; hints.py; `System.reclaim`; `_reclaim` in
-# mount/vmofs_mount/assembly/service.py, which drops from the page cache what went. Tests:
+# mount/vmofs_mount/loop/reclaim.py, which drops from the page cache what went. Tests:
 # tests/unit/test_core_eviction.py, tests/unit/test_core_hints.py, tests/fuse/test_memory_limit.py.
 
 from __future__ import annotations
