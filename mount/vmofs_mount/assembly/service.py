@@ -11,7 +11,6 @@ import trio
 
 from vmofs.core.pages.frames import FrameRun
 from vmofs.core.requests.access import Access
-from vmofs.core.vmos.children import is_resizable
 from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError
 from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
@@ -339,7 +338,7 @@ def _vmo_xattrs(file: VmoFile) -> dict[bytes, bytes]:
     counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
     counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
     counts["runs"] = counts.pop("runs_pages", 0)
-    options = asdict(vmo.options) if isinstance(vmo, PagerVmo) else {"resizable": is_resizable(vmo)}
+    options = asdict(vmo.node.options) if isinstance(vmo, PagerVmo) else {"resizable": vmo.is_resizable}
     values = {
         "key": vmo.source.key,
         "state": vmo.source.state.value,

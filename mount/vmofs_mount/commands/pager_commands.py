@@ -12,7 +12,7 @@ from weakref import ReferenceType, ref
 from vmofs.core.pager import Pager, Vmo, check_page_aligned
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.port import Port
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import AccessDeniedError, BadStateError, NotSupportedError, OutOfRangeError, Status, VmoError
 from vmofs.units import ALL_PAGES, Key, PageRange
 from vmofs.vocabulary import DirtyRange

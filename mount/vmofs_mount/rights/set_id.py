@@ -10,7 +10,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 
-from vmofs.core.vmos.cow_pages import Node
+from vmofs.core.vmos.cow_pages import CowPages
 from vmofs_mount.tree.inodes import AuxFile, VmoFile
 
 SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -23,7 +23,7 @@ def drop_privileges(
 
     Not if the writer ``keeps`` them, which is asked only if there is something to take. ``changed`` is told of each.
     """
-    node: Node = (file.aux if isinstance(file, AuxFile) else file.vmo).node
+    node: CowPages = (file.aux if isinstance(file, AuxFile) else file.vmo).node
     if not (own and file.mode & SET_ID) and not (node.windows or node.children):
         return
     for shown in node.seen_by():
