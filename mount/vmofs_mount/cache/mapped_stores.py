@@ -67,7 +67,7 @@ class MappedStores:
         shift = vmo.start // PAGE_SIZE
         shown = (pages & PageRange(0, vmo.size_pages)).moved(shift)
         for written, part in vmo.node.written_by(shown, own=own):
-            file = written.owner  # type: ignore[attr-defined] # every object of the core has one
+            file = written.owner
             if isinstance(file, VmoFile | AuxFile) and file is not but:
                 if file.mapper_count:
                     await self._bring_in_file(file, part)

@@ -86,7 +86,7 @@ _MOST_ASKED = 64
 """Of those who keep a node, whether one of them is who paid before."""
 
 _NO_CHILDREN: dict[CowPages, None] = {}  # these two are replaced, never changed
-_NO_WINDOWS: dict[object, Window] = {}
+_NO_WINDOWS: dict[Viewer, Window] = {}
 
 
 class CowPages:
@@ -133,11 +133,11 @@ class CowPages:
             system.register(self, runs)
 
     @property
-    def viewers(self) -> list[object]:
+    def viewers(self) -> list[Viewer]:
         """The open VMOs that are this node or a window on it."""
-        return [*([self.owner] if self.is_open else []), *self.windows]
+        return [*([self.owner] if self.owner and self.is_open else []), *self.windows]
 
-    def add_window(self, view: object, window: Window) -> None:
+    def add_window(self, view: Viewer, window: Window) -> None:
         """Note an open view."""
         if self.windows is _NO_WINDOWS:
             self.windows = {}
@@ -155,16 +155,16 @@ class CowPages:
             count, node = count + 1, node.parent
         return count
 
-    def written_by(self, pages: PageRange, *, own: bool = True) -> list[tuple[object, PageRange]]:
+    def written_by(self, pages: PageRange, *, own: bool = True) -> list[tuple[Viewer, PageRange]]:
         """Return the open VMOs whose writes a range may show, and the pages that they would be written to there.
 
         Those that are this node or windows on it, if ``own``, and those of the nodes above.
         """
-        found: list[tuple[object, PageRange]] = []
+        found: list[tuple[Viewer, PageRange]] = []
         node: CowPages | None = self
         while node is not None and pages:
             if own or node is not self:
-                if node.is_open:
+                if node.owner and node.is_open:
                     found.append((node.owner, pages))
                 for view, window in node.windows.items():
                     shown = pages & window.pages
@@ -174,9 +174,9 @@ class CowPages:
             node = node.parent
         return found
 
-    def seen_by(self) -> list[object]:
+    def seen_by(self) -> list[Viewer]:
         """Return the open VMOs that show what is written to this node, as far as they have not forked it."""
-        found: list[object] = []
+        found: list[Viewer] = []
         waiting = [self]
         while waiting:
             node = waiting.pop()
@@ -459,7 +459,7 @@ class CowPages:
             del self.parent.children[self]
             self.parent.hang(other, self.offset if offset is None else offset, self.limit if limit is None else limit)
 
-    def close(self, viewer: object) -> None:
+    def close(self, viewer: Viewer) -> None:
         """Forget an open VMO; free what nobody needs any more. A second call does nothing."""
         account = self.runs.account
         if self.is_open and viewer is self.owner:

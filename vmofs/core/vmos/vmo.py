@@ -28,8 +28,7 @@ What changes with it: ``children``, which makes handles; ``operations`` and ``pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from vmofs.core.pages.content import Bytes
 from vmofs.core.pages.pins import Pin
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from vmofs.core.pages.account import Account
     from vmofs.core.requests.system import System
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -251,18 +249,15 @@ class PagedVmo(Vmo):
         """Return the state of one page."""
         return self.node.state_at(page + self.start // PAGE_SIZE)
 
-    def _on(
-        self,
-        check: Callable[[int, int], None],
-        steps: Callable[Concatenate[VmoPages, int, int, P], Steps[T]],
-        offset: int,
-        length: int,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Steps[T]:
-        """Check a range of the window, then do something to it on the pages, which check the range again."""
-        check(offset, length)
-        return (yield from steps(self.node, self.start + offset, length, *args, **kwargs))
+    def _reading(self, offset: int, length: int, steps: Steps[T]) -> Steps[T]:
+        """Check a range of the window, then take the steps on the pages, which check the range again."""
+        self.check_inside(offset, length)
+        return (yield from steps)
+
+    def _writing(self, offset: int, length: int, steps: Steps[T]) -> Steps[T]:
+        """Do the same for a call that needs the right to write."""
+        self.check_write(offset, length)
+        return (yield from steps)
 
     def read_nowait(self, offset: int, length: int) -> Bytes | None:
         """Return the bytes if every page is there, else None. Valid until the next call on any object.
@@ -283,14 +278,15 @@ class PagedVmo(Vmo):
 
         Fails with OUT_OF_RANGE when the range does not lie inside, now or after a wait.
         """
-        return Access(self._on(self.check_inside, transfer.read_steps, offset, length))
+        return Access(self._reading(offset, length, transfer.read_steps(self.node, self.start + offset, length)))
 
     def write(self, offset: int, data: Bytes) -> Access[int]:
         """Write bytes; absent pages are READ first, and under TRAP_DIRTY the pager is asked. Zircon: zx_vmo_write.
 
         Fails as ``read`` does. What was written before the failure stays written.
         """
-        return Access(self._on(self.check_write, transfer.write_steps, offset, len(data), data, self))
+        steps = transfer.write_steps(self.node, self.start + offset, len(data), data, self)
+        return Access(self._writing(offset, len(data), steps))
 
     def op_zero_steps(self, offset: int, length: int) -> Steps[None]:
         """Zero bytes. Whole pages become a dirty zero interval without any request, also under TRAP_DIRTY.
@@ -298,7 +294,7 @@ class PagedVmo(Vmo):
         Parts of pages, and pinned pages, are written as by ``write``, which they also fail as. What was zeroed before
         a failure stays zeroed. Zircon: zx_vmo_op_range with ZX_VMO_OP_ZERO.
         """
-        return self._on(self.check_write, zero.zero_steps, offset, length)
+        return self._writing(offset, length, zero.zero_steps(self.node, self.start + offset, length))
 
     op_zero = as_access(op_zero_steps)
 
@@ -323,13 +319,13 @@ class PagedVmo(Vmo):
         A clone forks every page; other clones between get nothing. Fails with OUT_OF_RANGE when the range does not lie
         inside, but not when it is cut off meanwhile. Zircon: zx_vmo_op_range with ZX_VMO_OP_COMMIT.
         """
-        return self._on(self.check_write, commit.commit_steps, offset, length)
+        return self._writing(offset, length, commit.commit_steps(self.node, self.start + offset, length))
 
     commit = as_access(commit_steps)
 
     def prefetch_steps(self, offset: int, length: int) -> Steps[None]:
         """READ every absent page; nothing that is present changes. Fails as ``commit``. Zircon: ZX_VMO_OP_PREFETCH."""
-        return self._on(self.check_inside, commit.prefetch_steps, offset, length)
+        return self._reading(offset, length, commit.prefetch_steps(self.node, self.start + offset, length))
 
     prefetch = as_access(prefetch_steps)
 
@@ -338,7 +334,7 @@ class PagedVmo(Vmo):
 
         Fails only with OUT_OF_RANGE, and NO_MEMORY for too many such ranges. Zircon: ZX_VMO_OP_ALWAYS_NEED.
         """
-        return self._on(self.check_inside, commit.always_need_steps, offset, length)
+        return self._reading(offset, length, commit.always_need_steps(self.node, self.start + offset, length))
 
     always_need = as_access(always_need_steps)
 
@@ -379,7 +375,8 @@ class PagedVmo(Vmo):
         With ``write`` they become dirty first, as by a write of the whole range in one piece. Fails as ``commit``, and
         with OUT_OF_RANGE also when the range is cut off meanwhile; then nothing is pinned. Zircon: zx_bti_pin.
         """
-        return self._on(self.check_write if write else self.check_inside, commit.pin_steps, offset, length, write=write)
+        checked = self._writing if write else self._reading
+        return checked(offset, length, commit.pin_steps(self.node, self.start + offset, length, write=write))
 
     pin = as_access(pin_steps)
 
@@ -395,17 +392,11 @@ class PagerVmo(PagedVmo):
 
     node: PagerPages
 
-    def _on(
-        self,
-        check: Callable[[int, int], None],  # noqa: ARG002
-        steps: Callable[Concatenate[VmoPages, int, int, P], Steps[T]],
-        offset: int,
-        length: int,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Steps[T]:
-        """Do something on the pages at once: here the window is all of them, and may always be written to."""
-        return steps(self.node, offset, length, *args, **kwargs)
+    def _reading(self, offset: int, length: int, steps: Steps[T]) -> Steps[T]:  # noqa: ARG002
+        """Take the steps at once: here the window is all pages, and they may always be written to."""
+        return steps
+
+    _writing = _reading
 
     def __init__(
         self,
