@@ -90,37 +90,44 @@ class AuxPages(VmoPages):
         return 0
 
     def zero_tail(self, size_bytes: int) -> None:
-        """Zero the rest of the last page of a content of this size.
+        """Zero the rest of the last page of a content of this size, if that page has memory.
 
         Raises:
             NoMemoryError: the page is shared, and there is no memory for a copy.
         """
-        self.overwrite_with_zeros(size_bytes, size_bytes + -size_bytes % PAGE_SIZE)
+        end = size_bytes + -size_bytes % PAGE_SIZE
+        for page in self.committed(PageRange.of_bytes(size_bytes, end - size_bytes)):
+            self.own(page)
+            content.wipe_committed(self.frames, self.runs, size_bytes, end)
+            self.changed(page)
 
-    def overwrite_with_zeros(self, start: int, end: int) -> None:
-        """Zero bytes of pages that have memory; the others are zero anyway."""
-        for part in self.committed(PageRange.of_bytes(start, end - start)):
-            self.own(part)
-            first, last = max(start, part.offset), min(end, part.end * PAGE_SIZE)
-            content.wipe_committed(self.frames, self.runs, first, last)
-            self.changed(part)
+    def in_turns(self, offset: int, length: int, do: Callable[[PageRange], object]) -> Steps[None]:
+        """Do something to the pages of a range, to one empty range if it is empty, in slices, with rests.
 
-    def zero(self, offset: int, end: int) -> None:
-        """Zero bytes. Whole pages give their memory back, unless they are pinned or of special memory."""
-        self.runs.check_ranges()
-        whole = PageRange(page_count(offset), end // PAGE_SIZE)
-        if whole.end < whole.start:  # both ends lie in one page
-            self.overwrite_with_zeros(offset, end)
+        A slice is done in one go: without memory, nothing of it. If the range is cut off in a rest, that is an error.
+        """
+        position, end = PageRange.of_bytes(offset, length)
+        while True:
+            self.check_inside(offset, length)
+            part = PageRange(position, self.reach(position, end))
+            do(part)
+            position = part.end
+            if position >= end:
+                break
+            yield None
+
+    def commit_some(self, pages: PageRange) -> PageRange:
+        """Give all pages of a slice frames."""
+        self.own(pages)
+        return pages
+
+    def zero_whole(self, pages: PageRange) -> None:
+        """Make whole pages zeros for good; special memory keeps its frames, as pinned pages do."""
+        if self.kind is AuxKind.PLAIN:
+            super().zero_whole(pages)
             return
-        self.overwrite_with_zeros(offset, whole.offset)
-        self.overwrite_with_zeros(whole.end * PAGE_SIZE, end)
-        if self.kind is not AuxKind.PLAIN:
-            self.overwrite_with_zeros(whole.offset, whole.end * PAGE_SIZE)
-            return
-        for part in self.pinned.over(whole):
-            self.overwrite_with_zeros(part.offset, part.end * PAGE_SIZE)
-        for part in self.pinned.missing(whole):
-            self.zero_whole(part)
+        for part in self.committed(pages):
+            self.wipe(part)
 
     def check_unpinned(self, offset: int, length: int) -> None:
         """Check that no page of a range of bytes is pinned.
@@ -203,39 +210,9 @@ class AnonymousVmo(Vmo):
 
     # zx_vmo_op_range
 
-    def _slices(
-        self,
-        check: Callable[[int, int], None],
-        offset: int,
-        length: int,
-        do: Callable[[PageRange], object],
-    ) -> Steps[None]:
-        """Check a range, then do something to its pages, to one empty range if it is empty, in slices, with rests."""
-        check(offset, length)
-        node, offset = self.node, self.start + offset
-        position, end = PageRange.of_bytes(offset, length)
-        while True:
-            part = PageRange(position, node.reach(position, end))
-            do(part)
-            position = part.end
-            if position >= end:
-                break
-            yield None
-            node.check_inside(offset, length)
+    commit = at_once(Vmo.commit_steps)
 
-    def commit_steps(self, offset: int, length: int) -> Steps[None]:
-        """Give every page of a range of bytes (rounded outward) memory.
-
-        Raises:
-            AccessDeniedError: made with NO_WRITE.
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-            NoMemoryError: the memory limit is reached; nothing changed.
-
-        Zircon: ZX_VMO_OP_COMMIT.
-        """
-        return self._slices(self.check_write, offset, length, self.node.own)
-
-    commit = at_once(commit_steps)
+    op_zero = at_once(Vmo.op_zero_steps)
 
     def decommit_steps(self, offset: int, length: int) -> Steps[None]:
         """Free the memory of a range of bytes (rounded outward to pages), which then reads as zeros.
@@ -258,28 +235,9 @@ class AnonymousVmo(Vmo):
             node.check_unpinned(self.start + offset, length)
             node.zero_whole(part)
 
-        return self._slices(self.check_write, offset, length, free)
+        return self._writing(offset, length, node.in_turns(self.start + offset, length, free))
 
     decommit = at_once(decommit_steps)
-
-    def op_zero_steps(self, offset: int, length: int) -> Steps[None]:
-        """Zero a range of bytes. Whole pages give their memory back, unless they are pinned or of special memory.
-
-        Raises:
-            AccessDeniedError: made with NO_WRITE.
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-
-        Zircon: ZX_VMO_OP_ZERO.
-        """
-        start = self.start + offset
-
-        def zero(part: PageRange) -> None:
-            first = max(start, part.offset)
-            self.node.zero(first, max(first, min(start + length, part.end * PAGE_SIZE)))
-
-        return self._slices(self.check_write, offset, length, zero)
-
-    op_zero = at_once(op_zero_steps)
 
     def prefetch_steps(self, offset: int, length: int) -> Steps[None]:
         """Do nothing: no page is ever absent. Zircon: ZX_VMO_OP_PREFETCH.
@@ -308,17 +266,16 @@ class AnonymousVmo(Vmo):
         """
         node, held = self.node, list[Pin]()
 
-        def check(offset: int, length: int) -> None:
-            self.check_inside(offset, length)
-            self.of.check_writable()
-
         def keep(part: PageRange) -> None:
             node.own(part)
             held.append(node.pins.add(part))
 
+        self.check_inside(offset, length)
+        self.of.check_writable()
+        offset += self.start
         try:
-            yield from self._slices(check, offset, length, keep)
-            return node.pins.add(PageRange.of_bytes(self.start + offset, length))
+            yield from node.in_turns(offset, length, keep)
+            return node.pins.add(PageRange.of_bytes(offset, length))
         finally:
             for pin in held:
                 pin.unpin()

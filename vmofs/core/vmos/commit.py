@@ -6,13 +6,11 @@ return go on with what is left when the VMO shrinks (3.8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from vmofs.core.pages import dirty
 from vmofs.core.pages.pins import Pin
 from vmofs.core.pages.spans import SLICE
 from vmofs.core.pages.states import COMMITTED, PageState
-from vmofs.core.requests.access import Need, Steps
+from vmofs.core.requests.access import Steps
 from vmofs.core.vmos import hints
 from vmofs.core.vmos.pager_pages import PagerPages
 from vmofs.core.vmos.vmo_pages import VmoPages
@@ -24,23 +22,7 @@ _DIRTY = frozenset({PageState.DIRTY})
 
 def commit_steps(cow: VmoPages, offset: int, length: int) -> Steps[None]:
     """Give every page a frame; absent ones are READ."""
-    cow.check_inside(offset, length)
-    yield from _each_steps(cow, PageRange.of_bytes(offset, length), cow.commit_some)
-
-
-def _each_steps(cow: VmoPages, pages: PageRange, some: Callable[[PageRange], Need | PageRange]) -> Steps[None]:
-    """Do something to a range, some pages at a time, as far as it lies inside."""
-    position, looked_at = pages.start, 0
-    while position < (end := min(pages.end, cow.size_pages)):
-        looked_at += 1
-        if not looked_at % SLICE:
-            yield None
-            continue
-        done = some(PageRange(position, end))
-        if isinstance(done, Need):
-            yield done
-        else:
-            position = done.end
+    return cow.in_turns(offset, length, cow.commit_some)
 
 
 def prefetch_steps(cow: VmoPages, offset: int, length: int) -> Steps[None]:
@@ -86,7 +68,7 @@ def pin_steps(cow: VmoPages, offset: int, length: int, *, write: bool) -> Steps[
     pages = PageRange.of_bytes(offset, length)
     if isinstance(cow, PagerPages):
         return (yield from _pin_root_steps(cow, offset, length, write=write))
-    yield from _each_steps(cow, pages, cow.commit_some)
+    yield from cow.in_turns(offset, length, cow.commit_some)
     cow.check_inside(offset, length)
     cow.own(pages)  # what was forked and zeroed while this waited; nothing can be absent again
     return cow.pins.add(pages)
@@ -97,7 +79,7 @@ def _pin_root_steps(cow: PagerPages, offset: int, length: int, *, write: bool) -
     gathering = cow.gathering.add(pages)
     try:
         while not (pins := (yield from _pins_steps(cow, pages, _DIRTY if write else COMMITTED))):
-            yield from _each_steps(cow, pages, cow.make_writable if write else cow.commit_some)
+            yield from cow.in_turns(offset, length, cow.make_writable if write else cow.commit_some)
             cow.check_inside(offset, length)
     finally:
         gathering.unpin()

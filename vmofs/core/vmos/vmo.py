@@ -143,6 +143,34 @@ class Vmo:
         """Check that this handle lets the size be changed. Whether the pages do is seen then."""
         self.check_writable()
 
+    def _reading(self, offset: int, length: int, steps: Steps[T]) -> Steps[T]:
+        """Check a range of the window, then take the steps on the pages, which check the range again."""
+        self.check_inside(offset, length)
+        return (yield from steps)
+
+    def _writing(self, offset: int, length: int, steps: Steps[T]) -> Steps[T]:
+        """Do the same for a call that needs the right to write."""
+        self.check_write(offset, length)
+        return (yield from steps)
+
+    def commit_steps(self, offset: int, length: int) -> Steps[None]:
+        """Give every page a frame; absent ones are READ. Pages of zero intervals become dirty, under TRAP_DIRTY asked.
+
+        A clone or snapshot forks every page; others between get nothing. Fails with OUT_OF_RANGE when the range does
+        not lie inside, but in a pager family not when it is cut off meanwhile; with NO_MEMORY an aux is unchanged,
+        unless the range has very many pieces. Zircon: zx_vmo_op_range with ZX_VMO_OP_COMMIT.
+        """
+        return self._writing(offset, length, commit.commit_steps(self.node, self.start + offset, length))
+
+    def op_zero_steps(self, offset: int, length: int) -> Steps[None]:
+        """Zero bytes. Whole pages give their memory back, unless they are pinned, or of special memory.
+
+        In a pager VMO they become a dirty zero interval without any request, also under TRAP_DIRTY. Parts of pages, and
+        pinned pages, are written as by ``write``, which they also fail as. What was zeroed before a failure stays
+        zeroed. Zircon: zx_vmo_op_range with ZX_VMO_OP_ZERO.
+        """
+        return self._writing(offset, length, zero.zero_steps(self.node, self.start + offset, length))
+
     def charge_to(self, account: Account | None) -> None:
         """Let its pages be another's from now on, whatever his limits. Not those that it shares."""
         self.node.runs.charge_to(account)
@@ -249,16 +277,6 @@ class PagedVmo(Vmo):
         """Return the state of one page."""
         return self.node.state_at(page + self.start // PAGE_SIZE)
 
-    def _reading(self, offset: int, length: int, steps: Steps[T]) -> Steps[T]:
-        """Check a range of the window, then take the steps on the pages, which check the range again."""
-        self.check_inside(offset, length)
-        return (yield from steps)
-
-    def _writing(self, offset: int, length: int, steps: Steps[T]) -> Steps[T]:
-        """Do the same for a call that needs the right to write."""
-        self.check_write(offset, length)
-        return (yield from steps)
-
     def read_nowait(self, offset: int, length: int) -> Bytes | None:
         """Return the bytes if every page is there, else None. Valid until the next call on any object.
 
@@ -288,15 +306,7 @@ class PagedVmo(Vmo):
         steps = transfer.write_steps(self.node, self.start + offset, len(data), data, self)
         return Access(self._writing(offset, len(data), steps))
 
-    def op_zero_steps(self, offset: int, length: int) -> Steps[None]:
-        """Zero bytes. Whole pages become a dirty zero interval without any request, also under TRAP_DIRTY.
-
-        Parts of pages, and pinned pages, are written as by ``write``, which they also fail as. What was zeroed before
-        a failure stays zeroed. Zircon: zx_vmo_op_range with ZX_VMO_OP_ZERO.
-        """
-        return self._writing(offset, length, zero.zero_steps(self.node, self.start + offset, length))
-
-    op_zero = as_access(op_zero_steps)
+    op_zero = as_access(Vmo.op_zero_steps)
 
     set_size = as_access(Vmo.set_size_steps)
 
@@ -313,15 +323,7 @@ class PagedVmo(Vmo):
         self.check_writable()
         yield from resize.set_stream_size_steps(self.node, size)
 
-    def commit_steps(self, offset: int, length: int) -> Steps[None]:
-        """Give every page a frame; absent ones are READ. Pages of zero intervals become dirty, under TRAP_DIRTY asked.
-
-        A clone forks every page; other clones between get nothing. Fails with OUT_OF_RANGE when the range does not lie
-        inside, but not when it is cut off meanwhile. Zircon: zx_vmo_op_range with ZX_VMO_OP_COMMIT.
-        """
-        return self._writing(offset, length, commit.commit_steps(self.node, self.start + offset, length))
-
-    commit = as_access(commit_steps)
+    commit = as_access(Vmo.commit_steps)
 
     def prefetch_steps(self, offset: int, length: int) -> Steps[None]:
         """READ every absent page; nothing that is present changes. Fails as ``commit``. Zircon: ZX_VMO_OP_PREFETCH."""

@@ -7,16 +7,18 @@ all kinds of pages. Such a call goes through a range and has the pages do the ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vmofs.core.pages import content
 from vmofs.core.pages.dirty import page_state
 from vmofs.core.pages.pins import Pins, Unpinned
 from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.pages.runs import RunMap
 from vmofs.core.pages.spans import SLICE
 from vmofs.core.pages.states import PageState
-from vmofs.core.requests.access import Need
+from vmofs.core.requests.access import Need, Steps
 from vmofs.core.vmos.cow_pages import CowPages
 from vmofs.status import BadStateError, OutOfRangeError, UnavailableError
 from vmofs.units import ALL_PAGES, MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
@@ -107,6 +109,24 @@ class VmoPages(CowPages):
         if pinned:
             raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
 
+    def in_turns(self, offset: int, length: int, do: Callable[[PageRange], Need | PageRange]) -> Steps[None]:
+        """Do something to the pages of a range, some at a time, as far as it lies inside; others may go on in between.
+
+        ``do`` returns which pages it has done from the start of what it is given on, or what must be asked first.
+        """
+        self.check_inside(offset, length)
+        (position, last), looked_at = PageRange.of_bytes(offset, length), 0
+        while position < (end := min(last, self.size_pages)):
+            looked_at += 1
+            if not looked_at % SLICE:
+                yield None
+                continue
+            done = do(PageRange(position, end))
+            if isinstance(done, Need):
+                yield done
+            else:
+                position = done.end
+
     def make_writable(self, pages: PageRange) -> Need | PageRange:
         """Let pages from the start of a range on be written to; return them, or what must be asked first."""
         found = self.find(*pages)
@@ -125,9 +145,17 @@ class VmoPages(CowPages):
         self.changed(pages, by)
 
     def zero_whole(self, pages: PageRange) -> None:
-        """Make whole pages zeros for good; none is pinned."""
-        self.mark_stale(pages)
-        self.blank(pages)
+        """Make whole pages zeros for good, pinned ones in place. They never show again what is above."""
+        for part in self.pinned.over(pages):
+            self.wipe(part)
+        for part in self.pinned.missing(pages):
+            self.mark_stale(part)
+            self.blank(part)
+
+    def wipe(self, pages: PageRange) -> None:
+        """Zero pages that have frames of their own, in place."""
+        content.wipe_committed(self.frames, self.runs, pages.offset, pages.end * PAGE_SIZE)
+        self.changed(pages)
 
     def mark_stale(self, pages: PageRange) -> None:
         """Note that what these pages show has changed or gone, other than by a write."""

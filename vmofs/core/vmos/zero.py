@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmofs.core.pages import content
+from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.requests.access import Steps
 from vmofs.core.vmos.transfer import write_steps
 from vmofs.core.vmos.vmo_pages import VmoPages
@@ -15,7 +16,7 @@ _IN_PLACE_PAGES = 16  # pinned pages are written in pieces of this many, so that
 def zero_steps(cow: VmoPages, offset: int, length: int) -> Steps[None]:
     """Zero bytes: first the parts of pages at the start and at the end, which may wait, then the rest.
 
-    Pinned pages are written in place. Whole pages of a clone then never show the root again.
+    Pinned pages are zeroed in place; in a pager VMO by a write, of which the pager must know.
     """
     cow.check_inside(offset, length)
     cow.runs.check_ranges()
@@ -25,18 +26,19 @@ def zero_steps(cow: VmoPages, offset: int, length: int) -> Steps[None]:
         if start < stop:
             yield from _part_steps(cow, start, stop)
             cow.check_inside(offset, length)
+    pinned = cow.pinned if cow.has_source else RangeSet()
     pieces, position, last = 0, first // PAGE_SIZE, last // PAGE_SIZE
     while position < last:
         pieces += 1
-        pinned = cow.pinned.over(PageRange(position, min(last, position + _IN_PLACE_PAGES)))
-        if pinned and pinned[0].start == position:
-            start, position = position, pinned[0].end
+        here = pinned.over(PageRange(position, min(last, position + _IN_PLACE_PAGES)))
+        if here and here[0].start == position:
+            start, position = position, here[0].end
             yield from _write_steps(cow, start * PAGE_SIZE, position * PAGE_SIZE)
         else:
-            whole = PageRange(position, cow.reach(position, cow.pinned.next_start(position, last)))
+            whole = PageRange(position, cow.reach(position, pinned.next_start(position, last)))
             cow.zero_whole(whole)
             position = whole.end
-        if position < last and (not pinned or not pieces % _PIECES):
+        if position < last and (not here or not pieces % _PIECES):
             yield None
         cow.check_inside(offset, length)
 
