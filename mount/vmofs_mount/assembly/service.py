@@ -338,7 +338,7 @@ def _vmo_xattrs(file: VmoFile) -> dict[bytes, bytes]:
     counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
     counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
     counts["runs"] = counts.pop("runs_pages", 0)
-    options = asdict(vmo.node.options) if isinstance(vmo, PagerVmo) else {"resizable": vmo.is_resizable}
+    options = asdict(vmo.node.options) if isinstance(vmo, PagerVmo) else {"resizable": vmo.resizable}
     values = {
         "key": vmo.source.key,
         "state": vmo.source.state.value,

@@ -326,7 +326,7 @@ class VmoHandle(Handle):
         end = offset + length
         if end <= vmo.stream_size:
             return length
-        if vmo.is_resizable:
+        if vmo.resizable:
             await self._opened.run_counted(vmo.set_size(end), self, self.file)
         elif isinstance(vmo, PagerVmo) and vmo.node.options.unbounded:
             await self._opened.run_counted(vmo.set_stream_size(end), self, self.file)

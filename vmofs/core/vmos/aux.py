@@ -158,11 +158,6 @@ class AnonymousVmo(Vmo):
         return self.node.kind
 
     @property
-    def resizable(self) -> bool:
-        """Whether the size can change."""
-        return self.is_resizable
-
-    @property
     def size_bytes(self) -> int:
         """The size in bytes, not rounded."""
         return self.node.stream_size if self.slice_size is None else self.slice_size

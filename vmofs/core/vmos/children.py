@@ -81,7 +81,7 @@ def _slice(parent: Vmo, offset: int, size: int, account: Account | None, *, no_w
     end = parent.size_pages * PAGE_SIZE
     if offset + page_count(size) * PAGE_SIZE > end:
         raise InvalidArgsError(f"slice {offset}+{size} does not lie inside the parent of {end} bytes")
-    if parent.is_resizable:
+    if parent.resizable:
         raise NotSupportedError("a resizable VMO cannot have slices")
     if isinstance(parent, AuxVmo | AuxView):  # pages lie inside, but what a file has may end within the last
         size = max(0, min(size, parent.size_bytes - offset))

@@ -6,8 +6,8 @@ Rules:
   children. The bytes, the pins and what the pager is asked for belong to the pages; handles keep none of it.
 * A call checks its arguments against the window when it is started, in Zircon's order: first the right to write, then
   the range. From there on it works on the pages, in their offsets, and so does what is checked again after a wait.
-* Each call is written once, as a generator of steps, for all kinds of pages: in ``transfer``, ``commit``, ``zero``,
-  ``resize`` and ``hints``. A handle adds nothing but the window.
+* A call is a generator of steps, written once for all kinds of pages: in ``transfer``, ``commit``, ``zero``, ``resize``
+  and ``hints``. What differs between the kinds is a method of the pages. A handle adds nothing but the window.
 
 Theory. Five kinds of handles, three kinds of pages::
 
@@ -16,12 +16,17 @@ Theory. Five kinds of handles, three kinds of pages::
     AuxVmo --------> AuxPages          never absent, never waits (``aux``)
     PagerView, AuxView: slices and references, windows on the pages of one of these
 
+    slice, start 1, 2 pages         | b  C |
+    clone, which wrote page 1     _ | b  _ | _      where the bytes of a page are: ``cow_pages``
+    root                          A   B  C   D
+
 So a write through a slice of a pager VMO is DIRTY there and sets "modified". A slice has a size of its own that never
 changes, and a content size of its own; a reference has those of the VMO. A view of a view is a view of the VMO. Memory
 is counted with the VMO and shown by every view of it.
 
-Not nice: the calls of a pager family return an ``Access``, those of an aux their result, so each has a few lines for
-that. The sentences of errors name the kind of the handle, which is all that the words "child" and "clone" are for.
+Not nice: the calls of a pager family return an ``Access``, those of an aux their result, so each call has a line for
+either. An aux has DECOMMIT, a write that grows it and a pin that holds what it has committed, and checks the range
+before the right; these stand in ``aux``. Sentences of errors name the kind of the handle, and no rule tells when.
 
 What changes with it: ``children``, which makes handles; ``operations`` and ``pager``, which take handles of any kind.
 """
@@ -76,7 +81,7 @@ class Vmo:
         return self.slice_size is not None
 
     @property
-    def is_resizable(self) -> bool:
+    def resizable(self) -> bool:
         """Whether the size can change."""
         return self.node.resizable and self.slice_size is None
 
