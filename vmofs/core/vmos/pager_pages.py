@@ -166,11 +166,11 @@ class PagerPages(VmoPages):
 
         The last is a change that the pager does not know of, so under TRAP_DIRTY it is asked (CommitExtendedTail); a
         DIRTY covers zero pages only: clean ones are committed already and must not become dirty (NoDirtyOnCommit).
+        What is returned may reach beyond the range.
         """
         run = self.runs.at(pages.start)
         if run is None:
             return self._need_first(pages)
-        part = run.range & pages
         if run.state in _DIRTY_ZEROS:
             zero = dirty.first_run_in(self.runs, pages, _DIRTY_ZEROS)
             if self.options.trap_dirty:
@@ -178,9 +178,10 @@ class PagerPages(VmoPages):
                 return Need(self.source, PacketCommand.DIRTY, zero)
             self.make_dirty(zero, PageEvent.COMMIT)
         elif run.state is PageState.MARKER:
+            part = run.range & pages
             content.commit_zero(self.frames, self.runs, part, after(run.state, PageEvent.COMMIT))
             self.used(part)
-        return part
+        return run.range
 
     def used(self, pages: PageRange) -> None:
         """Note that present pages are used: they are the last to be evicted, and no longer unneeded."""

@@ -112,7 +112,7 @@ class VmoPages(CowPages):
     def in_turns(self, offset: int, length: int, do: Callable[[PageRange], Need | PageRange]) -> Steps[None]:
         """Do something to the pages of a range, some at a time, as far as it lies inside; others may go on in between.
 
-        ``do`` returns which pages it has done from the start of what it is given on, or what must be asked first.
+        ``do`` returns which pages are done from the start of what it is given on, or what must be asked first.
         """
         self.check_inside(offset, length)
         (position, last), looked_at = PageRange.of_bytes(offset, length), 0
