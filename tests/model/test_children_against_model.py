@@ -39,11 +39,10 @@ from vmofs.core.pages.states import PageState
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.system import System
-from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.view import AuxView, PagerView
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.status import Status, VmoError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange

@@ -30,7 +30,8 @@ from vmofs.core.requests.access import Access
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.system import System
 from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import Status, VmoError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.requests.access import Access
-from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import Vmo, create_child
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.view import AuxView, PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import ChildKind

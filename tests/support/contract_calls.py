@@ -33,9 +33,7 @@ from vmofs.core.pages.pins import Pin
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.system import System
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.view import PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.status import Status, VmoError
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import VmoOp

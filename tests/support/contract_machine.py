@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.oracle.model import ModelRequest
 from tests.support.contract_calls import ROOT_ONLY, Member
 from tests.support.contract_worlds import Worlds
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import Status
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE

@@ -27,7 +27,7 @@ from tests.support.raw_mapping import RawMapping, mapped
 from vmofs.core.pages.pins import Pin
 from vmofs.core.pages.states import PageState
 from vmofs.core.requests.request import Packet
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import Status
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import ChildKind, PagerOp

@@ -31,9 +31,8 @@ from vmofs.core.requests.request import Packet
 from vmofs.core.requests.system import System
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.view import PagerView
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.status import Status
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.oracle.world import World
 from vmofs.core.pager import DIRTY_RANGE_IS_ZERO
 from vmofs.core.pages.states import PageState
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PagerOp
 
@@ -60,7 +61,7 @@ def grown(world: World, pages: int, to_pages: int, *, trap: bool = False) -> Pag
     """Make a VMO that has grown: its pages from ``pages`` on are a dirty zero interval."""
     vmo = resizable(world, pages, trap=trap)
     resize(world, vmo, to_pages)
-    vmo.modified = False
+    vmo.node.modified = False
     return vmo
 
 

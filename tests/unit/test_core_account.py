@@ -11,9 +11,9 @@ from vmofs.core.pages.pins import MOST_PIECES, Pins
 from vmofs.core.vmos import children
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.clone import CloneVmo
 from vmofs.core.vmos.hints import MOST_RANGES
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import CloneVmo, PagerVmo
 from vmofs.status import NoMemoryError
 from vmofs.units import Key, PageRange
 from vmofs.vocabulary import ChildKind

@@ -12,8 +12,7 @@ from tests.oracle.world import World
 from tests.support.children_harness import FULL, MODIFIED, ON_WRITE, P, used
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import Vmo, create_child
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.vmo import CloneVmo, PagerVmo
 from vmofs.vocabulary import ChildKind
 
 VMO_PAGES = 2**20  # 4 GiB

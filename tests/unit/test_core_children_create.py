@@ -24,7 +24,7 @@ from tests.support.children_harness import (
 from tests.support.dirty_harness import resizable
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import Vmo, create_child
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import BadStateError, InvalidArgsError, NotSupportedError, OutOfRangeError
 from vmofs.units import MAX_VMO_BYTES, UINT64_MAX
 from vmofs.vocabulary import AuxKind, ChildKind

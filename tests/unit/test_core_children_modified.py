@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.oracle.world import World
 from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, resize, shows, used, write, zero
 from tests.support.dirty_harness import resizable
-from vmofs.core.vmos.clone import CloneVmo
+from vmofs.core.vmos.vmo import CloneVmo
 
 
 def family(world: World) -> tuple[CloneVmo, CloneVmo]:

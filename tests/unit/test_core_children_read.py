@@ -6,7 +6,7 @@ import pytest
 
 from tests.oracle.world import KEY, World
 from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, shows, slice_of, write, zero
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError, TimedOutError
 from vmofs.testing import pattern
 from vmofs.units import PageRange

@@ -7,7 +7,7 @@ import pytest
 from tests.oracle.world import World
 from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, reference, resize, shows, slice_of, write
 from tests.support.dirty_harness import resizable
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import BadStateError, IoError, OutOfRangeError, UnavailableError
 from vmofs.units import MAX_VMO_BYTES
 
@@ -110,7 +110,7 @@ def test_growing_a_content_that_ends_within_a_page_does_not_bring_up_the_parent(
     world.supply(root, 0, 8)
     child = clone(root, resizable=True)
     world.start(child.set_size(2 * P - 8)).result()
-    child.stream_size = P + 8
+    child.node.stream_size = P + 8
     world.start(child.set_size(4 * P)).result()
     assert bytes(child.read_nowait(P + 8, P - 8) or b"") == bytes(P - 8)
     assert shows(child, 1) == "r"

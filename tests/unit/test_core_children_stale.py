@@ -10,9 +10,7 @@ from tests.oracle.world import World
 from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, resize, slice_of, snapshot, write, zero
 from tests.support.dirty_harness import resizable
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.view import PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.units import PageRange
 from vmofs.vocabulary import ChildKind
 

@@ -21,7 +21,7 @@ from tests.support.children_harness import (
 )
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import (
     AccessDeniedError,
     BadStateError,

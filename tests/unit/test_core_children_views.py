@@ -9,10 +9,9 @@ from tests.support.children_harness import P, PagerLike, aux_view, clone, read, 
 from tests.support.dirty_harness import ack, dirty, modified, states
 from vmofs.core.operations import op_range
 from vmofs.core.pages.states import PageState
-from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.view import AuxView
-from vmofs.core.vmos.vmo import VmoStatistics
+from vmofs.core.vmos.pager_pages import VmoStatistics
 from vmofs.status import AccessDeniedError, InvalidArgsError, NotSupportedError, OutOfRangeError, UnavailableError
 from vmofs.units import PageRange
 from vmofs.vocabulary import AuxKind, ChildKind, VmoOp
@@ -49,10 +48,10 @@ def test_hints_commit_and_pins_through_a_slice_act_on_the_root(world: World) -> 
         assert access.done
     world.supply(root, 3)
     pin = world.start(view.pin(P, P, write=True)).result()
-    assert (list(root.pinned), list(root.always_needed), states(root)) == ([(3, 4)], [(3, 4)], "...d....")
+    assert (list(root.pinned), list(root.node.always_needed), states(root)) == ([(3, 4)], [(3, 4)], "...d....")
     pin.unpin()
     world.start(op_range(VmoOp.DONT_NEED, view, 0, P)).result()
-    assert list(root.unneeded) == [PageRange(2, 3)]
+    assert list(root.node.unneeded) == [PageRange(2, 3)]
     with pytest.raises(NotSupportedError):
         view.decommit(0, P)
 

@@ -9,7 +9,7 @@ from tests.support.children_harness import MODIFIED, ON_WRITE, P, clone, read, s
 from tests.support.dirty_harness import dirty, modified, states
 from vmofs.core.operations import op_range
 from vmofs.core.pages.states import PageState
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import (
     AccessDeniedError,
     InvalidArgsError,
@@ -226,14 +226,14 @@ def test_hints_reach_the_pages_of_the_root_that_no_clone_on_the_way_has_forked(w
     write(world, middle, 1)
     last = clone(middle, ON_WRITE, 0, 6)
     access = world.start(op_range(VmoOp.ALWAYS_NEED, last, 0, 4 * P))
-    assert list(root.always_needed) == [PageRange(0, 1), PageRange(2, 4)]
+    assert list(root.node.always_needed) == [PageRange(0, 1), PageRange(2, 4)]
     assert world.packets() == ["READ(2,2)"]
     world.fail(root, 2)
     assert not access.done  # the failure counts when the whole request was
     world.fail(root, 3)
     assert access.result() is None
     world.start(op_range(VmoOp.DONT_NEED, last, 0, 6 * P)).result()
-    assert list(root.unneeded) == [PageRange(4, 6)]
+    assert list(root.node.unneeded) == [PageRange(4, 6)]
 
 
 @pytest.mark.parametrize("op", list(VmoOp))

@@ -8,7 +8,8 @@ from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pager import Pager
 from vmofs.core.pages.states import PageEvent, PageState
 from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, InvalidArgsError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, UINT64_MAX, Key, PageRange
@@ -95,7 +96,7 @@ def test_no_dirty_requests_after_detach(world: World) -> None:
     world.supply(vmo, 0, 2)
     vmo.pinned.add(PageRange(1, 2))
     writer = world.start_write(vmo, 0)
-    vmo.make_dirty(PageRange(0, 1), PageEvent.OP_DIRTY)
+    vmo.node.make_dirty(PageRange(0, 1), PageEvent.OP_DIRTY)
     world.run()
     assert writer.done
     world.pager.detach_vmo(vmo)

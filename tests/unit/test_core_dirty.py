@@ -209,7 +209,7 @@ def test_delayed_dirty_not_found_sends_read_and_then_dirty_again(world: World) -
     world.supply(vmo, 0)
     write = world.start_write(vmo, 0)
     assert world.packets() == ["DIRTY(0,1)"]
-    vmo.evict(PageRange(0, 1))
+    vmo.node.evict(PageRange(0, 1))
     with pytest.raises(NotFoundError):
         ack(world, vmo, 0)
     world.run()
@@ -369,7 +369,7 @@ def test_read_and_dirty_requests_do_not_interact(world: World) -> None:
     vmo = world.trap_vmo()
     world.supply(vmo, 0)
     world.start_write(vmo, 0)
-    vmo.evict(PageRange(0, 1))
+    vmo.node.evict(PageRange(0, 1))
     read = world.start_read(vmo, 0)
     assert world.packets() == ["DIRTY(0,1)", "READ(0,1)"]
     world.supply(vmo, 0)

@@ -16,8 +16,8 @@ from vmofs.core.pages.eviction import EvictedPages, Eviction, EvictionStatistics
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import CloneVmo, PagerVmo
 from vmofs.status import NoMemoryError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, PageRange
@@ -54,7 +54,7 @@ def full(world: World, options: VmoOptions | None = None) -> PagerVmo:
 def present(vmo: PagerVmo) -> list[int]:
     """Return the groups of which a page is present."""
     groups = range(vmo.size_pages // GROUP)
-    return [group for group in groups if vmo.runs.over(PageRange(group * GROUP, (group + 1) * GROUP))]
+    return [group for group in groups if vmo.node.runs.over(PageRange(group * GROUP, (group + 1) * GROUP))]
 
 
 def test_the_least_recently_supplied_group_goes_first(world: World) -> None:
@@ -109,7 +109,7 @@ def test_pages_that_are_not_needed_go_first(world: World) -> None:
     vmo.dont_need(3 * GROUP * P, GROUP * P)
     world.supply(vmo, LIMIT, GROUP)
     assert present(vmo) == [0, 1, 2, 4]
-    assert list(vmo.unneeded) == []
+    assert list(vmo.node.unneeded) == []
 
 
 def test_of_pages_that_are_not_needed_only_as_many_go_as_must(world: World) -> None:
@@ -117,7 +117,7 @@ def test_of_pages_that_are_not_needed_only_as_many_go_as_must(world: World) -> N
     vmo.dont_need(0, 2 * LIMIT * P)
     world.supply(vmo, LIMIT)
     assert present(vmo) == [1, 2, 3, 4]
-    assert list(vmo.unneeded) == [PageRange(GROUP, LIMIT), PageRange(LIMIT + 1, 2 * LIMIT)]
+    assert list(vmo.node.unneeded) == [PageRange(GROUP, LIMIT), PageRange(LIMIT + 1, 2 * LIMIT)]
 
 
 def test_a_use_lifts_the_hint(world: World) -> None:
@@ -167,7 +167,7 @@ def test_a_vmo_made_with_noevict_keeps_its_pages(world: World) -> None:
     kept.dont_need(0, LIMIT * P)
     with pytest.raises(NoMemoryError):
         world.aux(0, 1)
-    assert kept.evict(PageRange(0, GROUP)) == [PageRange(0, GROUP)]  # on command they go
+    assert kept.node.evict(PageRange(0, GROUP)) == [PageRange(0, GROUP)]  # on command they go
     world.supply(world.vmo(1), 0)
     world.supply(kept, LIMIT)
     world.pager.close_vmo(kept)
@@ -194,7 +194,7 @@ def test_what_cannot_be_brought_again_stays(world: World) -> None:
     world.pager.close()
     with pytest.raises(NoMemoryError):
         world.aux(0, 1)
-    assert closed.runs.committed_pages == LIMIT
+    assert closed.node.runs.committed_pages == LIMIT
 
 
 def test_the_pages_that_are_being_made_dirty_do_not_go_for_it(world: World) -> None:
@@ -239,7 +239,7 @@ def test_pages_are_gathered_for_a_pin_without_going_again(world: World) -> None:
 
 def test_spared_groups_keep_their_place(world: World) -> None:
     vmo = full(world)
-    order(world).reclaim(1, [run.frames for run in vmo.runs.over(PageRange(3, 17)) if run.frames])
+    order(world).reclaim(1, [run.frames for run in vmo.node.runs.over(PageRange(3, 17)) if run.frames])
     assert world.states(vmo)[:18] == "..." + 13 * "c" + "cc"
     order(world).reclaim(GROUP)
     assert present(vmo) == [2, 3]
@@ -266,7 +266,7 @@ def test_places_without_pages_are_swept_away(world: World, monkeypatch: pytest.M
         vmo = world.vmo(LIMIT)
         world.supply(vmo, 0, LIMIT)
         if world.system.frames.used % 2:
-            vmo.evict(PageRange(0, LIMIT))
+            vmo.node.evict(PageRange(0, LIMIT))
         world.pager.close_vmo(vmo)
     assert order(world).statistics().eviction_groups <= 8 + 2 * LIMIT
 
@@ -359,6 +359,6 @@ def test_of_pages_that_end_a_writeback_only_the_clean_ones_may_be_evicted(world:
     world.start(vmo.write(0, b"d" * 2 * P))
     world.pager.op_range(PagerOp.WRITEBACK_BEGIN, vmo, 0, P)
     world.pager.op_range(PagerOp.WRITEBACK_END, vmo, 0, 2 * P)
-    assert vmo.evictable(PageRange(0, 3)) == [PageRange(0, 1), PageRange(2, 3)]
+    assert vmo.node.evictable(PageRange(0, 3)) == [PageRange(0, 1), PageRange(2, 3)]
     world.supply(vmo, LIMIT, GROUP)
     assert vmo.state_at(1).value == "dirty"

@@ -243,7 +243,7 @@ def test_fail_of_the_second_dirty_page_leads_to_a_new_dirty(world: World) -> Non
     world.start_write(vmo, 0, 2)
     assert world.packets() == ["DIRTY(0,2)"]
     world.fail(vmo, 1)
-    vmo.make_dirty(PageRange(0, 1), PageEvent.OP_DIRTY)
+    vmo.node.make_dirty(PageRange(0, 1), PageEvent.OP_DIRTY)
     world.run()
     assert world.packets() == ["DIRTY(1,1)"]
 

@@ -11,7 +11,8 @@ from tests.support.children_harness import clone
 from tests.support.dirty_harness import P, ack, begin, dirty, grown, modified, states
 from vmofs.core.operations import op_range
 from vmofs.core.requests.access import Access
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, IoError, NoMemoryError, NotSupportedError, OutOfRangeError
 from vmofs.units import UINT64_MAX, PageRange
 from vmofs.vocabulary import VmoOp
@@ -30,7 +31,7 @@ def test_every_operation_outside_is_out_of_range(world: World, op: VmoOp, offset
     vmo = world.vmo()
     with pytest.raises(OutOfRangeError):
         start(world, op, vmo, offset, length).result()
-    assert (world.packets(), vmo.always_needed.pages, vmo.unneeded.pages) == ([], 0, 0)
+    assert (world.packets(), vmo.node.always_needed.pages, vmo.node.unneeded.pages) == ([], 0, 0)
 
 
 @pytest.mark.parametrize("op", VmoOp)
@@ -73,7 +74,7 @@ def test_a_part_of_an_answer_does_not_wake_those_without_a_wanted_page(world: Wo
     access = start(world, op, vmo, 0, 8 * P)
     world.supply(vmo, 0, 7)
     assert not access.done
-    vmo.evict(PageRange(2, 3))
+    vmo.node.evict(PageRange(2, 3))
     world.supply(vmo, 7)
     assert not access.done
     assert world.packets() == ["READ(2,1)"]  # evicted before it looked: asked anew
@@ -184,8 +185,8 @@ def test_always_need_protects_from_eviction_and_is_sticky(world: World) -> None:
     world.supply(vmo, 0, 8)
     start(world, VmoOp.ALWAYS_NEED, vmo, 2 * P, 2 * P).result()
     start(world, VmoOp.DONT_NEED, vmo, 0, 8 * P).result()
-    assert list(vmo.unneeded) == [PageRange(0, 2), PageRange(4, 8)]
-    assert vmo.evictable(PageRange(1, 6)) == [PageRange(1, 2), PageRange(4, 6)]
+    assert list(vmo.node.unneeded) == [PageRange(0, 2), PageRange(4, 8)]
+    assert vmo.node.evictable(PageRange(1, 6)) == [PageRange(1, 2), PageRange(4, 6)]
     assert world.pager.evict(vmo, 0, 8 * P) == [PageRange(0, 2), PageRange(4, 8)]
     assert states(vmo) == "..cc...."
 
@@ -201,7 +202,7 @@ def test_always_need_skips_what_fails_and_returns_ok(world: World) -> None:
     access.result()
     assert states(vmo) == "...ccccc"
     world.supply(vmo, 0, 3)  # what comes later is protected too
-    assert vmo.evictable(PageRange(0, 8)) == []
+    assert vmo.node.evictable(PageRange(0, 8)) == []
 
 
 @pytest.mark.parametrize("through_clone", [False, True])
@@ -232,7 +233,7 @@ def test_dont_need_never_pages_anything_in_and_works_detached(world: World) -> N
     world.supply(vmo, 0, 2)
     for _ in range(2):
         start(world, VmoOp.DONT_NEED, vmo, P - 1, 2 * P).result()
-        assert list(vmo.unneeded) == [PageRange(0, 3)]
+        assert list(vmo.node.unneeded) == [PageRange(0, 3)]
         assert world.packets() in ([], ["COMPLETE"])
         world.pager.detach_vmo(vmo)
 
@@ -242,7 +243,7 @@ def test_always_need_takes_back_dont_need(world: World) -> None:
     world.supply(vmo, 0, 8)
     start(world, VmoOp.DONT_NEED, vmo, 0, 8 * P).result()
     start(world, VmoOp.ALWAYS_NEED, vmo, 0, 4 * P).result()
-    assert list(vmo.unneeded) == [PageRange(4, 8)]
+    assert list(vmo.node.unneeded) == [PageRange(4, 8)]
 
 
 def test_hints_do_not_outlive_a_shrink(world: World) -> None:
@@ -251,7 +252,7 @@ def test_hints_do_not_outlive_a_shrink(world: World) -> None:
     start(world, VmoOp.ALWAYS_NEED, vmo, 0, 2 * P).result()
     start(world, VmoOp.DONT_NEED, vmo, 2 * P, 2 * P).result()
     world.start(vmo.set_size(P)).result()
-    assert (list(vmo.always_needed), list(vmo.unneeded)) == ([PageRange(0, 1)], [])
+    assert (list(vmo.node.always_needed), list(vmo.node.unneeded)) == ([PageRange(0, 1)], [])
 
 
 @pytest.mark.parametrize("trap", [False, True])
@@ -274,9 +275,9 @@ def test_only_clean_unpinned_pages_are_evictable(world: World) -> None:
     begin(world, vmo, 2)
     assert states(vmo) == "cdaccm.z"
     pin = world.start(vmo.pin(4 * P, P)).result()
-    assert vmo.evictable(PageRange(0, 8)) == [PageRange(0, 1), PageRange(3, 4)]
+    assert vmo.node.evictable(PageRange(0, 8)) == [PageRange(0, 1), PageRange(3, 4)]
     pin.unpin()
-    assert vmo.evictable(PageRange(3, 8)) == [PageRange(3, 5)]
+    assert vmo.node.evictable(PageRange(3, 8)) == [PageRange(3, 5)]
 
 
 def test_operations_check_when_they_are_started_not_when_they_are_made(world: World) -> None:

@@ -53,7 +53,7 @@ def test_unpinning_twice_counts_once() -> None:
 def test_a_pin_of_nothing_holds_nothing(world: World) -> None:
     vmo = world.vmo()
     pin = world.start(vmo.pin(3 * P, 0, write=True)).result()
-    assert (held(vmo.pins), world.packets(), modified(world, vmo)) == ([], [], False)
+    assert (held(vmo.node.pins), world.packets(), modified(world, vmo)) == ([], [], False)
     pin.unpin()
 
 
@@ -63,10 +63,10 @@ def test_a_pin_pages_in_like_commit_and_holds_the_pages_once_all_are_there(world
     access = world.start(vmo.pin(2 * P + 5, 2 * P))
     assert world.packets() == ["READ(2,1)"]
     world.supply(vmo, 2)
-    assert (world.packets(), held(vmo.pins)) == (["READ(4,1)"], [])
+    assert (world.packets(), held(vmo.node.pins)) == (["READ(4,1)"], [])
     world.supply(vmo, 4)
     assert access.result().pages == PageRange(2, 5)
-    assert (states(vmo), held(vmo.pins)) == ("..ccc...", [PageRange(2, 5)])
+    assert (states(vmo), held(vmo.node.pins)) == ("..ccc...", [PageRange(2, 5)])
     assert not modified(world, vmo)
 
 
@@ -75,7 +75,7 @@ def test_a_page_that_is_evicted_while_a_pin_waits_is_read_again(world: World) ->
     world.supply(vmo, 0)
     access = world.start(vmo.pin(0, 2 * P))
     assert world.packets() == ["READ(1,1)"]
-    vmo.evict(PageRange(0, 1))
+    vmo.node.evict(PageRange(0, 1))
     world.supply(vmo, 1)
     assert (access.done, world.packets()) == (False, ["READ(0,1)"])
     world.supply(vmo, 0)
@@ -89,7 +89,7 @@ def test_a_pin_that_fails_holds_nothing(world: World) -> None:
     world.fail(vmo, 1)
     with pytest.raises(IoError):
         access.result()
-    assert held(vmo.pins) == []
+    assert held(vmo.node.pins) == []
 
 
 @pytest.mark.parametrize("write", [False, True])
@@ -132,7 +132,7 @@ def test_not_modified_partial_failed_pin_write(world: World) -> None:
     world.fail(vmo, 1)
     with pytest.raises(IoError):
         access.result()
-    assert (states(vmo)[:2], held(vmo.pins), modified(world, vmo)) == ("dc", [], False)
+    assert (states(vmo)[:2], held(vmo.node.pins), modified(world, vmo)) == ("dc", [], False)
 
 
 def test_a_page_that_is_written_back_while_a_write_pin_waits_is_asked_for_again(world: World) -> None:
@@ -171,9 +171,9 @@ def test_detach_keeps_pinned_pages_and_unpinning_lets_them_be_evicted(world: Wor
     world.pager.detach_vmo(vmo)
     assert states(vmo) == ".c.."
     pins[0].unpin()
-    assert vmo.evict(PageRange(0, 4)) == []
+    assert vmo.node.evict(PageRange(0, 4)) == []
     pins[1].unpin()
-    assert vmo.evict(PageRange(0, 4)) == [PageRange(1, 2)]
+    assert vmo.node.evict(PageRange(0, 4)) == [PageRange(1, 2)]
 
 
 def test_pinned_supply_pages_keeps_what_is_pinned(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.oracle.world import KEY, World
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import BadStateError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, UINT64_MAX, PageRange

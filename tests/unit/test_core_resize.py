@@ -6,7 +6,7 @@ import pytest
 
 from tests.oracle.world import KEY, World
 from tests.support.dirty_harness import P, ack, dirty, grown, modified, resizable, resize, states, zero
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import BadStateError, OutOfRangeError, UnavailableError
 from vmofs.testing import pattern
 from vmofs.units import MAX_VMO_BYTES, PageRange

@@ -13,11 +13,10 @@ from tests.support.dirty_harness import P, dirty, states
 from vmofs.core.operations import op_range
 from vmofs.core.pages.spans import SLICE, Spans
 from vmofs.core.requests.access import Access, Steps
-from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.view import AuxView
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import CloneVmo, PagerVmo
 from vmofs.status import BadStateError, IoError, NotFoundError, OutOfRangeError, Status
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, PageRange
@@ -131,7 +130,7 @@ def test_a_page_that_goes_while_others_become_dirty_is_missed(world: World) -> N
     access: Access[None] = Access(world.pager.op_range_steps(PagerOp.DIRTY, vmo, 0, PAGES * P))
     access.may_rest = True
     access.start(0.0)
-    vmo.evict(PageRange(PAGES - 5, PAGES))
+    vmo.node.evict(PageRange(PAGES - 5, PAGES))
     while access.is_resting:
         access.go_on(0.0)
     with pytest.raises(NotFoundError, match="absent"):
@@ -279,7 +278,7 @@ def test_a_resting_call_leaves_a_request_that_it_was_woken_from_early(world: Wor
     vmo = world.vmo(4)
 
     def steps() -> Steps[None]:
-        yield vmo.need_read(PageRange(0, 4), wanted=0)
+        yield vmo.node.need_read(PageRange(0, 4), wanted=0)
         yield None
 
     access = Access(steps())

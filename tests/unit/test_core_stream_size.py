@@ -6,7 +6,8 @@ import pytest
 
 from tests.oracle.world import KEY, World
 from tests.support.dirty_harness import P, ack, clean, dirty, modified, resizable, resize, states
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, IoError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.units import MAX_VMO_BYTES, PageRange
@@ -164,7 +165,7 @@ def test_a_vmo_that_shrank_below_after_the_wait_is_out_of_range_too(world: World
     world.supply(vmo, 0)
     set_stream(world, vmo, 8)
     clean(world, vmo, 0)
-    vmo.evict(PageRange(0, 1))
+    vmo.node.evict(PageRange(0, 1))
     access = world.start(vmo.set_stream_size(6 * P))  # must zero the rest of page 0 first
     assert world.packets() == ["READ(0,1)"]
     world.start(vmo.set_size(8))  # the same stream size, and a VMO of one page
@@ -192,7 +193,7 @@ def test_markers_at_a_raised_boundary_become_dirty_zero(world: World) -> None:
     vmo = unbounded(world, P)
     world.start_write(vmo, 2)
     clean(world, vmo, 2)
-    vmo.evict(PageRange(2, 3))
+    vmo.node.evict(PageRange(2, 3))
     world.supply(vmo, 2, zero=True)
     assert states(vmo, 4) == ".umu"
     set_stream(world, vmo, 3 * P)

@@ -9,7 +9,8 @@ from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pager import Pager
 from vmofs.core.pages.states import PageState
 from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, InvalidArgsError, IoDataIntegrityError, NotSupportedError, OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange
@@ -207,7 +208,7 @@ def test_the_statistics_count_filled_and_redundant_pages(world: World) -> None:
     assert (counts.vmos, counts.supply_calls_total, counts.fail_calls_total) == (1, 2, 1)
     assert (counts.pages_supplied_total, counts.pages_redundant_total) == (4, 2)
     pages = vmo.statistics()
-    assert (pages.size_pages, pages.clean, pages.marker, pages.runs) == (8, 4, 0, len(vmo.runs))
+    assert (pages.size_pages, pages.clean, pages.marker, pages.runs) == (8, 4, 0, len(vmo.node.runs))
 
 
 def test_a_vmo_is_rounded_up_and_keeps_the_exact_size(world: World) -> None:

@@ -9,7 +9,8 @@ from vmofs.core.requests.access import Access
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.system import System
 from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, IoError, Status
 from vmofs.units import PAGE_SIZE, Key
 from vmofs.vocabulary import PacketCommand, PagerOp
@@ -85,7 +86,7 @@ def test_sync_asks_for_each_dirty_range_and_ends_when_all_went_through_end(synce
     synced.clean(5, 1)
     assert is_done(sync)
     sync.result()
-    assert len(synced.vmo.syncs) == 0
+    assert len(synced.vmo.node.syncs) == 0
 
 
 def test_a_page_that_is_dirtied_during_the_writeback_must_go_through_another_end(synced: Synced) -> None:

@@ -107,7 +107,7 @@ def test_an_error_that_is_no_status_is_not_swallowed(world: World) -> None:
 def test_check_finds_a_vmo_page_beyond_the_end() -> None:
     world = World()
     vmo = world.vmo(2)
-    vmo.runs.put(Run(2, 3, PageState.MARKER))
+    vmo.node.runs.put(Run(2, 3, PageState.MARKER))
     with pytest.raises(AssertionError):
         world.check()
 
@@ -116,7 +116,7 @@ def test_check_finds_a_frame_with_two_owners() -> None:
     world = World()
     vmos: list[PagerVmo] = [world.vmo(), world.vmo()]
     world.supply(vmos[0], 0)
-    vmos[1].runs.put(vmos[0].runs.over(PageRange(0, 1))[0])
+    vmos[1].node.runs.put(vmos[0].node.runs.over(PageRange(0, 1))[0])
     with pytest.raises(AssertionError, match="two owners"):
         world.check()
 

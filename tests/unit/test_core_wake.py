@@ -6,7 +6,7 @@ import pytest
 
 from tests.oracle.world import KEY, World
 from vmofs.core.requests.request import PageRequest
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import OutOfRangeError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, PageRange

@@ -6,7 +6,8 @@ import pytest
 
 from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pages.states import PageEvent
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, IoError, NoMemoryError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, PageRange
@@ -16,7 +17,7 @@ P = PAGE_SIZE
 
 def acknowledge(world: World, vmo: PagerVmo, page: int, pages: int) -> None:
     """Do what OP_DIRTY does to present pages."""
-    vmo.make_dirty(PageRange(page, page + pages), PageEvent.OP_DIRTY)
+    vmo.node.make_dirty(PageRange(page, page + pages), PageEvent.OP_DIRTY)
     world.run()
 
 

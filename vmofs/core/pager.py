@@ -17,18 +17,18 @@ from vmofs.core.pages.content import Bytes
 from vmofs.core.pages.runs import Run, RunMap
 from vmofs.core.pages.spans import SLICE
 from vmofs.core.pages.states import PageEvent
-from vmofs.core.requests.access import Access, Steps, without_waiting
+from vmofs.core.requests.access import Access, Steps, at_once
 from vmofs.core.requests.page_source import PageSource, SourceState, Tally
 from vmofs.core.requests.port import Port
-from vmofs.core.requests.request import PageRequest
+from vmofs.core.requests.request import SIZE_PAGE, PageRequest
 from vmofs.core.requests.system import System
 from vmofs.core.vmos import children, writeback
-from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.cow_pages import Node
+from vmofs.core.vmos.aux import AnonymousVmo
+from vmofs.core.vmos.cow_pages import CowPages
 from vmofs.core.vmos.detach import detach_steps, fail_all_steps
+from vmofs.core.vmos.pager_pages import PagerPages, VmoOptions
 from vmofs.core.vmos.taking import check_can_give, take_steps
-from vmofs.core.vmos.view import AuxView
-from vmofs.core.vmos.vmo import PagerVmo, VmoOptions
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import (
     BadStateError,
     InvalidArgsError,
@@ -136,22 +136,23 @@ class Pager:
         """Give up the handle of a VMO. When no child needs it either, it is freed and COMPLETE is sent."""
         vmo.close()
 
-    def vmo_freed(self, vmo: PagerVmo) -> None:
-        """Learn that a VMO is gone. For that VMO."""
+    def vmo_freed(self, vmo: object) -> None:
+        """Learn that a VMO is gone. For its pages."""
+        assert isinstance(vmo, PagerVmo)
         if vmo in self._vmos:
             del self._vmos[vmo]
             self._freed_sources.add(vmo.source)
         self._when_freed(vmo)
 
-    def check_vmo(self, vmo: Vmo) -> PagerVmo:
-        """Check that the VMO was made by this pager, and return it.
+    def check_vmo(self, vmo: object) -> PagerPages:
+        """Check that the VMO was made by this pager, and return its pages.
 
         Raises:
             InvalidArgsError: it was not.
         """
         if not isinstance(vmo, PagerVmo) or vmo not in self._vmos:
             raise InvalidArgsError("the VMO was not made by this pager")
-        return vmo
+        return vmo.node
 
     def supply_pages(
         self, vmo: Vmo, offset: int, length: int, aux: Vmo, aux_offset: int, xxh3: int | None = None
@@ -209,14 +210,14 @@ class Pager:
         return self._insert_taken(target, pages, taken, aux_offset)
 
     def _supply_in_slices(
-        self, target: PagerVmo, offset: int, length: int, aux: Vmo, aux_offset: int
+        self, target: PagerPages, offset: int, length: int, aux: Vmo, aux_offset: int
     ) -> Steps[list[PageRange]]:
         """Do what ``supply_pages`` does, in slices in which nobody has many pieces: others may go on in between."""
         done, filled, refused = 0, list[PageRange](), None
         while done < length:
             if done:
                 yield None
-                self.check_vmo(target)
+                self.check_vmo(target.owner)
             where, start, rest = offset + done, aux_offset + done, length - done
             moved = _slice_of(target, where, aux, start, rest)
             taken = yield from self._take_steps(target, aux, start, moved, rest)
@@ -234,20 +235,19 @@ class Pager:
         return filled
 
     def _take_steps(
-        self, target: PagerVmo, aux: Vmo, offset: int, length: int, rest: int, xxh3: int | None = None
+        self, target: PagerPages, aux: Vmo, offset: int, length: int, rest: int, xxh3: int | None = None
     ) -> Steps[list[Run]]:
         """Take ``length`` bytes from an aux, of which ``rest`` are to be taken in all."""
-        if not isinstance(aux, AuxVmo | AuxView):
+        if not isinstance(aux, AnonymousVmo):
             if rest > length:
                 check_can_give(aux, offset, rest)
             return (yield from take_steps(aux, offset, length, xxh3, partial(_check_accounts, target.runs)))
         aux.check_can_give(offset, rest, xxh3)
         if target.runs.account is not None:
-            start = aux.start + offset if isinstance(aux, AuxView) else offset
-            _check_accounts(target.runs, aux.node, PageRange.of_bytes(start, length))
+            _check_accounts(target.runs, aux.node, PageRange.of_bytes(aux.start + offset, length))
         return aux.take(offset, length)
 
-    def _insert_taken(self, target: PagerVmo, pages: PageRange, taken: list[Run], aux_offset: int) -> list[PageRange]:
+    def _insert_taken(self, target: PagerPages, pages: PageRange, taken: list[Run], aux_offset: int) -> list[PageRange]:
         shift = pages.start - aux_offset // PAGE_SIZE
         return self._insert(target, pages, [run.moved(shift) for run in taken] if shift else taken)
 
@@ -269,14 +269,14 @@ class Pager:
         self._totals["supply_calls"] += 1
         return self._insert(target, pages, fresh)
 
-    def _insert(self, target: PagerVmo, pages: PageRange, supplied: list[Run]) -> list[PageRange]:
+    def _insert(self, target: PagerPages, pages: PageRange, supplied: list[Run]) -> list[PageRange]:
         filled = target.insert(pages, supplied)
         count = sum(part.pages for part in filled)
         self._totals["pages_supplied"] += count
         self._totals["pages_redundant"] += pages.pages - count
         return filled
 
-    def op_range(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> None:
+    def op_range_steps(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> Steps[None]:
         """Answer or announce something about a page-aligned range of bytes. ``op`` None stands for an unknown one.
 
         FAIL: requests outstanding for the range fail with the status number ``data``; no page changes state, and it is
@@ -296,10 +296,6 @@ class Pager:
 
         Zircon: zx_pager_op_range.
         """
-        without_waiting(self.op_range_steps(op, vmo, offset, length, data))
-
-    def op_range_steps(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> Steps[None]:
-        """Do what ``op_range`` does, with rests."""
         check_page_aligned(offset=offset, length=length)
         target = self.check_vmo(vmo)
         if op is PagerOp.FAIL:
@@ -319,7 +315,9 @@ class Pager:
         else:
             raise NotSupportedError(f"unknown operation {op}")
 
-    def _fail_steps(self, vmo: PagerVmo, offset: int, length: int, data: int) -> Steps[None]:
+    op_range = at_once(op_range_steps)
+
+    def _fail_steps(self, vmo: PagerPages, offset: int, length: int, data: int) -> Steps[None]:
         data -= 2**64 if data >= 2**63 else 0  # a status is a signed number, the argument is not
         if data not in FAIL_CODES:
             allowed = ", ".join(f"{code.zx_name} ({code.value})" for code in sorted(FAIL_CODES, reverse=True))
@@ -333,9 +331,9 @@ class Pager:
                 if part.start > pages.start:
                     yield None
                 vmo.source.resolve(command, part, Status(data))
-        vmo.syncs.fail(vmo, pages, Status(data))
+        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, Status(data))
 
-    def query_dirty_ranges(self, vmo: Vmo, offset: int, length: int) -> list[DirtyRange]:
+    def query_dirty_ranges_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[DirtyRange]]:
         """Return what is dirty in a range of bytes (rounded outward to pages), ascending and cut to it.
 
         Dirty pages, awaiting clean or not, melt into one record; each zero interval is a record of its own.
@@ -346,13 +344,11 @@ class Pager:
 
         Zircon: zx_pager_query_dirty_ranges.
         """
-        return without_waiting(self.query_dirty_ranges_steps(vmo, offset, length))
-
-    def query_dirty_ranges_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[DirtyRange]]:
-        """Do what ``query_dirty_ranges`` does, with rests."""
         target = self.check_vmo(vmo)
         target.check_inside(offset, length)
         return (yield from writeback.dirty_ranges_steps(target.runs, PageRange.of_bytes(offset, length)))
+
+    query_dirty_ranges = at_once(query_dirty_ranges_steps)
 
     def query_vmo_stats(self, vmo: Vmo, *, reset: bool = False) -> bool:
         """Return whether the VMO was modified since the last reset; with ``reset`` forget it.
@@ -368,7 +364,7 @@ class Pager:
             target.modified = False
         return modified
 
-    def detach_vmo(self, vmo: Vmo) -> list[PageRange]:
+    def detach_steps(self, vmo: Vmo) -> Steps[list[PageRange]]:
         """End the bond with a VMO: waiters get BAD_STATE, clean pages go (returned), dirty ones stay; COMPLETE is sent.
 
         Raises:
@@ -376,13 +372,11 @@ class Pager:
 
         Zircon: zx_pager_detach_vmo.
         """
-        return without_waiting(self.detach_steps(vmo))
-
-    def detach_steps(self, vmo: Vmo) -> Steps[list[PageRange]]:
-        """Do what ``detach_vmo`` does, with rests."""
         return (yield from detach_steps(self.check_vmo(vmo)))
 
-    def evict(self, vmo: Vmo, offset: int, length: int) -> list[PageRange]:
+    detach_vmo = at_once(detach_steps)
+
+    def evict_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[PageRange]]:
         """Drop the clean, unpinned pages of a range of bytes (rounded outward to pages); return what was dropped.
 
         What the kernel does under memory pressure. Markers, dirty pages and zero intervals stay.
@@ -391,10 +385,6 @@ class Pager:
             InvalidArgsError: the VMO was not made by this pager.
             OutOfRangeError: the range overflows or does not lie inside the VMO.
         """
-        return without_waiting(self.evict_steps(vmo, offset, length))
-
-    def evict_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[PageRange]]:
-        """Do what ``evict`` does, with rests."""
         target = self.check_vmo(vmo)
         target.check_inside(offset, length)
         pages, dropped = PageRange.of_bytes(offset, length), list[PageRange]()
@@ -404,24 +394,24 @@ class Pager:
             dropped += target.evict(part)
         return dropped
 
-    def close(self) -> None:
-        """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""
-        without_waiting(self.close_steps())
+    evict = at_once(evict_steps)
 
     def close_steps(self) -> Steps[None]:
-        """Do what ``close`` does, with rests."""
+        """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""
         self._closed = True
         count = 0
         while self._vmos:
             vmo = next(iter(self._vmos))
             del self._vmos[vmo]
-            vmo.pager_closed()
-            yield from fail_all_steps(vmo)
+            vmo.node.pager_closed()
+            yield from fail_all_steps(vmo.node)
             count += 1
             if not count % SLICE:
                 yield None
         for source in self._freed_sources:
             source.withdraw_all()
+
+    close = at_once(close_steps)
 
     @property
     def vmos(self) -> KeysView[PagerVmo]:
@@ -457,7 +447,7 @@ class Pager:
         assert self._tally.outstanding == sum(vmo.source.statistics().outstanding for vmo in self._vmos)
 
 
-def _check_accounts(target: RunMap, aux: Node, pages: PageRange) -> None:
+def _check_accounts(target: RunMap, aux: CowPages, pages: PageRange) -> None:
     """Check that who pays for the VMO has room for pages of another's aux, and who pays for either for new ranges."""
     if aux.parent is not None:  # then zeros are left where pages were
         aux.runs.check_ranges()
@@ -473,10 +463,10 @@ def _check_data(op: PagerOp, data: int, *allowed: int) -> None:
         raise InvalidArgsError(f"{op.name} takes {' or '.join(map(str, allowed))} as data, not {data}")
 
 
-def _slice_of(target: PagerVmo, offset: int, aux: Vmo, aux_offset: int, length: int) -> int:
+def _slice_of(target: PagerPages, offset: int, aux: Vmo, aux_offset: int, length: int) -> int:
     """Return how much of a supply to do in one go: neither side, nor who waits, has many pieces there."""
     pages = PageRange.of_bytes(offset, length)
-    taken = PageRange.of_bytes(aux_offset + getattr(aux, "start", 0), length)
+    taken = PageRange.of_bytes(aux.start + aux_offset, length)
     requests = target.source.outstanding(PacketCommand.READ)
     most = min(
         target.runs.reach(*pages, SLICE) - pages.start,
@@ -486,7 +476,7 @@ def _slice_of(target: PagerVmo, offset: int, aux: Vmo, aux_offset: int, length: 
     return min(length, most * PAGE_SIZE)
 
 
-def _dirty_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
+def _dirty_steps(vmo: PagerPages, offset: int, length: int) -> Steps[None]:
     """Make all pages of a range dirty, or none. The order of checks, and which of them wakes whom: zircon-pager 2.5."""
     size = vmo.size_pages * PAGE_SIZE
     if offset + length > UINT64_MAX:
@@ -512,13 +502,13 @@ def _dirty_steps(vmo: PagerVmo, offset: int, length: int) -> Steps[None]:
         raise
 
 
-def _check_present(vmo: PagerVmo, pages: PageRange) -> None:
+def _check_present(vmo: PagerPages, pages: PageRange) -> None:
     gaps = vmo.runs.gaps(pages)
     if gaps:
         raise NotFoundError(f"pages {gaps[0]} of the range are absent")
 
 
-def _check_target(vmo: PagerVmo, offset: int, length: int) -> PageRange:
+def _check_target(vmo: PagerPages, offset: int, length: int) -> PageRange:
     """Check the destination of a supply in Zircon's order (step 7)."""
     if offset + length > UINT64_MAX:
         raise OutOfRangeError(f"range {offset}+{length} overflows")
@@ -529,6 +519,6 @@ def _check_target(vmo: PagerVmo, offset: int, length: int) -> PageRange:
     return PageRange.of_bytes(offset, length)
 
 
-def _check_attached(vmo: PagerVmo) -> None:
+def _check_attached(vmo: PagerPages) -> None:
     if vmo.source.state is not SourceState.ATTACHED:
         raise BadStateError(f"the VMO with key {vmo.source.key} is {vmo.source.state.value}")

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from vmofs.core.pages.states import PageState
 from vmofs.core.vmos.children import Vmo
-from vmofs.core.vmos.view import AuxView, PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.pager_pages import PagerPages
 from vmofs.status import NoMemoryError, TimedOutError
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.cache.page_cache import PageCache
@@ -75,10 +74,10 @@ class MappedStores:
             await self._bring_in(vmo, PageRange(page, page + 1), None, own=False)
 
     async def _bring_in(self, vmo: Vmo, pages: PageRange, but: VmoFile | AuxFile | None, *, own: bool) -> None:
-        shift = vmo.start // PAGE_SIZE if isinstance(vmo, PagerView | AuxView) else 0
+        shift = vmo.start // PAGE_SIZE
         shown = (pages & PageRange(0, vmo.size_pages)).moved(shift)
         for written, part in vmo.node.written_by(shown, own=own):
-            file = written.owner  # type: ignore[attr-defined] # every object of the core has one
+            file = written.owner
             if isinstance(file, VmoFile | AuxFile) and file is not but:
                 if file.mapper_count:
                     await self._bring_in_file(file, part)
@@ -95,8 +94,8 @@ class MappedStores:
 
 def _taken_at_once(vmo: Vmo, pages: PageRange) -> list[PageRange]:
     """Return the pages whose pager need not be asked before they are written to."""
-    of, shift = (vmo.of, vmo.start // PAGE_SIZE) if isinstance(vmo, PagerView) else (vmo, 0)
-    if not (isinstance(of, PagerVmo) and of.options.trap_dirty):
+    node, shift = vmo.node, vmo.start // PAGE_SIZE
+    if not (isinstance(node, PagerPages) and node.options.trap_dirty):
         return [pages]
-    runs = of.runs.over(pages.moved(shift))
+    runs = node.runs.over(pages.moved(shift))
     return [run.range.moved(-shift) for run in runs if run.state is PageState.DIRTY]

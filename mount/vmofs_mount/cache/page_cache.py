@@ -59,9 +59,8 @@ from vmofs.core.pages.content import Bytes
 from vmofs.core.pages.frames import Frames
 from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.pages.states import PageState
-from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import Vmo
-from vmofs.core.vmos.view import AuxView
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.cache.attributes import Attributes, CachedFile
 from vmofs_mount.cache.drops import Drops

@@ -11,7 +11,7 @@ from weakref import ref
 
 from vmofs.core.pager import Pager, check_page_aligned
 from vmofs.core.requests.access import Access
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, Status, VmoError
 from vmofs.units import ALL_PAGES, Key, PageRange
 from vmofs.vocabulary import DirtyRange

@@ -9,9 +9,8 @@ from typing import TypeVar
 from vmofs.core import operations
 from vmofs.core.pages.pins import Pin
 from vmofs.core.requests.access import Access
-from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.view import AuxView
 from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, VmoError
 from vmofs.units import ALL_PAGES, MAX_VMO_BYTES, PAGE_SIZE, PageRange
 from vmofs.vocabulary import AuxKind, ChildKind, VmoOp

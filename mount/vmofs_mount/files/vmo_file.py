@@ -15,9 +15,7 @@ import trio
 
 from vmofs.core.pages.content import Bytes
 from vmofs.core.requests.access import Access
-from vmofs.core.vmos.children import is_resizable
-from vmofs.core.vmos.view import PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.vmo import PagerView, PagerVmo
 from vmofs.status import BadStateError, IoError, OutOfRangeError, VmoError
 from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 from vmofs_mount.cache.direct_writes import DirectWrites
@@ -429,9 +427,9 @@ class VmoHandle(Handle):
         end = offset + length
         if end <= vmo.stream_size:
             return length
-        if is_resizable(vmo):
+        if vmo.resizable:
             await self._opened.run_counted(vmo.set_size(end), self, self.file)
-        elif isinstance(vmo, PagerVmo) and vmo.options.unbounded:
+        elif isinstance(vmo, PagerVmo) and vmo.node.options.unbounded:
             await self._opened.run_counted(vmo.set_stream_size(end), self, self.file)
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")

@@ -13,7 +13,7 @@ from vmofs.core.pager import Pager
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.request import PageRequest
 from vmofs.core.requests.system import System
-from vmofs.core.vmos.vmo import VmoOptions
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import BadHandleError, BadStateError, InvalidArgsError, OutOfRangeError, WrongTypeError
 from vmofs.units import Key
 from vmofs.wire.commands import CommandKind

@@ -26,7 +26,7 @@ def drop_privileges(
     if not (own and file.mode & SET_ID) and not (node.windows or node.children):
         return
     for shown in node.seen_by():
-        other = shown.owner  # type: ignore[attr-defined] # every object of the core has one
+        other = shown.owner
         if isinstance(other, VmoFile | AuxFile) and other.mode & SET_ID and (own or other is not file):
             if keeps():
                 return

@@ -18,11 +18,9 @@ from sortedcontainers import SortedKeyList
 
 from vmofs.core.pager import Pager
 from vmofs.core.pages.ranges import RangeSet
-from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.children import Vmo, is_resizable
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.view import AuxView, PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.aux import AuxView, AuxVmo
+from vmofs.core.vmos.children import Vmo
+from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.units import PageRange
 from vmofs_mount.linux.caller import Caller
 
@@ -353,7 +351,7 @@ class VmoFile(Node):
         counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
         counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
         counts["runs"] = counts.pop("runs_pages", 0)
-        options = asdict(vmo.options) if isinstance(vmo, PagerVmo) else {"resizable": is_resizable(vmo)}
+        options = asdict(vmo.node.options) if isinstance(vmo, PagerVmo) else {"resizable": vmo.resizable}
         values = {
             "key": vmo.source.key,
             "state": vmo.source.state.value,

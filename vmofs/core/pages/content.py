@@ -33,11 +33,7 @@ def run_bytes(frames: Frames, run: Run, offset: int, end: int) -> Bytes:
 
 def read_present(frames: Frames, runs: RunMap, offset: int, end: int, *, gaps_are_zero: bool) -> Bytes | None:
     """Return the bytes ``[offset, end)``, or None if a page is absent and gaps are not zero. No copy for one run."""
-    page = offset // PAGE_SIZE
-    held = runs.frames_from(page)
-    if held is not None and end <= (page + held.pages) * PAGE_SIZE:
-        return frames.part(held, offset % PAGE_SIZE, end - offset)
-    if held is None and not gaps_are_zero and runs.at(page) is None:
+    if not gaps_are_zero and runs.at(offset // PAGE_SIZE) is None:
         return None
     pages = PageRange.of_bytes(offset, end - offset)
     pieces: list[Bytes] = []

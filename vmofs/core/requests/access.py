@@ -10,8 +10,9 @@ Where there is much to do, it yields None now and then: others may have their tu
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+import functools
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
 from vmofs.core.requests.request import Waiter
 from vmofs.status import Status, VmoError
@@ -21,6 +22,7 @@ from vmofs.vocabulary import PacketCommand
 if TYPE_CHECKING:
     from vmofs.core.requests.page_source import PageSource
 
+P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -47,6 +49,26 @@ def without_waiting(steps: Steps[T]) -> T:
             result: T = stop.value
             return result
         assert need is None, need
+
+
+def at_once(call: Callable[P, Steps[T]]) -> Callable[P, T]:
+    """Make of a call that only rests one that does everything in one go and returns its result."""
+
+    @functools.wraps(call)
+    def do(*args: P.args, **kwargs: P.kwargs) -> T:
+        return without_waiting(call(*args, **kwargs))
+
+    return do
+
+
+def as_access(call: Callable[P, Steps[T]]) -> Callable[P, Access[T]]:
+    """Make of a call one that returns it as an access, to be started."""
+
+    @functools.wraps(call)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Access[T]:
+        return Access(call(*args, **kwargs))
+
+    return make
 
 
 class Access(Generic[T_co]):

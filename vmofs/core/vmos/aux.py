@@ -1,30 +1,31 @@
-"""Aux VMOs: ordinary anonymous memory in which page data is staged before it moves into a pager VMO."""
+"""Aux VMOs: ordinary anonymous memory in which page data is staged before it moves into a pager VMO.
+
+Their calls never wait for anybody, so they return their result. What may have much to do is a generator of steps all
+the same, which rests now and then; a slice of it changes all of its pages or, without memory, none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from vmofs.core.pages import content
 from vmofs.core.pages.account import Account
 from vmofs.core.pages.content import Bytes
-from vmofs.core.pages.pins import Pin, Pins
-from vmofs.core.pages.runs import Run, RunMap
-from vmofs.core.pages.spans import SLICE
-from vmofs.core.requests.access import Steps, without_waiting
+from vmofs.core.pages.pins import Pin
+from vmofs.core.pages.runs import Run
+from vmofs.core.requests.access import Steps, at_once
 from vmofs.core.requests.system import System
 from vmofs.core.vmos.checksum import check_sum
-from vmofs.core.vmos.cow_pages import Node
-from vmofs.core.vmos.lineage import Lineage
-from vmofs.status import (
-    AccessDeniedError,
-    BadStateError,
-    NotSupportedError,
-    OutOfRangeError,
-    UnavailableError,
-)
-from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, page_count
+from vmofs.core.vmos.vmo import View, Vmo
+from vmofs.core.vmos.vmo_pages import VmoPages
+from vmofs.status import AccessDeniedError, BadStateError, NotSupportedError, OutOfRangeError, UnavailableError
+from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
 from vmofs.vocabulary import AuxKind
+
+if TYPE_CHECKING:
+    from vmofs.core.vmos.cow_pages import Viewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,303 @@ class AuxStatistics:
     committed_pages: int
 
 
-class AuxVmo:
-    """Anonymous memory: absent pages read as zeros and occupy nothing. Never waits for anybody.
+class AuxPages(VmoPages):
+    """The pages of an aux, or of a snapshot of one: absent ones read as zeros and occupy nothing."""
 
-    ``size_bytes`` is exact; the VMO is that, rounded up to pages. Snapshots are of this class too; pages that a
-    snapshot shares count as committed in all who see them. Zircon: zx_vmo_create.
+    __slots__ = ("kind",)
+
+    CALLED = "aux VMO"
+
+    kind: AuxKind
+
+    def __init__(
+        self, system: System, owner: Viewer, size_bytes: int, kind: AuxKind, *, resizable: bool, account: Account | None
+    ) -> None:
+        super().__init__(system, owner, size_bytes, resizable=resizable, account=account)
+        self.kind = kind
+
+    def check_size(self, size_bytes: int) -> None:
+        """Check that the size may become that, apart from pins.
+
+        Raises:
+            UnavailableError: not resizable.
+            OutOfRangeError: larger than the largest VMO.
+        """
+        if not self.resizable:
+            raise UnavailableError(f"the size {self.stream_size} of this aux is fixed, {size_bytes} was asked for")
+        if size_bytes > MAX_VMO_BYTES:
+            raise OutOfRangeError(f"size {size_bytes} is above the largest VMO, {MAX_VMO_BYTES}")
+
+    def check_new_size(self, size: int) -> None:
+        """Check that the size may become that.
+
+        Raises:
+            VmoError: as ``check_size``.
+            BadStateError: pinned pages would be cut off.
+        """
+        self.check_size(size)
+        first = page_count(size)
+        if self.pinned.over(PageRange(first, self.size_pages)):
+            raise BadStateError(f"pinned pages lie beyond the new size {first} in pages")
+
+    def resize(self, size: int) -> None:
+        """Change the size at once. What a shorter content leaves in its last page must not show up when it grows.
+
+        Raises:
+            NoMemoryError: that page is shared, and there is no memory for a copy; nothing changed.
+        """
+        if size < self.stream_size:
+            self.zero_tail(size)
+        super().resize(size)
+
+    def tail_after(self, _size: int) -> int:
+        """Return that no tail is left to be zeroed."""
+        return 0
+
+    def zero_tail(self, size_bytes: int) -> None:
+        """Zero the rest of the last page of a content of this size, if that page has memory.
+
+        Raises:
+            NoMemoryError: the page is shared, and there is no memory for a copy.
+        """
+        end = size_bytes + -size_bytes % PAGE_SIZE
+        for page in self.committed(PageRange.of_bytes(size_bytes, end - size_bytes)):
+            self.own(page)
+            content.wipe_committed(self.frames, self.runs, size_bytes, end)
+            self.changed(page)
+
+    def in_turns(self, offset: int, length: int, do: Callable[[PageRange], object]) -> Steps[None]:
+        """Do something to the pages of a range, to one empty range if it is empty, in slices, with rests.
+
+        A slice is done in one go: without memory, nothing of it. If the range is cut off in a rest, that is an error.
+        """
+        position, end = PageRange.of_bytes(offset, length)
+        while True:
+            self.check_inside(offset, length)
+            part = PageRange(position, self.reach(position, end))
+            do(part)
+            position = part.end
+            if position >= end:
+                break
+            yield None
+
+    def commit_some(self, pages: PageRange) -> PageRange:
+        """Give all pages of a slice frames."""
+        self.own(pages)
+        return pages
+
+    def zero_whole(self, pages: PageRange) -> None:
+        """Make whole pages zeros for good; special memory keeps its frames, as pinned pages do."""
+        if self.kind is AuxKind.PLAIN:
+            super().zero_whole(pages)
+            return
+        for part in self.committed(pages):
+            self.wipe(part)
+
+    def check_unpinned(self, offset: int, length: int) -> None:
+        """Check that no page of a range of bytes is pinned.
+
+        Raises:
+            BadStateError: one is.
+        """
+        pinned = self.pinned.over(PageRange.of_bytes(offset, length))
+        if pinned:
+            raise BadStateError(f"aux pages {pinned[0]} are pinned")
+
+
+class AnonymousVmo(Vmo):
+    """The calls of an aux and its children: anonymous memory, which never waits for anybody."""
+
+    __slots__ = ()
+
+    node: AuxPages
+
+    @property
+    def of(self) -> AuxVmo:
+        """The VMO whose pages these are; this itself, if it is no view."""
+        return cast("AuxVmo", self.node.owner)
+
+    @property
+    def kind(self) -> AuxKind:
+        """How the memory came to be."""
+        return self.node.kind
+
+    @property
+    def size_bytes(self) -> int:
+        """The size in bytes, not rounded."""
+        return self.node.stream_size if self.slice_size is None else self.slice_size
+
+    def read_nowait(self, offset: int, length: int) -> Bytes:
+        """Return the bytes ``[offset, offset+length)``, fewer at the end. Valid until the next call on any object."""
+        node = self.node
+        end = min(offset + length, node.stream_size if self.slice_size is None else self.slice_size)
+        if end <= offset:
+            return b""
+        data = node.read_present(self.start + offset, self.start + end)
+        assert data is not None
+        return data
+
+    def write_nowait(self, offset: int, data: Bytes) -> int:
+        """Write bytes, growing the content if they end beyond it; return their number.
+
+        Raises:
+            AccessDeniedError: made with NO_WRITE.
+            OutOfRangeError: they would end beyond the largest VMO.
+            UnavailableError: they end beyond a slice, or an aux that is not resizable.
+            NoMemoryError: the memory limit is reached; nothing changed.
+        """
+        if self.no_write:
+            self.check_writable()
+        length = len(data)
+        if not length:
+            return 0  # as in Unix, writing nothing beyond the end does not extend
+        if self.slice_size is not None and offset + length > self.slice_size:
+            raise UnavailableError(f"the size {self.slice_size} of this slice is fixed")
+        node = self.node
+        offset += self.start
+        end = offset + length
+        if end > node.stream_size:
+            node.check_size(end)
+        pages = PageRange.of_bytes(offset, length)
+        node.own(pages, filled=True)
+        content.write_committed(node.frames, node.runs, offset, data)
+        node.changed(pages, self)
+        if end > node.stream_size:
+            node.stream_size, node.size_pages = end, page_count(end)
+        return length
+
+    set_size = at_once(Vmo.set_size_steps)
+
+    # zx_vmo_op_range
+
+    commit = at_once(Vmo.commit_steps)
+
+    op_zero = at_once(Vmo.op_zero_steps)
+
+    def decommit_steps(self, offset: int, length: int) -> Steps[None]:
+        """Free the memory of a range of bytes (rounded outward to pages), which then reads as zeros.
+
+        Raises:
+            AccessDeniedError: made with NO_WRITE.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            NotSupportedError: contiguous or physical memory, or there are snapshots.
+            BadStateError: a page is pinned.
+
+        Zircon: ZX_VMO_OP_DECOMMIT.
+        """
+        node = self.node
+
+        def free(part: PageRange) -> None:
+            if node.parent is not None:
+                raise NotSupportedError("memory that snapshots share cannot be decommitted")
+            if node.kind is not AuxKind.PLAIN:
+                raise NotSupportedError(f"{node.kind.value} memory cannot be decommitted")
+            node.check_unpinned(self.start + offset, length)
+            node.zero_whole(part)
+
+        return self._writing(offset, length, node.in_turns(self.start + offset, length, free))
+
+    decommit = at_once(decommit_steps)
+
+    def prefetch_steps(self, offset: int, length: int) -> Steps[None]:
+        """Do nothing: no page is ever absent. Zircon: ZX_VMO_OP_PREFETCH.
+
+        Raises:
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+        """
+        self.check_inside(offset, length)
+        yield from ()
+
+    prefetch = at_once(prefetch_steps)
+
+    def always_need_steps(self, _offset: int, _length: int) -> Steps[None]:
+        """Do nothing: here the hints are always good, not even their range is looked at. Zircon: ALWAYS_NEED."""
+        yield from ()
+
+    dont_need_steps = always_need_steps
+
+    def pin_steps(self, offset: int, length: int) -> Steps[Pin]:
+        """Commit the pages of a range of bytes (rounded outward) and keep them until ``unpin``.
+
+        Raises:
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            AccessDeniedError: the VMO itself was made with NO_WRITE.
+            NoMemoryError: the memory limit is reached; nothing changed.
+        """
+        node, held = self.node, list[Pin]()
+
+        def keep(part: PageRange) -> None:
+            node.own(part)
+            held.append(node.pins.add(part))
+
+        self.check_inside(offset, length)
+        self.of.check_writable()
+        offset += self.start
+        try:
+            yield from node.in_turns(offset, length, keep)
+            return node.pins.add(PageRange.of_bytes(offset, length))
+        finally:
+            for pin in held:
+                pin.unpin()
+
+    pin = at_once(pin_steps)
+
+    # Giving pages away
+
+    def check_can_give(self, offset: int, length: int, xxh3: int | None = None) -> None:
+        """Check everything that would keep ``take`` from taking a page-aligned range of bytes.
+
+        Raises:
+            AccessDeniedError: made with NO_WRITE.
+            NotSupportedError: contiguous or physical memory.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            BadStateError: there are children, or a page is pinned.
+            IoDataIntegrityError: the bytes do not have the XXH3-64 sum ``xxh3``.
+
+        Zircon: zx_pager_supply_pages, step 6.
+        """
+        if self.no_write:
+            self.check_writable()
+        node = self.node
+        if node.kind is not AuxKind.PLAIN:
+            raise NotSupportedError(f"pages of {node.kind.value} memory cannot be taken")
+        if length == 0:
+            return  # not even the end of the aux is looked at
+        if offset + length > (size := self.size_pages * PAGE_SIZE):
+            if self is not self.of:
+                self.check_inside(offset, length)
+            raise OutOfRangeError(f"aux range {offset}+{length} does not lie inside the aux VMO of {size} bytes")
+        if self.lineage.children:
+            raise BadStateError(f"the aux has {self.lineage.num_children} children")
+        if node.pinned:
+            node.check_unpinned(self.start + offset, length)
+        if xxh3 is not None:
+            check_sum(node, self.start + offset, length, xxh3)
+
+    def take(self, offset: int, length: int) -> list[Run]:
+        """Remove the pages of a range and return them as runs; from now on it reads as zeros. Frames change hands.
+
+        Their numbers are those of the range.
+
+        Raises:
+            NoMemoryError: snapshots share pages of the range, and there is no memory for copies; nothing changed.
+        """
+        taken = self.node.take(PageRange.of_bytes(self.start + offset, length))
+        return [run.moved(-(self.start // PAGE_SIZE)) for run in taken] if self.start else taken
+
+    def statistics(self) -> AuxStatistics:
+        """Return the present sizes."""
+        return AuxStatistics(self.size_bytes, self.committed_pages)
+
+
+class AuxVmo(AnonymousVmo):
+    """An aux, or a snapshot of one. Zircon: zx_vmo_create.
+
+    ``size_bytes`` is exact; the VMO is that, rounded up to pages. Pages that a snapshot shares are committed in all who
+    see them.
     """
+
+    __slots__ = ("no_write",)
 
     def __init__(
         self,
@@ -52,332 +344,24 @@ class AuxVmo:
         no_write: bool = False,
         account: Account | None = None,
     ) -> None:
-        self.system = system
-        self._frames = system.frames
-        self._runs = RunMap(account)
-        self.node = Node(system, self._runs, self)
-        self.lineage = Lineage()
-        self._size_bytes = size_bytes
-        self.kind = kind
-        self.resizable = resizable
         self.no_write = no_write
-        self.owner: object = None  # the edge's
-        self.pins = Pins()
-        self.pinned = self.pins.pages
-        system.register(self, self._runs)
-
-    @property
-    def size_bytes(self) -> int:
-        """The size in bytes, not rounded."""
-        return self._size_bytes
-
-    @property
-    def size_pages(self) -> int:
-        """The size of the VMO in pages."""
-        return page_count(self._size_bytes)
-
-    @property
-    def committed_pages(self) -> int:
-        """Pages that occupy memory, shared ones included."""
-        return self._runs.committed_pages + self.node.shared_pages
-
-    def read_nowait(self, offset: int, length: int) -> Bytes:
-        """Return the bytes ``[offset, offset+length)``, fewer at the end. Valid until the next call on any object."""
-        end = min(offset + length, self._size_bytes)
-        if end <= offset:
-            return b""
-        data = self.node.read_present(offset, end)
-        assert data is not None
-        return data
-
-    def write_nowait(self, offset: int, data: Bytes, by: object = None) -> int:
-        """Write bytes, growing the file if they end beyond it; return their number. ``by``: the view written to.
-
-        Raises:
-            AccessDeniedError: a snapshot that was made with NO_WRITE.
-            OutOfRangeError: they would end beyond the largest VMO.
-            UnavailableError: they end beyond an aux that is not resizable.
-            NoMemoryError: the memory limit is reached; nothing changed.
-        """
-        self.check_writable()
-        if not data:
-            return 0  # as in Unix, writing nothing beyond the end does not extend
-        end = offset + len(data)
-        if end > self._size_bytes:
-            self._check_size(end)
-        pages = PageRange.of_bytes(offset, len(data))
-        self.node.own(pages, filled=True)
-        content.write_committed(self._frames, self._runs, offset, data)
-        self.node.changed(pages, by or self)
-        self._size_bytes = max(self._size_bytes, end)
-        return len(data)
-
-    def set_size(self, size_bytes: int) -> None:
-        """Cut or extend; what is beyond the end is gone, what is new reads as zeros.
-
-        Raises:
-            UnavailableError: not resizable.
-            OutOfRangeError: larger than the largest VMO.
-            BadStateError: pinned pages would be cut off.
-            NoMemoryError: the rest of the last page is shared, and there is no memory for a copy; nothing changed.
-        """
-        without_waiting(self.set_size_steps(size_bytes))
-
-    def set_size_steps(self, size_bytes: int) -> Steps[None]:
-        """Do what ``set_size`` does, with rests: if there are many pieces to cut off, the size sinks in steps."""
-        first = page_count(size_bytes)
-        while first < (step := self._runs.reach_back(first, self.size_pages, SLICE)) < self.size_pages:
-            self._check_size(size_bytes)
-            self._check_unpinned(first)
-            self._set_size(step * PAGE_SIZE)
-            yield None
-        self._check_size(size_bytes)
-        self._check_unpinned(first)
-        self._set_size(size_bytes)
-
-    def _check_unpinned(self, first: int) -> None:
-        if self.pinned.over(PageRange(first, self.size_pages)):
-            raise BadStateError(f"pinned pages lie beyond the new size {first} in pages")
-
-    def _set_size(self, size_bytes: int) -> None:
-        cut = PageRange(page_count(size_bytes), self.size_pages)
-        if size_bytes < self._size_bytes:
-            self.zero_tail(size_bytes)
-        if cut:
-            self._changed_if_present(cut)
-            self.node.cut(cut.start)
-        self._size_bytes = size_bytes
-
-    def zero_tail(self, size_bytes: int) -> None:
-        """Zero the rest of the last page of a content of this size: it must not show up when the content grows.
-
-        Raises:
-            NoMemoryError: the page is shared, and there is no memory for a copy.
-        """
-        self._overwrite_with_zeros(size_bytes, size_bytes + -size_bytes % PAGE_SIZE)
+        super().__init__(AuxPages(system, self, size_bytes, kind, resizable=resizable, account=account))
 
     def check_writable(self) -> None:
-        """Check that this may be written to.
-
-        Raises:
-            AccessDeniedError: it was made with NO_WRITE.
-        """
+        """Check that this may be written to: only a snapshot may not."""
         if self.no_write:
             raise AccessDeniedError("the snapshot was made with NO_WRITE")
 
-    def _check_size(self, size_bytes: int) -> None:
-        if not self.resizable:
-            raise UnavailableError(f"the size {self._size_bytes} of this aux is fixed, {size_bytes} was asked for")
-        if size_bytes > MAX_VMO_BYTES:
-            raise OutOfRangeError(f"size {size_bytes} is above the largest VMO, {MAX_VMO_BYTES}")
+    def check_resizable(self) -> None:
+        """Check nothing: what was made with NO_WRITE has a fixed size, and that is what is said."""
 
-    # zx_vmo_op_range
-
-    def _check_inside(self, offset: int, length: int) -> None:
-        size = self.size_pages * PAGE_SIZE
-        if offset + length > min(UINT64_MAX, size):
-            raise OutOfRangeError(f"range {offset}+{length} does not lie inside the aux VMO of {size} bytes")
-
-    def commit(self, offset: int, length: int) -> None:
-        """Give every page of a range of bytes (rounded outward) memory.
-
-        Raises:
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-            NoMemoryError: the memory limit is reached; nothing changed.
-
-        Zircon: ZX_VMO_OP_COMMIT.
-        """
-        without_waiting(self.commit_steps(offset, length))
-
-    def commit_steps(self, offset: int, length: int) -> Steps[None]:
-        """Do what ``commit`` does, with rests: of very many pieces some may have memory after a failure."""
-        for part in self._slices(offset, length):
-            self.check_writable()
-            self.node.own(part)
-            if part.end * PAGE_SIZE < offset + length:
-                yield None
-
-    def _slices(self, offset: int, length: int) -> Iterator[PageRange]:
-        """Yield the pages of a range that has to lie inside, one empty range if it is empty, in slices."""
-        position, end = PageRange.of_bytes(offset, length)
-        while True:
-            self._check_inside(offset, length)
-            start, position = position, self.node.reach(position, end)
-            yield PageRange(start, position)
-            if position >= end:
-                break
-
-    def decommit(self, offset: int, length: int) -> None:
-        """Free the memory of a range of bytes (rounded outward to pages), which then reads as zeros.
-
-        Raises:
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-            NotSupportedError: contiguous or physical memory, or there are snapshots.
-            BadStateError: a page is pinned.
-
-        Zircon: ZX_VMO_OP_DECOMMIT.
-        """
-        without_waiting(self.decommit_steps(offset, length))
-
-    def decommit_steps(self, offset: int, length: int) -> Steps[None]:
-        """Do what ``decommit`` does, with rests."""
-        for part in self._slices(offset, length):
-            self.check_writable()
-            if self.node.parent is not None:
-                raise NotSupportedError("memory that snapshots share cannot be decommitted")
-            if self.kind is not AuxKind.PLAIN:
-                raise NotSupportedError(f"{self.kind.value} memory cannot be decommitted")
-            pinned = self.pinned.over(PageRange.of_bytes(offset, length))
-            if pinned:
-                raise BadStateError(f"aux pages {pinned[0]} are pinned")
-            self._changed_if_present(part)
-            self.node.blank(part)
-            if part.end * PAGE_SIZE < offset + length:
-                yield None
-
-    def op_zero(self, offset: int, length: int) -> None:
-        """Zero a range of bytes. Whole pages give their memory back, unless they are pinned or of special memory.
-
-        Raises:
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-
-        Zircon: ZX_VMO_OP_ZERO.
-        """
-        without_waiting(self.op_zero_steps(offset, length))
-
-    def op_zero_steps(self, offset: int, length: int) -> Steps[None]:
-        """Do what ``op_zero`` does, with rests."""
-        end = offset + length
-        for part in self._slices(offset, length):
-            self.check_writable()
-            self._runs.check_ranges()
-            first = max(offset, part.offset)
-            self._zero(first, max(0, min(end, part.end * PAGE_SIZE) - first))
-            if part.end * PAGE_SIZE < end:
-                yield None
-
-    def _zero(self, offset: int, length: int) -> None:
-        end = offset + length
-        whole = PageRange(page_count(offset), end // PAGE_SIZE)
-        kept = self.pinned.over(whole) if self.kind is AuxKind.PLAIN else [whole]
-        if whole.end < whole.start:  # both ends lie in one page
-            self._overwrite_with_zeros(offset, end)
-            return
-        self._overwrite_with_zeros(offset, whole.offset)
-        self._overwrite_with_zeros(whole.end * PAGE_SIZE, end)
-        for part in kept:
-            self._overwrite_with_zeros(part.offset, part.end * PAGE_SIZE)
-        if self.kind is AuxKind.PLAIN:
-            for part in self.pinned.missing(whole):
-                self._changed_if_present(part)
-                self.node.blank(part)
-
-    def prefetch(self, offset: int, length: int) -> None:
-        """Do nothing: no page is ever absent. Zircon: ZX_VMO_OP_PREFETCH.
-
-        Raises:
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-        """
-        self._check_inside(offset, length)
-
-    def pin(self, offset: int, length: int) -> Pin:
-        """Commit the pages of a range of bytes (rounded outward) and keep them until ``unpin``.
-
-        Raises:
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-            NoMemoryError: the memory limit is reached; nothing changed.
-        """
-        return without_waiting(self.pin_steps(offset, length))
-
-    def pin_steps(self, offset: int, length: int) -> Steps[Pin]:
-        """Do what ``pin`` does, with rests: nothing that has memory is taken meanwhile."""
-        held: list[Pin] = []
-        try:
-            for part in self._slices(offset, length):
-                self.check_writable()
-                self.node.own(part)
-                held.append(self.pins.add(part))
-                if part.end * PAGE_SIZE < offset + length:
-                    yield None
-            return self.pins.add(PageRange.of_bytes(offset, length))
-        finally:
-            for pin in held:
-                pin.unpin()
-
-    def _overwrite_with_zeros(self, start: int, end: int) -> None:
-        """Zero bytes of pages that have memory; the others are zero anyway."""
-        for part in self.node.committed(PageRange.of_bytes(start, end - start)):
-            self.node.own(part)
-            first, last = max(start, part.offset), min(end, part.end * PAGE_SIZE)
-            content.wipe_committed(self._frames, self._runs, first, last)
-            self.node.changed(part)
-
-    def _changed_if_present(self, pages: PageRange) -> None:
-        for part in self.node.committed(pages):
-            self.node.changed(part)
-
-    # Giving pages away
-
-    def check_can_give(self, offset: int, length: int, xxh3: int | None = None, children: int | None = None) -> None:
-        """Check everything that would keep ``take`` from taking a page-aligned range of bytes.
-
-        Raises:
-            NotSupportedError: contiguous or physical memory.
-            OutOfRangeError: the range overflows or does not lie inside the VMO.
-            AccessDeniedError: a snapshot that was made with NO_WRITE.
-            BadStateError: there are children, or a page is pinned.
-            IoDataIntegrityError: the bytes do not have the XXH3-64 sum ``xxh3``.
-
-        Zircon: zx_pager_supply_pages, step 6.
-        """
+    def check_write(self, offset: int, length: int) -> None:
+        """Check that a byte range may be written to: here, and only here, the range comes first."""
+        self.check_inside(offset, length)
         self.check_writable()
-        if self.kind is not AuxKind.PLAIN:
-            raise NotSupportedError(f"pages of {self.kind.value} memory cannot be taken")
-        if length == 0:
-            return  # not even the end of the aux is looked at
-        children = self.lineage.num_children if children is None else children
-        size = self.size_pages * PAGE_SIZE
-        if offset + length > UINT64_MAX or offset + length > size:
-            raise OutOfRangeError(f"aux range {offset}+{length} does not lie inside the aux VMO of {size} bytes")
-        if children:
-            raise BadStateError(f"the aux has {children} children")
-        if self.pinned:
-            pinned = self.pinned.over(PageRange.of_bytes(offset, length))
-            if pinned:
-                raise BadStateError(f"aux pages {pinned[0]} are pinned")
-        if xxh3 is not None:
-            check_sum(self.node, offset, length, xxh3)
 
-    def take(self, offset: int, length: int) -> list[Run]:
-        """Remove the pages of a range and return them as runs; from now on it reads as zeros. Frames change hands.
 
-        Raises:
-            NoMemoryError: snapshots share pages of the range, and there is no memory for copies; nothing changed.
-        """
-        return self.node.take(PageRange.of_bytes(offset, length))
+class AuxView(View, AnonymousVmo):
+    """A slice of, or a reference to, an aux VMO. Has the calls of that."""
 
-    def charge_to(self, account: Account | None) -> None:
-        """Let its pages be another's from now on, whatever his limits. Not those that it shares."""
-        self._runs.charge_to(account)
-
-    def close(self) -> None:
-        """Give up the handle. What no child needs is freed."""
-        self.lineage.close()
-        self.node.close(self)
-
-    def freed(self) -> None:
-        """End, for the family: the last reference is gone."""
-        self.system.unregister(self)
-
-    def statistics(self) -> AuxStatistics:
-        """Return the present sizes."""
-        return AuxStatistics(self._size_bytes, self.committed_pages)
-
-    def check(self) -> None:
-        """Assert that every page lies inside, and that pinned ones have frames."""
-        self._runs.check()
-        self.node.check()
-        self.pins.check()
-        for part in self.pinned:
-            assert all(found.node is self.node for _, found in self.node.find_all(part)), part
-        assert not self._runs.whole_over(PageRange(self.size_pages, MAX_VMO_BYTES // PAGE_SIZE))
+    __slots__ = ()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import xxhash
 
-from vmofs.core.vmos.cow_pages import Node
+from vmofs.core.vmos.cow_pages import CowPages
 from vmofs.status import IoDataIntegrityError
 from vmofs.units import PAGE_SIZE
 
 _STEP_BYTES = 256 * PAGE_SIZE
 
 
-def check_sum(node: Node, offset: int, length: int, xxh3: int) -> None:
+def check_sum(node: CowPages, offset: int, length: int, xxh3: int) -> None:
     """Check the sum of a range of bytes of an aux, none of which is absent.
 
     Raises:

@@ -9,11 +9,11 @@ or hidden nodes above it. Among anonymous VMOs every snapshot freezes everything
 from __future__ import annotations
 
 from vmofs.core.pages.account import Account
-from vmofs.core.vmos.aux import AuxVmo
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.cow_pages import Node
-from vmofs.core.vmos.view import AuxView, PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.aux import AuxPages, AuxView, AuxVmo
+from vmofs.core.vmos.cow_pages import CowPages
+from vmofs.core.vmos.pager_pages import PagerPages
+from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
+from vmofs.core.vmos.vmo_pages import ClonePages
 from vmofs.status import BadStateError, InvalidArgsError, NoMemoryError, NotSupportedError, OutOfRangeError
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, PageRange, is_page_aligned, page_count
 from vmofs.vocabulary import AuxKind, ChildKind
@@ -79,87 +79,79 @@ def _slice(parent: Vmo, offset: int, size: int, account: Account | None, *, no_w
         raise InvalidArgsError("a slice cannot be resizable")
     _check_aligned(offset)
     end = parent.size_pages * PAGE_SIZE
-    if offset + page_count(size) * PAGE_SIZE > min(UINT64_MAX, end):
+    if offset + page_count(size) * PAGE_SIZE > end:
         raise InvalidArgsError(f"slice {offset}+{size} does not lie inside the parent of {end} bytes")
-    if is_resizable(parent):
+    if parent.resizable:
         raise NotSupportedError("a resizable VMO cannot have slices")
-    vmo, start = _resolve(parent)
-    if isinstance(parent, AuxVmo | AuxView):
-        size = max(
-            0, min(size, parent.size_bytes - offset)
-        )  # pages lie inside, but what a file has may end within the last
-    _check_family(vmo.node, account)
-    make = AuxView if isinstance(vmo, AuxVmo) else PagerView
-    return make(vmo, start + offset, size, no_write=no_write, account=account)  # type: ignore[arg-type]
+    if isinstance(parent, AuxVmo | AuxView):  # pages lie inside, but what a file has may end within the last
+        size = max(0, min(size, parent.size_bytes - offset))
+    _check_family(parent.node, account)
+    make = PagerView if parent.node.kind is None else AuxView
+    return make(parent.node, parent.start + offset, size, no_write=no_write, account=account)
 
 
 def _reference(parent: Vmo, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool) -> Vmo:
     if offset or size:
         raise InvalidArgsError(f"a reference is to the whole parent: offset {offset} and size {size} must be 0")
-    vmo, _ = _resolve(parent)
-    if _is_slice(parent):
+    node = parent.node
+    if parent.is_slice:
         raise NotSupportedError("a slice cannot have references")
-    if isinstance(vmo, AuxVmo) and vmo.kind is not AuxKind.PLAIN:
-        raise NotSupportedError(f"{vmo.kind.value} memory cannot have references")
-    if resizable and not is_resizable(vmo):
+    if node.kind is not None and node.kind is not AuxKind.PLAIN:
+        raise NotSupportedError(f"{node.kind.value} memory cannot have references")
+    if resizable and not node.resizable:
         raise NotSupportedError("the parent is not resizable, so a reference to it cannot be")
-    _check_family(vmo.node, account)
-    make = AuxView if isinstance(vmo, AuxVmo) else PagerView
-    return make(vmo, no_write=no_write, account=account)  # type: ignore[arg-type]
+    _check_family(node, account)
+    make = PagerView if node.kind is None else AuxView
+    return make(node, no_write=no_write, account=account)
 
 
 def _snapshot(
     parent: Vmo, kind: ChildKind, offset: int, size: int, account: Account | None, *, no_write: bool, resizable: bool
 ) -> Vmo:
-    vmo, start = _resolve(parent)
-    if isinstance(vmo, AuxVmo) and vmo.kind is AuxKind.PHYSICAL:
+    node = parent.node
+    if node.kind is AuxKind.PHYSICAL:
         raise NotSupportedError("physical memory cannot have snapshots")
-    if isinstance(vmo, AuxVmo) and vmo.kind is AuxKind.CONTIGUOUS:
+    if node.kind is AuxKind.CONTIGUOUS:
         raise InvalidArgsError("contiguous memory cannot have snapshots")
     _check_aligned(offset)
     length = page_count(size) * PAGE_SIZE
-    if offset + length > UINT64_MAX or (_is_slice(parent) and offset + length > parent.size_pages * PAGE_SIZE):
+    if offset + length > UINT64_MAX or (parent.is_slice and offset + length > parent.size_pages * PAGE_SIZE):
         raise OutOfRangeError(f"snapshot {offset}+{size} overflows, or leaves the slice")
-    first = (start + offset) // PAGE_SIZE
-    above, first, limit = _find_place(vmo, kind, first, page_count(size), account, is_slice=_is_slice(parent))
-    child = _bare_child(vmo, size, account, no_write=no_write, resizable=resizable)
+    first = (parent.start + offset) // PAGE_SIZE
+    whole = first == 0 and page_count(size) >= node.size_pages
+    above, first, limit = _find_place(node, kind, first, page_count(size), account, is_slice=parent.is_slice)
+    child: CloneVmo | AuxVmo
+    if isinstance(node, AuxPages):
+        child = AuxVmo(node.system, size, resizable=resizable, no_write=no_write, account=account)
+    else:
+        source = node.source
+        child = CloneVmo(node.system, source, size, resizable=resizable, no_write=no_write, account=account)
     above.hang(child.node, first, limit)
     if above.hidden:
-        whole = start + offset == 0 and child.size_pages >= vmo.size_pages
-        child.node.shared_pages = vmo.node.shared_pages if whole else child.node.count_shared(PageRange(0, limit))
+        child.node.shared_pages = node.shared_pages if whole else child.node.count_shared(PageRange(0, limit))
     if isinstance(child, AuxVmo):
         try:
-            child.zero_tail(size)
+            child.node.zero_tail(size)
         except NoMemoryError:
             child.close()
             raise
     return child
 
 
-def _bare_child(
-    vmo: PagerVmo | CloneVmo | AuxVmo, size: int, account: Account | None, *, no_write: bool, resizable: bool
-) -> CloneVmo | AuxVmo:
-    if isinstance(vmo, AuxVmo):
-        return AuxVmo(vmo.system, size, resizable=resizable, no_write=no_write, account=account)
-    root = vmo if isinstance(vmo, PagerVmo) else vmo.root
-    return CloneVmo(root, size, resizable=resizable, no_write=no_write, account=account)
-
-
 def _find_place(
-    vmo: PagerVmo | CloneVmo | AuxVmo,
+    node: PagerPages | ClonePages | AuxPages,
     kind: ChildKind,
     first: int,
     pages: int,
     account: Account | None,
     *,
     is_slice: bool,
-) -> tuple[Node, int, int]:
+) -> tuple[CowPages, int, int]:
     """Decide what a snapshot is, in Zircon's order, and return the node it is to hang below, and what it shows of it.
 
     If it is two-way and the VMO has pages there, they are moved into a new hidden node.
     """
-    node = vmo.node
-    in_pager_family = not isinstance(vmo, AuxVmo)
+    in_pager_family = node.kind is None
     if kind is ChildKind.SNAPSHOT and in_pager_family:
         raise NotSupportedError("a pager VMO, and what comes of it, cannot be frozen as a whole")
     must_freeze = kind is ChildKind.SNAPSHOT or (kind is ChildKind.SNAPSHOT_MODIFIED and node.parent is not None)
@@ -169,18 +161,18 @@ def _find_place(
     two_way = must_freeze or not in_pager_family or below_hidden
     if two_way and is_slice:
         raise NotSupportedError("a slice cannot be frozen")
-    if two_way and vmo.pinned:
-        raise BadStateError(f"{vmo.pinned.pages} pages are pinned")
-    limit = max(0, min(pages, vmo.size_pages - first))
+    if two_way and node.pinned:
+        raise BadStateError(f"{node.pinned.pages} pages are pinned")
+    limit = max(0, min(pages, node.size_pages - first))
     above, first, limit = node.place(first, limit, two_way=two_way)
     _check_family(above, account)
     if not two_way:
         return above, first, limit
     _check_two_way(node, above.parent)
-    return (above if above.hidden else above.hide(vmo.size_pages)), first, limit
+    return (above if above.hidden else above.hide(node.size_pages)), first, limit
 
 
-def _check_family(node: Node, account: Account | None) -> None:
+def _check_family(node: CowPages, account: Account | None) -> None:
     """Check that who pays has not too many children of a node: whoever writes to it looks at each, and upwards."""
     if account is None:
         return
@@ -190,7 +182,7 @@ def _check_family(node: Node, account: Account | None) -> None:
         raise NoMemoryError(f"the child would be one of {MOST_GENERATIONS} generations, which is too many")
 
 
-def _check_two_way(node: Node, above: Node | None) -> None:
+def _check_two_way(node: CowPages, above: CowPages | None) -> None:
     """Check that a hidden node can come between a node and the one above."""
     if node.children:
         raise NotSupportedError("the clone has children that see what it writes")
@@ -201,18 +193,3 @@ def _check_two_way(node: Node, above: Node | None) -> None:
 def _check_aligned(offset: int) -> None:
     if not is_page_aligned(offset):
         raise InvalidArgsError(f"offset {offset} is not page aligned")
-
-
-def _resolve(parent: Vmo) -> tuple[PagerVmo | CloneVmo | AuxVmo, int]:
-    """Return the VMO behind a view, and the byte in it where the view begins."""
-    return (parent.of, parent.start) if isinstance(parent, PagerView | AuxView) else (parent, 0)
-
-
-def _is_slice(parent: Vmo) -> bool:
-    return isinstance(parent, PagerView | AuxView) and parent.is_slice
-
-
-def is_resizable(parent: Vmo) -> bool:
-    """Return whether ``set_size`` is possible."""
-    vmo, _ = _resolve(parent)
-    return not _is_slice(parent) and (vmo.options.resizable if isinstance(vmo, PagerVmo) else vmo.resizable)

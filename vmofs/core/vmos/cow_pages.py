@@ -1,24 +1,48 @@
 """Families of VMOs that share pages by copy-on-write: a tree of nodes. Zircon: VmCowPages; zircon-pager 2.12, 5.3.
 
-Every VMO is a node; what it shows at a page is what the first node on the way up to the root has there, each step up
-moved by ``offset`` and only below ``limit``. Behind that, zeros; at a root that has a pager, a gap to be READ. A node
-holds only the pages that are its own (CLEAN: with a frame, MARKER: zeros that hide what is above), so a child costs
-what was changed in it and nothing when it is made.
+Rules:
 
-There are two kinds of children. An *on-write* child hangs below a node that stays writable and sees its writes until it
-forks a page (pager families only). A *two-way* snapshot hides what the parent had: the parent's pages move, at no cost,
-into a new hidden node, below which parent and child hang side by side. Hidden nodes have at least two children, and
-their pages never change: whoever writes takes a copy, or the page itself if nobody else sees it. A page of a hidden
-node that nobody sees any more is freed, and a hidden node with one child left is melted into it (unless its pages are
-another's, and too many for who pays for the child). Nodes below a hidden one are hidden, or leaves; above it are hidden
-ones, or the root of a pager family. A new child hangs as high as it can without seeing anything else, so that trees
-stay flat.
+* What a node shows at a page is what the first node on the way up has there, each step moved by ``offset`` and only
+  below ``limit``. Behind that: zeros; at a root that has a pager, a gap to be READ.
+* A node holds only the pages that are its own: CLEAN with a frame, MARKER for zeros that hide what is above. So a child
+  costs what was changed in it, and nothing when it is made.
+* The pages of a hidden node never change. Whoever writes takes a copy, or the page itself if nobody else sees it.
+* Every frame of a hidden node is seen by a leaf. Who stops seeing one looks whether it is to be freed.
+
+Theory. A child is made in one of two ways. An *on-write* child (pager families only) hangs below a node that stays
+writable, and sees its writes until it forks a page::
+
+    root    A B . D        the pager's; page 2 is absent
+      |
+    clone   _ b _ _        shows A b ? D; a read of page 2 asks the pager of the root
+
+A *two-way* snapshot must not see later writes. So what the parent had moves, at no cost, into a new hidden node, below
+which parent and child hang side by side. Here the parent has written page 0 since::
+
+                hidden  A B C
+                   |
+          +--------+--------+
+          |                 |
+    parent  x _ _     child  _ _ _        they show x B C and A B C
+
+Page 0 of the hidden node is now the child's alone: if that writes there, the frame moves down and nothing is copied.
+Hidden nodes have at least two children. One with one child left gives its pages to that and goes (``melt``), unless
+they are another's, and too many for who pays for the child. Nodes below a hidden one are hidden, or leaves; above it
+are hidden ones, or the root of a pager family. A new child hangs as high as it can without seeing anything else, so
+that trees stay flat.
 
 Who sees a page is found out when it matters (a write, a close) by looking, not by counters that every snapshot would
-have to touch. ``shared_pages`` of a leaf counts the frames of hidden nodes that it sees.
+have to touch. ``shared_pages`` of a leaf counts the frames of hidden nodes that it sees. Slices and references are no
+nodes but *windows* on one: handles that show a part of it, or all.
 
 The pages of a node are counted in one account: that of the VMO that made them. When that is closed, who keeps them by a
 child or a window pays, as far as his limit allows; else they stay where they are counted.
+
+Not nice: ``limit`` may sink below a marker, which then hides nothing (``shows_own``). Markers are not merged upward, so
+a clone that was zeroed page by page keeps a run for each piece.
+
+What changes with it: who reads through nodes by ``Found`` (``transfer``, ``commit``, ``taking``), ``children``, which
+decides where a child hangs, and the edge, which asks ``viewers``, ``windows`` and ``written_by`` who shows a page.
 """
 
 from __future__ import annotations
@@ -33,19 +57,22 @@ from vmofs.core.pages.runs import NO_FRAME, Run, RunMap
 from vmofs.core.pages.spans import SLICE
 from vmofs.core.pages.states import PageState
 from vmofs.core.vmos.found import Found
-from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange
+from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
     from vmofs.core.pages.account import Account
     from vmofs.core.pages.eviction import Recency
+    from vmofs.core.requests.access import Need
     from vmofs.core.requests.system import System
 
 
-class Owner(Protocol):
-    """The VMO, or the hidden node itself, that a node belongs to."""
+class Viewer(Protocol):
+    """A handle by which users see a node: the VMO that it belongs to, or a window on it."""
 
-    def freed(self) -> None:
-        """Learn that nobody needs the node any more; its pages are still there."""
+    owner: object
+
+    def check(self) -> None:
+        """Assert the invariants."""
 
 
 class Window(NamedTuple):
@@ -58,11 +85,11 @@ class Window(NamedTuple):
 _MOST_ASKED = 64
 """Of those who keep a node, whether one of them is who paid before."""
 
-_NO_CHILDREN: dict[Node, None] = {}  # these two are replaced, never changed
-_NO_WINDOWS: dict[object, Window] = {}
+_NO_CHILDREN: dict[CowPages, None] = {}  # these two are replaced, never changed
+_NO_WINDOWS: dict[Viewer, Window] = {}
 
 
-class Node:
+class CowPages:
     """The pages of one VMO, and its place in the family. Pages are counted from the start of this node."""
 
     __slots__ = (
@@ -83,14 +110,14 @@ class Node:
     )
 
     def __init__(
-        self, system: System, runs: RunMap, owner: Owner | None, *, has_source: bool = False, hidden: bool = False
+        self, system: System, runs: RunMap, owner: Viewer | None, *, has_source: bool = False, hidden: bool = False
     ) -> None:
         self.system = system
         self.frames = system.frames
         self.runs = runs
         self.has_source = has_source
         self.hidden = hidden
-        self.parent: Node | None = None
+        self.parent: CowPages | None = None
         self.offset = 0
         self.limit = 0
         self.children = _NO_CHILDREN
@@ -106,11 +133,11 @@ class Node:
             system.register(self, runs)
 
     @property
-    def viewers(self) -> list[object]:
+    def viewers(self) -> list[Viewer]:
         """The open VMOs that are this node or a window on it."""
-        return [*([self.owner] if self.is_open else []), *self.windows]
+        return [*([self.owner] if self.owner and self.is_open else []), *self.windows]
 
-    def add_window(self, view: object, window: Window) -> None:
+    def add_window(self, view: Viewer, window: Window) -> None:
         """Note an open view."""
         if self.windows is _NO_WINDOWS:
             self.windows = {}
@@ -128,16 +155,16 @@ class Node:
             count, node = count + 1, node.parent
         return count
 
-    def written_by(self, pages: PageRange, *, own: bool = True) -> list[tuple[object, PageRange]]:
+    def written_by(self, pages: PageRange, *, own: bool = True) -> list[tuple[Viewer, PageRange]]:
         """Return the open VMOs whose writes a range may show, and the pages that they would be written to there.
 
         Those that are this node or windows on it, if ``own``, and those of the nodes above.
         """
-        found: list[tuple[object, PageRange]] = []
-        node: Node | None = self
+        found: list[tuple[Viewer, PageRange]] = []
+        node: CowPages | None = self
         while node is not None and pages:
             if own or node is not self:
-                if node.is_open:
+                if node.owner and node.is_open:
                     found.append((node.owner, pages))
                 for view, window in node.windows.items():
                     shown = pages & window.pages
@@ -147,9 +174,9 @@ class Node:
             node = node.parent
         return found
 
-    def seen_by(self) -> list[object]:
+    def seen_by(self) -> list[Viewer]:
         """Return the open VMOs that show what is written to this node, as far as they have not forked it."""
-        found: list[object] = []
+        found: list[Viewer] = []
         waiting = [self]
         while waiting:
             node = waiting.pop()
@@ -159,16 +186,20 @@ class Node:
 
     # Looking
 
+    def need_read(self, gap: PageRange, wanted: int | None = None) -> Need:
+        """Return what must be asked for first, for a gap of a root that has a pager."""
+        raise NotImplementedError
+
     def find(self, page: int, end: int) -> Found:
         """Return what is shown from ``page`` on, at most up to ``end``: as far as it is all in one run of one node."""
         node, count = self, end - page
         while True:
             run = node.runs.at(page)
             if run is not None:
-                return Found(min(count, run.end - page), node, page, run)
+                return tuple.__new__(Found, (min(count, run.end - page), node, page, run))
             count = node.runs.next_start(page, page + count) - page
             if node.parent is None:
-                return Found(count, node if node.has_source else None, page, None)
+                return tuple.__new__(Found, (count, node if node.has_source else None, page, None))
             if page >= node.limit:
                 return Found(count, None, page, None)
             count = min(count, node.limit - page)
@@ -202,14 +233,26 @@ class Node:
         if found.run is None:
             return content.zeros(end - start)
         if found.node is not None and found.node.recency is not None:
-            found.node.recency.used(*found.range)
+            found.node.recency.used(found.page, found.page + found.pages)
         base = found.page * PAGE_SIZE
         return content.run_bytes(self.frames, found.run, base + start, base + end)
 
     def read_present(self, offset: int, end: int) -> Bytes | None:
         """Return the bytes ``[offset, end)``, or None if a page is absent. No copy if they lie together."""
-        if self.parent is None:
-            return content.read_present(self.frames, self.runs, offset, end, gaps_are_zero=not self.has_source)
+        page = offset // PAGE_SIZE
+        held = self.runs.frames_from(page)
+        if held is not None and end <= (page + held.pages) * PAGE_SIZE:  # mostly
+            data: Bytes | None = self.frames.part(held, offset % PAGE_SIZE, end - offset)
+        elif self.parent is None:
+            data = content.read_present(self.frames, self.runs, offset, end, gaps_are_zero=not self.has_source)
+        else:
+            return self._read_through(offset, end)
+        if self.recency is not None and data is not None:
+            self.recency.used(page, page_count(end))
+        return data
+
+    def _read_through(self, offset: int, end: int) -> Bytes | None:
+        """Return bytes that lie in several runs or nodes."""
         pieces: list[Bytes] = []
         for page, found in self.find_all(PageRange.of_bytes(offset, end - offset)):
             if found.absent:
@@ -329,7 +372,7 @@ class Node:
                 content.free_runs(self.frames, node.runs.take(unseen))
             part &= PageRange(0, node.limit)
 
-    def unseen(self, pages: PageRange, but: Node | None = None) -> RangeSet:
+    def unseen(self, pages: PageRange, but: CowPages | None = None) -> RangeSet:
         """Return which pages of this hidden node no leaf shows except perhaps ``but``."""
         unseen = RangeSet()
         unseen.add(pages)
@@ -371,7 +414,7 @@ class Node:
 
     # The family
 
-    def place(self, offset: int, limit: int, *, two_way: bool) -> tuple[Node, int, int]:
+    def place(self, offset: int, limit: int, *, two_way: bool) -> tuple[CowPages, int, int]:
         """Return where a child that shows ``[offset, offset+limit)`` of this node may hang at best, and what of it.
 
         That is below this node, or further up as long as no node on the way shows anything of its own there; a two-way
@@ -394,29 +437,29 @@ class Node:
         """
         return any(run.frame != NO_FRAME or run.start < self.limit for run in self.runs.over(pages))
 
-    def hang(self, child: Node, offset: int, limit: int) -> None:
+    def hang(self, child: CowPages, offset: int, limit: int) -> None:
         """Make a node a child that shows ``limit`` pages from ``offset`` on."""
         child.parent, child.offset, child.limit = self, offset, limit
         if self.children is _NO_CHILDREN:
             self.children = {}
         self.children[child] = None
 
-    def hide(self, size_pages: int) -> Node:
+    def hide(self, size_pages: int) -> CowPages:
         """Move all pages of this node into a new hidden node above it, and return that."""
-        hidden = Node(self.system, RunMap(self.runs.account), None, hidden=True)
+        hidden = CowPages(self.system, RunMap(self.runs.account), None, hidden=True)
         hidden.runs.swap(self.runs)
         self.shared_pages += hidden.runs.committed_pages
         self._replace_below_parent(hidden)
         hidden.hang(self, 0, size_pages)
         return hidden
 
-    def _replace_below_parent(self, other: Node, offset: int | None = None, limit: int | None = None) -> None:
+    def _replace_below_parent(self, other: CowPages, offset: int | None = None, limit: int | None = None) -> None:
         """Give this node's place in the family to another one."""
         if self.parent is not None:
             del self.parent.children[self]
             self.parent.hang(other, self.offset if offset is None else offset, self.limit if limit is None else limit)
 
-    def close(self, viewer: object) -> None:
+    def close(self, viewer: Viewer) -> None:
         """Forget an open VMO; free what nobody needs any more. A second call does nothing."""
         account = self.runs.account
         if self.is_open and viewer is self.owner:
@@ -430,7 +473,7 @@ class Node:
         self.pass_on(account)
 
     def _free_if_unused(self) -> None:
-        node: Node | None = self
+        node: CowPages | None = self
         while node is not None and not (node.is_open or node.windows or node.children):
             parent, account = node.parent, node.runs.account
             node.leave()
@@ -458,7 +501,7 @@ class Node:
         """Free everything, for a node that nobody needs, and go out of the family."""
         self._free_unseen_above(PageRange(0, self.limit))
         owner, self.owner = self.owner, None
-        (owner or self).freed()
+        self.freed(owner or self)
         self.system.bury(self.runs)
         if self.parent is not None:
             del self.parent.children[self]
@@ -486,16 +529,23 @@ class Node:
         child.parent, child.offset, child.limit = None, 0, 0
         self._replace_below_parent(child, offset, limit)
         self.children, self.parent, self.runs = _NO_CHILDREN, None, RunMap()
-        self.freed()
+        self.freed(self)
 
     def runs_changed_owner(self, before: int) -> None:
         """Count what a hidden node gave to this one; it had ``before`` frames."""
         if not self.hidden:
             self.shared_pages -= self.runs.committed_pages - before
 
-    def freed(self) -> None:
-        """Be counted as an object no longer, for a hidden node."""
-        self.system.unregister(self)
+    def freed(self, owner: Viewer | CowPages) -> None:
+        """Be counted as an object no longer; the pages are still there. ``owner`` is the VMO, or the hidden node."""
+        self.system.unregister(owner)
+
+    def root(self) -> CowPages:
+        """Return the node behind which there is nothing."""
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node
 
     def root_offset(self) -> int:
         """Return where page 0 lies in the root, in pages."""
@@ -524,7 +574,7 @@ class Node:
             assert all(run.state in states for run in self.runs.over(ALL_PAGES))
 
 
-def _below(node: Node, parts: list[PageRange], base: int) -> list[tuple[Node, int, list[PageRange]]]:
+def _below(node: CowPages, parts: list[PageRange], base: int) -> list[tuple[CowPages, int, list[PageRange]]]:
     """Return the children of a node with what they show of ``parts``; leaves come last, they mostly show the most."""
     below = []
     for child in sorted(node.children, key=lambda child: not child.hidden):

@@ -11,33 +11,33 @@ from vmofs.status import Status
 from vmofs.units import PageRange
 
 if TYPE_CHECKING:
-    from vmofs.core.vmos.vmo import PagerVmo
+    from vmofs.core.vmos.pager_pages import PagerPages
 
 
-def detach_steps(vmo: PagerVmo) -> Steps[list[PageRange]]:
+def detach_steps(cow: PagerPages) -> Steps[list[PageRange]]:
     """End the bond: waiters get BAD_STATE, clean pages and markers go; return what went, slice by slice."""
-    was_attached = vmo.source.state is SourceState.ATTACHED
+    was_attached = cow.source.state is SourceState.ATTACHED
     if was_attached:
-        vmo.source.state = SourceState.DETACHED
+        cow.source.state = SourceState.DETACHED
     dropped: list[PageRange] = []
-    for part in vmo.runs.in_slices(PageRange(0, vmo.size_pages)):
+    for part in cow.runs.in_slices(PageRange(0, cow.size_pages)):
         if part.start:
             yield None
-        dropped += vmo.drop(
+        dropped += cow.drop(
             [
                 kept
-                for run in vmo.runs.over(part)
+                for run in cow.runs.over(part)
                 if after(run.state, PageEvent.DETACH) is PageState.GAP
-                for kept in vmo.pinned.missing(run.range)
+                for kept in cow.pinned.missing(run.range)
             ]
         )
     if was_attached:
-        yield from fail_all_steps(vmo)
-        vmo.source.send_complete()
+        yield from fail_all_steps(cow)
+        cow.source.send_complete()
     return dropped
 
 
-def fail_all_steps(vmo: PagerVmo) -> Steps[None]:
+def fail_all_steps(cow: PagerPages) -> Steps[None]:
     """End all requests of a VMO that is not attached any more, some at a time."""
-    while vmo.source.fail_some(Status.BAD_STATE):
+    while cow.source.fail_some(Status.BAD_STATE):
         yield None

@@ -9,7 +9,8 @@ from vmofs.core.pages.runs import NO_FRAME, Run
 from vmofs.units import PageRange
 
 if TYPE_CHECKING:
-    from vmofs.core.vmos.cow_pages import Node
+    from vmofs.core.requests.access import Need
+    from vmofs.core.vmos.cow_pages import CowPages
 
 
 class Found(NamedTuple):
@@ -20,7 +21,7 @@ class Found(NamedTuple):
     """
 
     pages: int
-    node: Node | None
+    node: CowPages | None
     page: int
     run: Run | None
 
@@ -29,10 +30,16 @@ class Found(NamedTuple):
         """Whether the pager must be asked."""
         return self.run is None and self.node is not None
 
+    def need(self, wanted: int | None = None) -> Need:
+        """Return the need for this gap."""
+        pages, node, page, _ = self
+        assert node is not None
+        return node.need_read(tuple.__new__(PageRange, (page, page + pages)), wanted)
+
     @property
     def range(self) -> PageRange:
         """The pages of ``node`` that are shown."""
-        return PageRange(self.page, self.page + self.pages)
+        return tuple.__new__(PageRange, (self.page, self.page + self.pages))
 
     @property
     def has_frames(self) -> bool:

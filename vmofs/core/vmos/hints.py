@@ -1,50 +1,64 @@
-"""Hints of what is needed, which anybody may give who may read a VMO: bounded for each, and paid for by its owner."""
+"""Hints of what is needed, which anybody may give who may read a VMO: bounded for each, and paid for by its owner.
+
+They are kept with the pages of the root. A clone hints at those of them that it sees.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
+from vmofs.core.vmos.pager_pages import PagerPages
+from vmofs.core.vmos.vmo_pages import VmoPages
 from vmofs.status import NoMemoryError
-
-if TYPE_CHECKING:
-    from vmofs.core.vmos.vmo import PagerVmo
-    from vmofs.units import PageRange
+from vmofs.units import PageRange
 
 MOST_RANGES = 1024
 """Of one VMO."""
 
 
-def _check(vmo: PagerVmo) -> None:
-    vmo.runs.check_ranges()
-    if len(vmo.always_needed) + len(vmo.unneeded) >= MOST_RANGES:
-        raise NoMemoryError(f"hints were given for {MOST_RANGES} ranges, which is too many")
-
-
-def _count(vmo: PagerVmo) -> None:
-    vmo.runs.count_besides(len(vmo.always_needed) + len(vmo.unneeded))
-
-
-def always_need(vmo: PagerVmo, pages: PageRange) -> None:
+def always_need(cow: VmoPages, pages: PageRange) -> None:
     """Protect pages from eviction for good.
 
     Raises:
         NoMemoryError: there are many such ranges.
     """
-    _check(vmo)
-    vmo.always_needed.add(pages)
-    vmo.unneeded.discard(pages)
-    _count(vmo)
+    for root, part in _of_root(cow, pages):
+        _check(root)
+        root.always_needed.add(part)
+        root.unneeded.discard(part)
+        _count(root)
 
 
-def dont_need(vmo: PagerVmo, pages: PageRange) -> None:
+def dont_need(cow: VmoPages, pages: PageRange) -> None:
     """Let pages go before others, except those that are always needed.
 
     Raises:
         NoMemoryError: there are many such ranges.
     """
-    _check(vmo)
-    for part in vmo.always_needed.missing(pages):
-        vmo.unneeded.add(part)
-        if vmo.recency is not None:
-            vmo.recency.unneeded()
-    _count(vmo)
+    for root, pages_of_root in _of_root(cow, pages):
+        _check(root)
+        for part in root.always_needed.missing(pages_of_root):
+            root.unneeded.add(part)
+            if root.recency is not None:
+                root.recency.unneeded()
+        _count(root)
+
+
+def _of_root(cow: VmoPages, pages: PageRange) -> Iterator[tuple[PagerPages, PageRange]]:
+    """Yield the pages of the root, present or not, that no node on the way hides."""
+    if isinstance(cow, PagerPages):
+        yield cow, pages
+        return
+    for _, found in cow.find_all(pages):
+        if isinstance(found.node, PagerPages):
+            yield found.node, found.range
+
+
+def _check(root: PagerPages) -> None:
+    root.runs.check_ranges()
+    if len(root.always_needed) + len(root.unneeded) >= MOST_RANGES:
+        raise NoMemoryError(f"hints were given for {MOST_RANGES} ranges, which is too many")
+
+
+def _count(root: PagerPages) -> None:
+    root.runs.count_besides(len(root.always_needed) + len(root.unneeded))

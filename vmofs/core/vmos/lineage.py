@@ -1,4 +1,4 @@
-"""Who was made from whom, as users see it: ZX_INFO_VMO's num_children. Who shares pages with whom is ``cow_pages``."""
+"""Who was made from whom, as users see it: ZX_INFO_VMO's num_children. Who shares pages with whom: ``cow_pages``."""
 
 from __future__ import annotations
 

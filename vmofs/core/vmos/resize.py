@@ -2,133 +2,82 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.pages.spans import SLICE
-from vmofs.core.pages.states import PageState
 from vmofs.core.requests.access import Steps
 from vmofs.core.vmos import zero
-from vmofs.status import BadStateError, OutOfRangeError, UnavailableError, VmoError
-from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, PageRange, page_count
-from vmofs.vocabulary import PacketCommand
-
-if TYPE_CHECKING:
-    from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.pager_pages import PagerPages
+from vmofs.core.vmos.vmo_pages import VmoPages
+from vmofs.status import OutOfRangeError, VmoError
+from vmofs.units import PAGE_SIZE, PageRange, page_count
 
 
-def set_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
+def set_size_steps(cow: VmoPages, size: int) -> Steps[None]:
     """Cut or extend the VMO at once; then zero the rest of its last page, which may wait and may fail unnoticed.
 
     If many pieces are to be cut off, the size sinks in several steps.
     """
+    tail = cow.tail_after(size)
     while True:
-        if not vmo.options.resizable:
-            raise UnavailableError(f"the VMO of {vmo.size_pages * PAGE_SIZE} bytes was not made resizable")
-        if size > MAX_VMO_BYTES:
-            raise OutOfRangeError(f"size {size} is above the largest VMO, {MAX_VMO_BYTES}")
-        pinned = vmo.pinned.over(PageRange(page_count(size), vmo.size_pages))
-        if pinned:
-            raise BadStateError(f"pinned pages {pinned[0]} lie beyond the new size {size}")
-        if size > vmo.stream_size:
-            vmo.runs.check_ranges()
-        step = _first_of_last_slice(vmo, page_count(size), vmo.size_pages)
+        cow.check_new_size(size)
+        step = cow.first_to_cut(page_count(size))
         if step <= page_count(size):
             break
-        _set_size(vmo, step * PAGE_SIZE)
+        cow.sink(step * PAGE_SIZE)
         yield None
-    _set_size(vmo, size)
+    cow.resize(size)
     try:
-        yield from zero.tail_steps(vmo, size)
+        yield from zero.tail_steps(cow, tail)
     except VmoError:
         return  # Zircon ignores it: the size has changed, and what is beyond the stream size is nobody's
 
 
-def _first_of_last_slice(vmo: PagerVmo, start: int, end: int) -> int:
-    """Return from where on no more lies up to ``end``, pages or requests, than is cut off in one go."""
-    requests = vmo.source.outstanding(PacketCommand.READ)
-    return max(vmo.runs.reach_back(start, end, SLICE), requests.reach_back(start, end, SLICE))
+def set_stream_size_steps(cow: VmoPages, size: int) -> Steps[None]:
+    """Move the boundary between the content and the zeros behind it. What lay beyond, then or now, becomes zero."""
+    if isinstance(cow, PagerPages):
+        yield from _set_stream_size_steps(cow, size)
+        return
+    cow.check_inside(size, 0)
+    yield from zero_beyond_steps(cow, PageRange(0, cow.size_pages), cow.stream_size, size)
+    cow.stream_size = size
 
 
-def _set_size(vmo: PagerVmo, size: int) -> None:
-    old, new = vmo.size_pages, page_count(size)
-    beyond_stream = PageRange(page_count(vmo.stream_size), new)
-    if size != vmo.stream_size:
-        vmo.syncs.size_changed()
-    vmo.size_pages, vmo.stream_size = new, size
-    vmo.modified = True
-    _cut(vmo, PageRange(new, old))
-    for run in vmo.runs.over(beyond_stream):
-        if run.state is PageState.UNTRACKED:  # now inside
-            zero.clear(vmo, run.range, PageState.ZERO, keep=frozenset())
-    vmo.put_zero(PageRange(old, new), PageState.ZERO)
+def zero_beyond_steps(cow: VmoPages, shown: PageRange, old: int, new: int) -> Steps[None]:
+    """Zero all of a window behind the content, whose size was ``old`` and is to be ``new``; nothing if it stays."""
+    if new != old:
+        end = min(old, new)
+        yield from zero.zero_steps(cow, shown.offset + end, shown.length - end)
 
 
-def _cut(vmo: PagerVmo, pages: PageRange) -> None:
-    """Free the pages beyond the new size, and count as resolved what is asked of them.
-
-    Pages that were supplied, or became dirty, while the request for them was outstanding were counted then.
-    """
-    absent = vmo.runs.gaps(pages)
-    undecided = RangeSet()
-    undecided.add(pages)
-    for run in vmo.runs.over(pages):
-        vmo.mark_stale(run.range)
-        if run.state is PageState.DIRTY:
-            undecided.discard(run.range)
-    vmo.free(pages)
-    vmo.node.cut_children(pages.start)
-    for hints in (vmo.always_needed, vmo.unneeded):
-        hints.discard(pages)
-    for part in absent:
-        vmo.source.resolve(PacketCommand.READ, part)
-    for part in undecided:
-        vmo.source.resolve(PacketCommand.DIRTY, part)
-    vmo.syncs.written_back(vmo, pages)
-
-
-def set_stream_size_steps(vmo: PagerVmo, size: int) -> Steps[None]:
+def _set_stream_size_steps(cow: PagerPages, size: int) -> Steps[None]:
     """Zero the part of a page at the boundary, which may wait and fail; then move the boundary at once.
 
     If many pieces are to be zeroed, it moves in several steps.
     """
     while True:
-        limit = vmo.size_pages * PAGE_SIZE
+        limit = cow.size_pages * PAGE_SIZE
         if size > limit:
             raise OutOfRangeError(f"stream size {size} is beyond the size of the VMO, {limit}")
-        old = vmo.stream_size
+        old = cow.stream_size
         if size == old:
             return
-        vmo.runs.check_ranges()
-        yield from _clear_beyond_steps(vmo, max(old, size))
-        step = vmo.runs.reach_back(page_count(size), max(page_count(old), page_count(size)), SLICE)
+        cow.runs.check_ranges()
+        yield from _untrack_beyond_steps(cow, max(old, size))
+        step = cow.runs.reach_back(page_count(size), max(page_count(old), page_count(size)), SLICE)
         if page_count(size) < step < page_count(old):
-            _set_stream_size(vmo, step * PAGE_SIZE)
+            cow.move_content_end(step * PAGE_SIZE)
             yield None
             continue
-        yield from zero.tail_steps(vmo, min(old, size))
-        if vmo.stream_size == old and size <= vmo.size_pages * PAGE_SIZE:
+        yield from zero.tail_steps(cow, min(old, size))
+        if cow.stream_size == old and size <= cow.size_pages * PAGE_SIZE:
             break  # nobody has moved anything while this waited
-    _set_stream_size(vmo, size)
+    cow.move_content_end(size)
 
 
-def _clear_beyond_steps(vmo: PagerVmo, size: int) -> Steps[None]:
+def _untrack_beyond_steps(cow: PagerPages, size: int) -> Steps[None]:
     """If there are many pieces, zero some of what lies beyond the content in any case, so that few are left."""
-    pages = PageRange(page_count(size), vmo.size_pages)
-    for part in vmo.runs.in_slices(pages):
+    pages = PageRange(page_count(size), cow.size_pages)
+    for part in cow.runs.in_slices(pages):
         if part.end >= pages.end:
             break  # together with the move of the boundary
-        beyond = part & PageRange(page_count(vmo.stream_size), vmo.size_pages)
-        zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))
+        cow.untrack(part & PageRange(page_count(cow.stream_size), cow.size_pages))
         yield None
-
-
-def _set_stream_size(vmo: PagerVmo, size: int) -> None:
-    first, last = page_count(min(vmo.stream_size, size)), page_count(size)
-    zero.clear(vmo, PageRange(first, last), PageState.ZERO, keep=frozenset({PageState.ZERO}))
-    beyond = PageRange(last, vmo.size_pages)
-    zero.clear(vmo, beyond, PageState.UNTRACKED, keep=frozenset({PageState.UNTRACKED}))
-    vmo.stream_size = size
-    vmo.modified = True
-    vmo.syncs.size_changed()
-    vmo.syncs.written_back(vmo, beyond)

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmofs.core.pages.dirty import dirty_ranges
 from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.pages.states import PageEvent, PageState, after
 from vmofs.core.requests.access import Need, Steps
 from vmofs.core.requests.request import SIZE_PAGE
-from vmofs.core.vmos import writeback
-from vmofs.status import Status
 from vmofs.units import PageRange
 from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
-    from vmofs.core.vmos.vmo import PagerVmo
+    from vmofs.core.pages.runs import RunMap
+    from vmofs.core.requests.page_source import PageSource
 
 
 _NOBODY: dict[int, RangeSet] = {}  # replaced, never changed
@@ -47,13 +47,13 @@ class Syncs:
         """Note that the size changed."""
         self._size = after(self._size, PageEvent.WRITE)
 
-    def steps(self, vmo: PagerVmo) -> Steps[None]:
+    def steps(self, source: PageSource, runs: RunMap, size_pages: int) -> Steps[None]:
         """Wait until every page that is dirty now was through WRITEBACK_END, or is gone, and the size too."""
         left = RangeSet()
-        for part in vmo.runs.in_slices(PageRange(0, vmo.size_pages)):
+        for part in runs.in_slices(PageRange(0, size_pages)):
             if part.start:
                 yield None
-            for record in writeback.dirty_ranges(vmo.runs, part):
+            for record in dirty_ranges(runs, part):
                 left.add(record.range)
         if self._size is not PageState.CLEAN:
             left.add(SIZE_PAGE)
@@ -64,8 +64,8 @@ class Syncs:
         self._left[serial] = left
         try:
             while left:
-                vmo.source.check_attached()
-                yield Need(vmo.source, PacketCommand.WRITEBACK, next(iter(left)))
+                source.check_attached()
+                yield Need(source, PacketCommand.WRITEBACK, next(iter(left)))
         finally:
             del self._left[serial]
 
@@ -73,28 +73,23 @@ class Syncs:
         """Note a WRITEBACK_BEGIN of whatever range: the pager is about to look at the size."""
         self._size = after(self._size, PageEvent.BEGIN)
 
-    def end(self, vmo: PagerVmo, pages: PageRange) -> None:
-        """Note a WRITEBACK_END of a range."""
+    def end(self, source: PageSource) -> None:
+        """Note a WRITEBACK_END of whatever range."""
         self._size = after(self._size, PageEvent.END)
         if self._size is PageState.CLEAN:
-            self._settle(vmo, SIZE_PAGE)
-        self.written_back(vmo, pages)
+            self._settle(source, SIZE_PAGE)
 
-    def written_back(self, vmo: PagerVmo, pages: PageRange) -> None:
+    def written_back(self, source: PageSource, runs: RunMap, pages: PageRange) -> None:
         """Count the pages of a range that are clean, or gone, by now, and wake who waited for them."""
         if not self._left:
             return
         still_dirty = RangeSet()
-        for record in writeback.dirty_ranges(vmo.runs, pages):
+        for record in dirty_ranges(runs, pages):
             still_dirty.add(record.range)
         for clean in still_dirty.missing(pages):
-            self._settle(vmo, clean)
+            self._settle(source, clean)
 
-    def fail(self, vmo: PagerVmo, pages: PageRange, status: Status) -> None:
-        """Fail those who wait for a range; an empty one stands for the size."""
-        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, status)
-
-    def _settle(self, vmo: PagerVmo, clean: PageRange) -> None:
+    def _settle(self, source: PageSource, clean: PageRange) -> None:
         for left in self._left.values():
             left.discard(clean)
-        vmo.source.resolve(PacketCommand.WRITEBACK, clean)
+        source.resolve(PacketCommand.WRITEBACK, clean)

@@ -7,20 +7,18 @@ from collections.abc import Callable
 from vmofs.core.pages.runs import Run
 from vmofs.core.requests.access import Steps
 from vmofs.core.vmos.checksum import check_sum
-from vmofs.core.vmos.clone import CloneVmo
-from vmofs.core.vmos.cow_pages import Node
-from vmofs.core.vmos.view import PagerView
-from vmofs.core.vmos.vmo import PagerVmo
+from vmofs.core.vmos.cow_pages import CowPages
+from vmofs.core.vmos.vmo import PagedVmo
 from vmofs.status import BadStateError, NotSupportedError
 from vmofs.units import PageRange
 
 
 def take_steps(
-    aux: PagerVmo | CloneVmo | PagerView,
+    aux: PagedVmo,
     offset: int,
     length: int,
     xxh3: int | None,
-    admit: Callable[[Node, PageRange], None],
+    admit: Callable[[CowPages, PageRange], None],
 ) -> Steps[list[Run]]:
     """Take the pages of a range (in bytes, page aligned) away from a clone; the range then reads as zeros.
 
@@ -31,34 +29,31 @@ def take_steps(
     what ``admit``, which is asked just before, raises.
     """
     while length:
-        clone, start = check_can_give(aux, offset, length)
+        check_can_give(aux, offset, length)
+        node, start = aux.node, aux.start + offset
         pages = PageRange.of_bytes(start, length)
-        absent = next((found for _, found in clone.node.find_all(pages) if found.absent), None)
+        absent = next((found for _, found in node.find_all(pages) if found.absent), None)
         if absent is not None:
-            yield clone.need(absent)
+            yield absent.need()
             continue
         if xxh3 is not None:
-            check_sum(clone.node, start, length, xxh3)
-        admit(clone.node, pages)
-        return clone.node.take(pages)
+            check_sum(node, start, length, xxh3)
+        admit(node, pages)
+        return node.take(pages)
     return []
 
 
-def check_can_give(aux: PagerVmo | CloneVmo | PagerView, offset: int, length: int) -> tuple[CloneVmo, int]:
-    """Check all but the sum, in Zircon's order; return whose pages they are, and where.
+def check_can_give(aux: PagedVmo, offset: int, length: int) -> None:
+    """Check all but the sum, in Zircon's order.
 
     Raises:
         VmoError: as ``take_steps``.
     """
-    vmo, start = (aux.of, aux.start + offset) if isinstance(aux, PagerView) else (aux, offset)
-    if not isinstance(aux, PagerVmo):
-        aux.check_writable()
-    aux.check_inside(offset, length)
-    if isinstance(vmo, PagerVmo):
+    aux.check_write(offset, length)
+    if aux.node.has_source:
         raise NotSupportedError("the aux is itself a pager VMO")
     if aux.lineage.num_children:
         raise BadStateError(f"the aux has {aux.lineage.num_children} children")
-    pinned = vmo.pinned.over(PageRange.of_bytes(start, length))
+    pinned = aux.pinned.over(PageRange.of_bytes(aux.start + offset, length))
     if pinned:
         raise BadStateError(f"aux pages {pinned[0]} are pinned")
-    return vmo, start
