@@ -205,7 +205,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(Evict, PATHS, UINT64, UINT64),
     st.builds(QueryDirtyRanges, PATHS, UINT64, UINT64),
     st.builds(QueryVmoStats, PATHS, st.booleans()),
-    st.builds(VmoCreate, PATHS, UINT64, st.booleans(), st.sampled_from([None, AuxKind.CONTIGUOUS, AuxKind.PHYSICAL])),
+    st.builds(VmoCreate, PATHS, UINT64, st.booleans(), st.sampled_from(AuxKind)),
     st.builds(VmoCreateChild, st.sampled_from(ChildKind), PATHS, PATHS, UINT64, UINT64, st.booleans(), st.booleans()),
     st.builds(VmoOpRange, st.sampled_from(VmoOp), PATHS, UINT64, UINT64),
     st.builds(VmoSetStreamSize, PATHS, UINT64),

@@ -162,7 +162,7 @@ class VmoCreate:
     aux: str
     size: int
     resizable: bool = False
-    kind: AuxKind | None = None
+    kind: AuxKind = AuxKind.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,11 @@ def parse_command(kind: CommandKind, line: str) -> Command:
     """
     syntax = _SYNTAXES[kind]
     values = syntax.form.parse(line)
-    return _op_range(**values) if kind is CommandKind.OP_RANGE else syntax.command(**values)
+    if kind is CommandKind.OP_RANGE:
+        return _op_range(**values)
+    if kind is CommandKind.VMO_CREATE and values["kind"] is None:
+        values["kind"] = AuxKind.PLAIN
+    return syntax.command(**values)
 
 
 def format_command(command: Command) -> str:
@@ -239,6 +243,8 @@ def format_command(command: Command) -> str:
     if isinstance(command, OpRange):
         values["op"] = command.op_text if command.op is None else command.op.name
         values["data"] = command.data if command.data or command.op is PagerOp.FAIL else None
+    if isinstance(command, VmoCreate) and command.kind is AuxKind.PLAIN:
+        values["kind"] = None  # it has no word
     return _SYNTAXES[command_kind(command)].form.format(values)
 
 

@@ -13,7 +13,7 @@ from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import create_child
 from vmofs.status import AccessDeniedError, NotSupportedError, OutOfRangeError, VmoError
 from vmofs.units import ALL_PAGES, MAX_VMO_BYTES, PAGE_SIZE, PageRange
-from vmofs.vocabulary import AuxKind, ChildKind, VmoOp
+from vmofs.vocabulary import ChildKind, VmoOp
 from vmofs.wire.commands import Command, VmoCreate, VmoCreateChild, VmoOpRange, VmoPin, VmoSetStreamSize
 from vmofs.wire.names import quote
 from vmofs_mount.cache.mapped_stores import MappedStores
@@ -62,9 +62,8 @@ class VmoCommands:
         parent, name = await self._names.new_name(handle, command.aux, "aux")
         if command.size > MAX_VMO_BYTES:
             raise OutOfRangeError(f"size {command.size} is above the largest VMO, {MAX_VMO_BYTES}")
-        kind = AuxKind.PLAIN if command.kind is None else command.kind
         account = handle.limits.account(handle.identity.uid)
-        aux = AuxVmo(self._engine.system, command.size, kind, resizable=command.resizable, account=account)
+        aux = AuxVmo(self._engine.system, command.size, command.kind, resizable=command.resizable, account=account)
         file = AuxFile(0o644 & ~handle.identity.umask, handle.identity.uid, handle.identity.gid, aux)
         self._names.add(parent, name, file, command.aux)
         return OK
