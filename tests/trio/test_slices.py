@@ -115,9 +115,25 @@ async def test_a_slice_that_nobody_wants_any_more_keeps_nobody_waiting(autojump_
             await handed_out.begin("user").rest()
 
 
+async def test_what_others_wait_for_does_not_wait_until_no_requests_come(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    del autojump_clock
+    requests = Requests()
+    async with trio.open_nursery() as nursery:
+        piece = Slices(nursery.start_soon, requests).begin("user", urgent=True)
+        nursery.start_soon(requests.come, 1.0, slices._QUIET_SECONDS / 3)
+        await trio.testing.wait_all_tasks_blocked(0)
+        began = trio.current_time()
+        for _ in range(100):
+            await piece.rest()
+        assert trio.current_time() == began
+        nursery.cancel_scope.cancel()
+
+
 def test_a_slice_is_over_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 7.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "thread_time", lambda: now)
     piece = Slices(lambda *_: None, Requests()).begin("user")
     assert not piece.is_over
     now += slices.SECONDS

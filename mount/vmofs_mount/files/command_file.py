@@ -56,6 +56,9 @@ _KEPT_NAME_BYTES = 300
 _MAX_NAMES_BYTES = 4 * 2**20
 """What these take of one open file. Then they are let go of, and checked again when they are named again."""
 
+_ANSWERS = {CommandKind.SUPPLY_PAGES, CommandKind.OP_RANGE}
+"""Commands that others wait for."""
+
 Waiting = Callable[[], Awaitable[str]]
 """The rest of a command that has to wait; returns its result."""
 
@@ -133,7 +136,7 @@ class CommandHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         """Carry out the lines in order; return the bytes of those carried out before one failed."""
         del offset
-        work = self._slices.begin(self.identity.uid)
+        work = self._slices.begin(self.identity.uid, urgent=self.kind in _ANSWERS)
         if len(data) > _MOST_BYTES:
             data = data[: data.rfind(b"\n", 0, _MOST_BYTES) + 1 or None]  # the rest comes again
         if data.count(b"\n") > _MAX_LINES:
@@ -148,7 +151,7 @@ class CommandHandle(Handle):
             done = await self._carry_out_all(lines, work)
         finally:
             self._turn.release()
-        if work.is_over:
+        if self.kind not in _ANSWERS and work.is_over:
             await work.rest()  # before the next write: there may be no end to them
         return len(data) if done == len(lines) else lines[done - 1].end
 

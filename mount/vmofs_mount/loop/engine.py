@@ -82,10 +82,10 @@ class Engine:
         self._patient: dict[Access[object], trio.Event] = {}  # calls whose rest is waited for
         system.buries_later = slices is not None
 
-    def begin_work(self, user: Hashable) -> Work:
-        """Begin what may take long, for a user; only with ``slices``."""
+    def begin_work(self, user: Hashable, *, urgent: bool = False) -> Work:
+        """Begin what may take long, for a user, as ``Slices.begin``; only with ``slices``."""
         assert self._slices is not None
-        return self._slices.begin(user)
+        return self._slices.begin(user, urgent=urgent)
 
     async def run(self, access: Access[T]) -> T:
         """Carry out a call that may have to wait for a pager, and return its result. Not inside of cancel scopes.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 import trio
 
 SECONDS = 0.001
-"""How long a slice is."""
+"""How long a slice is, of the thread's own time: while another process has the CPU, nobody is held up by this one."""
 
 _TURNS_BETWEEN = 4
 """Turns of the loop without a slice. To take one request costs up to three of them. One that has nothing to do takes
@@ -43,9 +43,12 @@ class Slices:
         self._waiting: dict[Hashable, deque[trio.Event]] = {}  # the user whose turn is next comes first
         self._is_handing_out = False
 
-    def begin(self, user: Hashable) -> Work:
-        """Begin what may take long. The first slice is free: most work is short."""
-        return Work(self, user)
+    def begin(self, user: Hashable, *, urgent: bool = False) -> Work:
+        """Begin what may take long. The first slice is free: most work is short.
+
+        ``urgent``: somebody waits for it, as for the answers of a pager. It only lets others have their turn.
+        """
+        return Work(self, None if urgent else user)
 
     async def wait(self, user: Hashable) -> None:
         """Wait for a slice, while everybody else is served."""
@@ -83,17 +86,20 @@ class Work:
 
     __slots__ = ("_ends", "_slices", "_user")
 
-    def __init__(self, slices: Slices, user: Hashable) -> None:
+    def __init__(self, slices: Slices, user: Hashable | None) -> None:
         self._slices = slices
         self._user = user
-        self._ends = time.perf_counter() + SECONDS
+        self._ends = time.thread_time() + SECONDS
 
     @property
     def is_over(self) -> bool:
         """Whether this slice has been long enough."""
-        return time.perf_counter() >= self._ends
+        return time.thread_time() >= self._ends
 
     async def rest(self) -> None:
         """Let everybody else be served, then wait for the next slice. The world may be another one afterwards."""
-        await self._slices.wait(self._user)
-        self._ends = time.perf_counter() + SECONDS
+        if self._user is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._slices.wait(self._user)
+        self._ends = time.thread_time() + SECONDS

@@ -99,7 +99,7 @@ class Answers:
             self._opened.supplied(file, filled)
             self._cache.supplied(file, filled)
         else:
-            work = self._engine.begin_work(file.uid)
+            work = self._engine.begin_work(file.uid, urgent=True)
             for first in range(0, len(filled), _PIECES):
                 if work.is_over:
                     await work.rest()
