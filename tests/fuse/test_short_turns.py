@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NIGHTLY
 from tests.support.identity import Actor, Who, meanwhile, reachable_mount
 from tests.support.mounted import Mounted, wait_for
 from tests.support.two_users import owner_of_pager
@@ -24,7 +25,7 @@ from vmofs.units import PAGE_SIZE
 HOSTILE = Who("hostile", 2001, 2001)
 OTHER = Who("other", 2002, 2002)
 
-PIECES = 30_000
+PIECES = 30_000 if NIGHTLY else 20_000
 PINS = 4000
 SIZE = 2 * PIECES * PAGE_SIZE
 ATTEMPTS = 3
