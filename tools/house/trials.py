@@ -17,7 +17,7 @@ FOLDERS = ("tests/unit", "tests/model")
 MOST_SECONDS = 600
 """For all tests of one mutant, beside what each of them may take."""
 
-_LEFT_OUT = re.compile(r"children_cost|\bmount/|test_mount_")
+_LEFT_OUT = re.compile(r"children_cost|\bmount/|test_mount_|test_map")
 """The first counts bytes of memory, and takes as long as all others of the core; the rest are about something else."""
 
 _FAILED = re.compile(r"^(?:FAILED|ERROR|TIMEOUT) (\S+)", re.MULTILINE)
@@ -79,11 +79,11 @@ def _write(path: Path, text: str) -> None:
 def relevant_tests(root: Path, file: str) -> tuple[list[str], list[str]]:
     """Return the test files that use the package of a module: those of unit/ that import the module; all others.
 
-    Whoever uses ``vmofs.testing`` uses the core. The models come last.
+    Whoever uses ``tests.oracle`` uses the core. The models come last.
     """
     parts = Path(file).with_suffix("").parts
     module, package = ".".join(parts), ".".join(parts[:2])
-    packages = rf"{re.escape(package)}\b" + (r"|vmofs\.testing\b|\bworld\b" if package == "vmofs.core" else "")
+    packages = rf"{re.escape(package)}\b" + (r"|tests\.oracle\b|\bworld\b" if package == "vmofs.core" else "")
     near: list[str] = []
     others: list[str] = []
     for folder in FOLDERS:
