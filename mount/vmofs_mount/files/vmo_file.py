@@ -185,16 +185,24 @@ class OpenVmos:
         """
         if self.engine.start(access):
             return access.result()
-        try:
-            self.limits.take(Resource.REQUESTS, handle.caller.uid)
-        except VmoError:
-            with self.engine.change():
-                access.cancel()
-            raise
+        self._count(access, handle.caller.uid)
         try:
             return await self.run_unless_killed(access, handle.process, locked, is_started=True)
         finally:
             self.limits.give(Resource.REQUESTS, handle.caller.uid)
+
+    def _count(self, access: Access[T], uid: int) -> None:
+        """Count a call that waits as a request of a user, or end it.
+
+        Raises:
+            NoMemoryError: there are too many; the call has ended.
+        """
+        try:
+            self.limits.take(Resource.REQUESTS, uid)
+        except VmoError:
+            with self.engine.change():
+                access.cancel()
+            raise
 
     async def write(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
         """Do as ``run_counted`` does for a WRITE of a file that may be mapped.
@@ -211,12 +219,7 @@ class OpenVmos:
             return self.taken.take(file, offset, data, partial(self._carry_out, access, uid))
         if self.engine.start(access):
             return access.result()
-        try:
-            self.limits.take(Resource.REQUESTS, uid)
-        except VmoError:
-            with self.engine.change():
-                access.cancel()
-            raise
+        self._count(access, uid)
         over = trio.Event()
         self._spawn(self._wait, access, uid, over)
         try:
