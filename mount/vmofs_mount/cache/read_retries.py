@@ -58,7 +58,6 @@ deadline: such a failure holds for ``RETRY_SECONDS``, however often it is met.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -69,6 +68,7 @@ import trio
 
 from vmofs.status import Status, VmoError
 from vmofs.units import PageRange
+from vmofs_mount.cache.waiting_reads import WaitingRead, WaitingReads
 from vmofs_mount.linux.procfs import Blocked, blocked_threads, descendants, has_mapped, reads_file
 from vmofs_mount.loop.lanes import Lanes
 
@@ -281,43 +281,23 @@ async def find_stale(suspects: Iterable[Failure]) -> Failure | None:
 
 
 class Retries:
-    """Counts the retries that will come by looking at who waits; ``began``, ``ended``: of the READs that wait."""
+    """Counts the retries that will come by looking at who waits: ``reads``, and in ``/proc``."""
 
-    def __init__(self, device_minor: int) -> None:
+    def __init__(self, device_minor: int, reads: WaitingReads) -> None:
         self._device_minor = device_minor
-        self._reads: dict[int, int] = {}
+        self._reads = reads
         self._looks: defaultdict[int, _Looks] = defaultdict(_Looks)  # by user
         self._lookers = Lanes(8)  # maps of processes in page faults may hold them up
         self._look_took = 0.0
 
-    def began(self, process: int) -> None:
-        """Note that a READ for a process waits."""
-        self._reads[process] = self._reads.get(process, 0) + 1
-
-    def ended(self, process: int) -> None:
-        """Note that it is about to be answered."""
-        left = self._reads[process] - 1
-        if left:
-            self._reads[process] = left
-        else:
-            del self._reads[process]
-
-    async def count(
-        self,
-        process: int,
-        flags: int,
-        others: Iterable[int],
-        ino: int,
-        pages: PageRange,
-        *,
-        stale: bool,
-        uid: int = 0,
-    ) -> RetriesLeft:
+    async def count(self, read: WaitingRead, others: Iterable[int], pages: PageRange, *, stale: bool) -> RetriesLeft:
         """Return how many retries each process will make of a failed READ, before that is answered.
 
-        ``others`` are the processes that have the file open too, ``uid`` is the user of this one.
+        ``others`` are the processes that have the file open too, ``pages`` those that were not there.
         """
-        if flags & os.O_DIRECT:
+        handle = read.handle
+        process, uid, ino = handle.process, handle.caller.uid, handle.file.ino
+        if not handle.has_page_cache:
             return RetriesLeft({})
         others = set(others)  # as they are now: who opens the file while we look has nothing to try again
         with trio.move_on_after(_LOOK_SECONDS):
@@ -354,7 +334,7 @@ class Retries:
     def _behind_lock(self, process: int, seen: Mapping[int, Blocked], *, stale: bool = False) -> int:
         """Return the retries of threads that wait for a page but have no READ of their own under way."""
         blocked = seen[process]
-        waiting = max(0, blocked.reads + blocked.faults + stale - self._reads.get(process, 0))
+        waiting = max(0, blocked.reads + blocked.faults + stale - self._reads.count_of(process))
         faults = min(waiting, blocked.faults)
         return faults * _READS_OF_FAULT + (waiting - faults) * _RETRIES_OF_READ
 
