@@ -1,8 +1,8 @@
 """The FUSE device of one mount: requests are taken from it, answered, or handed on to libfuse.
 
 The device is ours for the whole life of the mount. What we know how to serve is answered with plain calls, without
-pyfuse3. Everything else goes on to libfuse, whose descriptor leads to a socket just while libfuse reads the request, and
-to the device again before a handler answers.
+pyfuse3. Everything else goes on to libfuse, whose descriptor leads to a socket just while libfuse reads the request. It
+leads to the device again before a handler answers.
 """
 
 # Rules
