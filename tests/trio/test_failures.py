@@ -12,8 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.support.reads import waiting_read
 from vmofs.status import IoError, TimedOutError, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.cache import read_retries as module
-from vmofs_mount.cache.read_retries import RETRY_SECONDS, Failure, Failures, Retries, RetriesLeft
+from vmofs_mount.cache import retry_counts as module
+from vmofs_mount.cache.read_retries import RETRY_SECONDS, Failure, Failures, RetriesLeft
+from vmofs_mount.cache.retry_counts import Retries
 from vmofs_mount.cache.waiting_reads import WaitingReads
 from vmofs_mount.linux.procfs import Blocked
 

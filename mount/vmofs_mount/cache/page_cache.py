@@ -35,10 +35,10 @@ the threads are, the cache ends up with what the VMO has.
 #
 # What is not nice
 #
-# READs that wait and WRITEs under way are noted in two books, `WaitingReads` and `PendingWrites`. Attributes are told in
-# two ways: `_announce` after 0.1 s, `_tell_kernel` at once, for sizes and aux files. `wait_dropped` looks every 0.02 s
-# whether it is held up, since nobody tells it. The exceptions for aux files (`attributes_told`, `is_source`) live in
-# the inode and in front/attributes.py.
+# READs that wait and WRITEs under way are noted in two books, `WaitingReads` and `PendingWrites`. Attributes are told
+# in two ways: `_announce` after 0.1 s, `_tell_kernel` at once, for sizes and aux files. `wait_dropped` looks every
+# 0.02 s whether it is held up, since nobody tells it. The exceptions for aux files (`attributes_told`, `is_source`)
+# live in the inode and in front/attributes.py.
 #
 # What else changes with this file
 #

@@ -9,7 +9,8 @@ from functools import partial
 from vmofs.status import IoError, VmoError
 from vmofs.units import PageRange
 from vmofs_mount.cache.page_cache import PageCache
-from vmofs_mount.cache.read_retries import Failure, Failures, Retries, RetriesLeft, find_stale
+from vmofs_mount.cache.read_retries import Failure, Failures, RetriesLeft, find_stale
+from vmofs_mount.cache.retry_counts import Retries
 from vmofs_mount.cache.waiting_reads import WaitingRead
 from vmofs_mount.tree.inodes import VmoFile
 
