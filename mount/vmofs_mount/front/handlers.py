@@ -22,9 +22,9 @@ from typing import ParamSpec, TypeVar
 import pyfuse3
 
 from vmofs.status import VmoError
-from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.units import PageRange
 from vmofs_mount.files.open_files import Data
-from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes
+from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes, to_statvfs
 from vmofs_mount.front.errno_map import errno_of
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.linux.caller import Caller
@@ -87,6 +87,7 @@ class Operations(pyfuse3.Operations):
         ``begin`` is called when libfuse is about to answer FUSE_INIT.
         """
         self._tree = parts.tree
+        self._room = parts.room
         self._handles = parts.handles
         self._auxes = parts.auxes
         self._vmos = parts.vmos
@@ -263,14 +264,8 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """Return how much memory there is for pages."""
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = PAGE_SIZE
-        data.f_blocks = os.sysconf("SC_PHYS_PAGES")
-        data.f_bfree = data.f_bavail = os.sysconf("SC_AVPHYS_PAGES")
-        data.f_files = self._tree.node_count
-        data.f_namemax = 255
-        return data
+        """Return how much room there is for pages and for files of the user who asks."""
+        return to_statvfs(self._room.of(ctx.uid))
 
     # Open files
 
