@@ -11,8 +11,6 @@ from vmofs_mount.tree.inodes import AuxFile, CommandFile, Directory, Fifo, Node,
 from vmofs_mount.tree.room import Space
 from vmofs_mount.tree.text_file import ConstantText, TextFile
 
-_BLOCKS_PER_PAGE = PAGE_SIZE // 512
-
 LONG_SECONDS = 3600.0
 """For what changes only through the kernel. A timeout of attributes of data files costs a GETATTR per cached read
 when it is 0 (61 µs instead of 1.4 µs), so changes made by commands are announced with ``invalidate_inode(ino,
@@ -39,7 +37,7 @@ def to_attributes(node: Node) -> pyfuse3.EntryAttributes:
     entry.st_uid = node.uid
     entry.st_gid = node.gid
     entry.st_size = node.size_bytes
-    entry.st_blocks = node.committed_pages * _BLOCKS_PER_PAGE
+    entry.st_blocks = node.blocks
     entry.st_blksize = PAGE_SIZE
     entry.st_atime_ns = node.atime_ns
     entry.st_mtime_ns = node.mtime_ns
