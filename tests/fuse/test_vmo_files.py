@@ -96,6 +96,7 @@ def test_attributes_tell_of_the_vmo(pager: PagerClient) -> None:
     vmo = pager.create(size=5 * PAGE_SIZE + 1, options="key=12345 trap_dirty resizable")
     pager.supply(vmo)
     assert vmo.xattr("key") == "12345"
+    assert (vmo.xattr("pager"), vmo.xattr("kind")) == (pager.name, "root")
     assert set(vmo.xattr("options").split(",")) == {"trap_dirty", "resizable"}
     assert vmo.xattr("size_pages") == "6"
     assert vmo.xattr("clean_pages") == "1"

@@ -22,6 +22,7 @@ from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import Vmo
 from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.wire.names import escape
 from vmofs_mount.linux.caller import Caller
 
 PagedVmo = PagerVmo | CloneVmo | PagerView
@@ -352,20 +353,37 @@ class VmoFile(Node):
         return self.pager is not None and self.vmo in self.pager.vmos
 
     def computed_xattrs(self) -> Mapping[bytes, bytes]:
-        """Return key, options, state, and the page counts."""
+        """Return pager, key, kind, options, state, and the page counts."""
         vmo = self.vmo
         counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
         counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
         counts["runs"] = counts.pop("runs_pages", 0)
         options = asdict(vmo.node.options) if isinstance(vmo, PagerVmo) else {"resizable": vmo.resizable}
         values = {
+            "pager": _pager_name(vmo.source.owner),
             "key": vmo.source.key,
+            "kind": _kind_of(vmo),
             "state": vmo.source.state.value,
             "options": ",".join(name for name, is_set in options.items() if is_set),
             "children": vmo.lineage.num_children,
             **counts,
         }
         return {name.encode(): str(value).encode() for name, value in values.items()}
+
+
+def _kind_of(vmo: PagedVmo) -> str:
+    match vmo:
+        case PagerView():
+            return "slice" if vmo.is_slice else "reference"
+        case CloneVmo():
+            return "clone"
+    return "root"
+
+
+def _pager_name(file: object) -> str:
+    """Return what the pager is called that made the VMO of a file, as commands write it; empty if it has no name."""
+    directory = file.pager.owner if isinstance(file, VmoFile) and file.pager is not None else None
+    return escape(directory.name.decode()) if isinstance(directory, Directory) else ""
 
 
 class AuxFile(Node):
