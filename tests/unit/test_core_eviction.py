@@ -68,6 +68,20 @@ def test_the_least_recently_supplied_group_goes_first(world: World) -> None:
     )
 
 
+def test_what_may_be_evicted_is_counted(world: World) -> None:
+    vmo, eviction = full(world), order(world)
+    assert eviction.idle_pages() == LIMIT
+    world.start(vmo.write(0, bytes(P))).result()
+    assert eviction.idle_pages() == LIMIT - 1
+    pin = world.start(vmo.pin(GROUP * P, 2 * P)).result()
+    assert eviction.idle_pages() == LIMIT - 3
+    pin.unpin()
+    assert eviction.idle_pages() == LIMIT - 1
+    world.system.reclaim(LIMIT)
+    assert present(vmo) == [0]
+    assert eviction.idle_pages() == 0
+
+
 def test_reading_keeps_a_group(world: World) -> None:
     vmo = full(world)
     vmo.read_nowait(5 * P, 1)

@@ -39,6 +39,7 @@ from vmofs_mount.rights.resolver import Names
 from vmofs_mount.tree.directory_rules import AuxRealm, ControlRealm
 from vmofs_mount.tree.inodes import Directory, Realm
 from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.room import Room
 from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.listers import Listers
 from vmofs_mount.waits.self_deadlock import Deadlocks
@@ -138,4 +139,4 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     spawn(Deadlocks(engine, log, place.minor, partial(known.files_of, handles)).run)
     spawn(Listers(engine, log, place.minor, shared, vmos.directories).run)
     spawn(Idleness(system.frames, turns).run)
-    return AssembledMount(Parts(tree, handles, auxes, vmos, pagers), engine, cache, known)
+    return AssembledMount(Parts(tree, Room(system, limits, tree), handles, auxes, vmos, pagers), engine, cache, known)

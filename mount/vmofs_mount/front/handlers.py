@@ -23,8 +23,7 @@ from typing import ParamSpec, TypeVar
 import pyfuse3
 
 from vmofs.status import VmoError
-from vmofs.units import PAGE_SIZE
-from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes
+from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes, to_statvfs
 from vmofs_mount.front.errno_map import errno_of_exception
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.linux.caller import Caller
@@ -67,6 +66,7 @@ class Operations(pyfuse3.Operations):
         ``answer_directly`` is called before a handler answers.
         """
         self._tree = parts.tree
+        self._room = parts.room
         self._handles = parts.handles
         self._auxes = parts.auxes
         self._vmos = parts.vmos
@@ -206,7 +206,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        """Return the names of the extended attributes."""
+        """Return the names of the extended attributes that are stored; see ``xattrs``."""
         return list_xattrs(self._tree.get(inode))
 
     @handler
@@ -234,14 +234,8 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """Return how much memory there is for pages."""
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = PAGE_SIZE
-        data.f_blocks = os.sysconf("SC_PHYS_PAGES")
-        data.f_bfree = data.f_bavail = os.sysconf("SC_AVPHYS_PAGES")
-        data.f_files = self._tree.node_count
-        data.f_namemax = 255
-        return data
+        """Return how much room there is for pages and for files of the user who asks."""
+        return to_statvfs(self._room.of(ctx.uid))
 
     # Open files
 

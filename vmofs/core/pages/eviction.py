@@ -68,6 +68,10 @@ class Member(Protocol):
 
     unneeded: RangeSet
 
+    @property
+    def idle_pages(self) -> int:
+        """How many pages may be evicted, at least."""
+
     def next_present(self, page: int, limit: int) -> int:
         """Return the first present page from ``page`` on, at most ``limit``."""
 
@@ -192,6 +196,10 @@ class Eviction:
             self._evicted_total += part.pages
             self.evicted.add(number, part)
         return bool(kept)
+
+    def idle_pages(self) -> int:
+        """Return how many pages may be evicted, at least. Costs a look at each VMO."""
+        return sum(member.idle_pages for member in self._members.values())
 
     def statistics(self) -> EvictionStatistics:
         """Return the present counts."""

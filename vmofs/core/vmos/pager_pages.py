@@ -183,6 +183,11 @@ class PagerPages(VmoPages):
             self.used(part)
         return run.range
 
+    @property
+    def idle_pages(self) -> int:
+        """How many pages may be evicted, at least: of those that are pinned some may be counted twice."""
+        return max(0, self.runs.pages_in(PageState.CLEAN) - self.pinned.pages - self.always_needed.pages)
+
     def used(self, pages: PageRange) -> None:
         """Note that present pages are used: they are the last to be evicted, and no longer unneeded."""
         if self.recency is not None:
