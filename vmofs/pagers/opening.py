@@ -162,11 +162,9 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: It is none, or negative.
     """
-    units = "KMGTP"
-    digits, shift = (
-        (text[:-1], 10 * (units.index(text[-1].upper()) + 1)) if text[-1:].upper() in units and text else (text, 0)
-    )
-    size = int(float(digits) * (1 << shift)) if "." in digits else int(digits) << shift
+    shift = 10 * ("KMGTP".find(text[-1:].upper()) + 1) if text else 0
+    digits = text[:-1] if shift else text
+    size = int(float(digits) * (1 << shift)) if shift and "." in digits else int(digits) << shift
     if size < 0:
         raise ValueError(f"{text} is negative")
     return size

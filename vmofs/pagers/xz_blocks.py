@@ -10,7 +10,7 @@ from itertools import pairwise
 import xz
 
 from vmofs.client import Unavailable
-from vmofs.pagers.source import RangeFile, Refusal, Source, short
+from vmofs.pagers.source import BUFFER_BYTES, RangeFile, Refusal, Source, short
 
 _MOST_OF_ONE_BLOCK = 16 << 20
 """Of a larger block everything before a range would be decompressed each time: 7 s for 100 MiB."""
@@ -30,7 +30,7 @@ class XzBlocks(Source):
         self._lock = threading.Lock()
         self._file = RangeFile(compressed)
         try:
-            self._reader = xz.XZFile(io.BufferedReader(self._file, 64 << 10))
+            self._reader: xz.XZFile | None = self._open()
             self.size = self._reader.seek(0, io.SEEK_END)
         except (xz.XZError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
             self._file.check()
@@ -43,13 +43,19 @@ class XzBlocks(Source):
                 "decompressed; xz --block-size=4MiB writes smaller ones"
             )
 
+    def _open(self) -> xz.XZFile:
+        return xz.XZFile(io.BufferedReader(self._file, BUFFER_BYTES))
+
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes of the blocks that the range lies in."""
         with self._lock:
             try:
+                if self._reader is None:
+                    self._reader = self._open()
                 self._reader.seek(offset)
                 data = self._reader.read(length)
             except (xz.XZError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+                self._reader = None  # after an error in the middle of a block it would go on from there
                 self._file.check()
                 raise Unavailable(f"{self.name}: {short(error)}") from error
         if len(data) != length:
@@ -58,5 +64,4 @@ class XzBlocks(Source):
 
     def close(self) -> None:
         """Close what it stands on."""
-        self._reader.close()
         self._compressed.close()

@@ -11,6 +11,7 @@ import bisect
 import struct
 from itertools import accumulate
 
+import xxhash
 from backports import zstd
 
 from vmofs.client import Unavailable
@@ -36,7 +37,7 @@ class ZstdFrames(Source):
         self._compressed = compressed
         self.name = compressed.name.removesuffix(".zst").removesuffix(".zstd")
         self.version, self.url = compressed.version, f"{compressed.url}#zst"
-        compressed_sizes, sizes = self._read_table()
+        compressed_sizes, sizes, self._checksums = self._read_table()
         self._starts = [0, *accumulate(compressed_sizes)]
         self._offsets = [0, *accumulate(sizes)]
         self.size = self._offsets[-1]
@@ -44,7 +45,7 @@ class ZstdFrames(Source):
         if max(sizes, default=0) > _MOST_FRAME:
             raise Refusal(f"{compressed.name} has a frame of {max(sizes)} bytes; write smaller ones, with t2sz -s 4M")
 
-    def _read_table(self) -> tuple[list[int], list[int]]:
+    def _read_table(self) -> tuple[list[int], list[int], list[int]]:
         source, end = self._compressed, self._compressed.size
         refusal = Refusal(
             f"{source.name} has no table of frames, so that nothing in it can be read without all before it; "
@@ -67,7 +68,7 @@ class ZstdFrames(Source):
         compressed_sizes, sizes = [entry[0] for entry in entries], [entry[1] for entry in entries]
         if sum(compressed_sizes) != end - length:
             raise Refusal(f"the frames of {source.name} are said to end at {sum(compressed_sizes)}, not {end - length}")
-        return compressed_sizes, sizes
+        return compressed_sizes, sizes, [entry[2] for entry in entries if len(entry) > 2]
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes of the frames that the range lies in."""
@@ -92,6 +93,8 @@ class ZstdFrames(Source):
             raise Unavailable(f"frame {index} of {self._compressed.name}: {error}") from error
         if len(data) != expected:
             raise Unavailable(f"frame {index} of {self._compressed.name} is {len(data)} bytes, not {expected}")
+        if self._checksums and xxhash.xxh64_intdigest(data) & 0xFFFFFFFF != self._checksums[index]:
+            raise Unavailable(f"frame {index} of {self._compressed.name} is not what its checksum says")
         self._kept.put(index, data)
         return data
 
