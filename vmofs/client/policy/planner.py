@@ -4,7 +4,8 @@ A request is for pages that are missing. What of it a read in progress will brin
 of its own, each a whole cluster around it. Requests in sequence cause reads ahead (``streams``).
 
 Who runs this calls ``take`` for what to read, for each flight of that either ``arrived`` and ``supplied`` for each
-piece, or ``failed``, and then ``finished``; and ``expire`` at ``next_time``. Everything returns at once. The rules of failure:
+piece, or ``failed``, and then ``finished``; and ``expire`` at ``next_time``. Everything returns at once. The rules of
+failure:
 
 * Every request ends by its deadline, whatever the pager does: a read that does not return is given up.
 * ``AWAY`` is tried again within the deadline, less and less often. ``WRONG`` is not, but if more was read than somebody
