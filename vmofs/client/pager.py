@@ -115,7 +115,7 @@ class Pager:
     def write_back(self, obj: Object, offset: int, data: Data) -> Awaitable[None] | None:
         """Store what was written to the file. A pager that has it may have objects with write permission (``mode``).
 
-        The pages count as clean, and ``fsync`` returns, when all of it has returned: so it returns when the data is safe.
+        When all of it has returned the pages count as clean, and ``fsync`` returns: return when the data is safe.
         """
         raise NotImplementedError
 
@@ -126,5 +126,5 @@ class Pager:
         """Learn that nobody has the object any more: its file was removed, and nobody has it open."""
 
     def hint(self, obj: Object) -> Iterable[tuple[int, int]]:  # noqa: ARG002 - for who has a better answer
-        """Return ranges (offset, length) that readers of the object will want first; read beside the first request."""
+        """Return ranges (offset, length) that readers of the object will want first; read after the first request."""
         return ()
