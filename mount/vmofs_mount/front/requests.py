@@ -20,6 +20,7 @@ from vmofs_mount.pagers.supply_tree import SupplyHandle
 from vmofs_mount.tree.inodes import AuxFile
 
 _FORGET, _READ, _WRITE, _INTERRUPT, _BATCH_FORGET = 2, 15, 16, 36, 42  # <linux/fuse.h>: enum fuse_opcode
+_WRITE_CACHE = 1  # of fuse_write_in: it comes from the page cache, where it was stored through a mapping
 _ONE_NUMBER = struct.Struct("=Q")  # fuse_forget_in: a count; fuse_interrupt_in: the number of a request
 _COUNT = struct.Struct("=II")  # fuse_batch_forget_in
 _FORGET_ONE = struct.Struct("=QQ")  # fuse_forget_one: inode and count
@@ -70,7 +71,8 @@ class Requests:
 
     async def _write(self, handle: Handle, request: Request, data: bytes) -> None:
         try:
-            written = await handle.write(request.offset, data)
+            write = handle.write_back if request.flags & _WRITE_CACHE else handle.write
+            written = await write(request.offset, data)
         except Exception as error:  # noqa: BLE001 - it must not end the mount
             if isinstance(handle.node, AuxFile):
                 handle.node.note_refused(PageRange.of_bytes(request.offset, len(data)))
