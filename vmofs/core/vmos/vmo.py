@@ -51,6 +51,7 @@ from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
     from vmofs.core.pages.account import Account
+    from vmofs.core.requests.request import Reader
     from vmofs.core.requests.system import System
 
 T = TypeVar("T")
@@ -415,6 +416,17 @@ class PagerVmo(PagedVmo):
         account: Account | None = None,
     ) -> None:
         super().__init__(PagerPages(system, self, source, stream_size, options, maker, account))
+
+    def miss(self, offset: int, reader: Reader, lane: object, now: float) -> bool | None:
+        """Let somebody wait for an absent page of the content that ``read_nowait`` has just not found.
+
+        Return whether its packet is to be sent by ``lane``, as for ``Port.miss``; None if a ``read`` is needed.
+        """
+        node = self.node
+        if offset % PAGE_SIZE or offset + PAGE_SIZE > node.stream_size:
+            return None
+        source = node.source
+        return source.port.miss(source, offset // PAGE_SIZE, reader, lane, now)
 
     @property
     def modified(self) -> bool:
