@@ -286,9 +286,8 @@ class Pager:
         node = vmo.node
         source = node.source
         page, rest = divmod(offset, PAGE_SIZE)
-        if (source, page) not in source.port.misses or rest or offset + PAGE_SIZE > node.stream_size:
-            return None
-        if source.state is not SourceState.ATTACHED:
+        # A VMO that is being detached may have misses still, which are to fail.
+        if rest or (source, page) not in source.port.misses or source.state is not SourceState.ATTACHED:
             return None
         readers = node.answer(page, data)
         totals = self._totals

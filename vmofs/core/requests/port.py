@@ -31,13 +31,13 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 # accesses: whatever looks at those of a VMO, of a port or of all of them makes them of the records first. That is to
 # promote them. So no rule of the contract is written twice, and nothing but these two calls knows records.
 #
-# 6. A record is an outstanding READ of one page that was delivered. Its page is absent, and all of it is content when
-#    it is made. No ordinary READ covers the page.
+# 6. A record is an outstanding READ of one page that was delivered. Its page is absent, and all of it is content. No
+#    ordinary READ covers the page.
 # 7. Whoever looks up who waits, or what was delivered, promotes. The doors are `PageSource._outstanding`,
 #    `Port._delivered` and `_loads`, `System.requests` and `waiters`: properties, so it cannot be forgotten. What has a
 #    request in its hand uses what lies behind them: `_requests`, `handed`, `_handed_to`, `ordinary`, `waiting`.
-# 8. `PageSource.wait` and `take` promote before they add a request. So all records of a port are younger than its
-#    requests, and were delivered later.
+# 8. `PageSource.wait` promotes before it raises a request, and no record is made while anything is queued. So all
+#    records of a port are younger than its requests, and were delivered later.
 # 9. A whole port is promoted, in order. `PageSource.resolve` alone promotes only what it then completes.
 # 10. A promoted read is an access that has not started. When it is woken it looks for the first time, as any that is
 #     woken looks again. So it does not matter whether its page has come by then.
@@ -222,8 +222,6 @@ class Port:
         request.delivered_at = now
         # Rule 5.
         if request.command is not PacketCommand.COMPLETE:
-            if self.misses:  # they were delivered before
-                self.promote()
             self._hand(request, lane)
         self._packets_total += 1
         return request

@@ -485,9 +485,9 @@ class PagerPages(VmoPages):
         """Assert that pages lie inside, pinned ones have frames, and the content ends before what is untracked."""
         super().check()
         self.source.check()
-        for source, page in self.source.port.misses:
+        for source, page in self.source.port.misses if self.source.state is SourceState.ATTACHED else ():
             assert source is not self.source or (
-                self.runs.at(page) is None and (page + 1) * PAGE_SIZE <= self.size_pages * PAGE_SIZE
+                self.runs.at(page) is None and (page + 1) * PAGE_SIZE <= self.stream_size
             )
         if self._gathering is not None:
             self._gathering.check()
