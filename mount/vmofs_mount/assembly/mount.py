@@ -18,7 +18,7 @@ from vmofs_mount.commands.pager_commands import PagerCommands
 from vmofs_mount.commands.vmo_commands import VmoCommands
 from vmofs_mount.files.aux_file import AuxFiles
 from vmofs_mount.files.open_files import Handles
-from vmofs_mount.files.vmo_file import OpenVmos
+from vmofs_mount.files.vmo_file import OpenVmos, Surroundings
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.front.session import Session
 from vmofs_mount.linux.mountinfo import Place
@@ -71,6 +71,11 @@ class AssembledMount:
             self.parts.pagers.close_all()
         return dirty
 
+    @property
+    def unanswered(self) -> int:
+        """How many READs are not answered yet."""
+        return self.parts.vmos.reads.unanswered
+
     def check(self) -> None:
         """Assert the invariants of all parts."""
         tree = self.parts.tree
@@ -118,7 +123,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
 
     # Open files, and the commands that are written to some of them.
     stores = MappedStores(cache)
-    vmos = OpenVmos(engine, cache, stores, tree, place, spawn)
+    vmos = OpenVmos(engine, cache, stores, tree, place, Surroundings(spawn, session.replies))
     auxes = AuxFiles(engine, cache, stores, tree)
     names = Names(tree, place)
     answers = Answers(engine, vmos, cache)

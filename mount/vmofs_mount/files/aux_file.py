@@ -9,7 +9,7 @@ from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
-from vmofs_mount.files.open_files import Data, Handle, content_changed
+from vmofs_mount.files.open_files import Data, ReadHandle, content_changed
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.rights.set_id import SET_ID
@@ -51,7 +51,7 @@ class AuxFiles:
         await self.cache.wait_dropped_everywhere(file.aux, DROP_SECONDS, but=file)
 
 
-class AuxHandle(Handle):
+class AuxHandle(ReadHandle):
     """An open aux file."""
 
     def __init__(
