@@ -263,6 +263,19 @@ def test_a_page_that_a_miss_brought_is_evicted_and_counted_as_any() -> None:
     assert world.system.eviction.statistics().refaulted_pages_total == 1
 
 
+@pytest.mark.parametrize(("pages", "is_promoted"), [(PageRange(0, 3), False), (PageRange(3, 4), True)])
+def test_who_must_know_the_readers_of_some_pages_makes_accesses_of_them(
+    world: World, pages: PageRange, is_promoted: bool
+) -> None:
+    vmo = world.vmo()
+    reader, other = miss(world, vmo, 3), miss(world, vmo, 6)
+    vmo.promote(pages)
+    assert (reader.access is not None, other.access is not None) == (is_promoted, is_promoted)
+    reader.cancel()
+    other.cancel()
+    vmo.promote()
+
+
 # The order of requests
 
 
@@ -361,6 +374,7 @@ DOORS: dict[type, dict[str, tuple[str, Callable[[World, PagerVmo, PageRequest], 
         "is_stalled": (KEEPS, lambda world, _, __: world.port.is_stalled(LANE)),
         "load": (PROMOTES, lambda world, _, __: world.port.load(LANE)),
         "miss": (KEEPS, lambda world, vmo, __: miss(world, vmo, 5)),
+        "missed": (KEEPS, lambda world, vmo, __: world.port.missed(vmo.source, PageRange(0, 8))),
         "oldest": (KEEPS, lambda world, _, __: world.port.oldest()),
         "peek": (KEEPS, lambda world, _, __: world.port.peek()),
         "promote": (PROMOTES, lambda world, _, __: world.port.promote()),
@@ -380,6 +394,7 @@ DOORS: dict[type, dict[str, tuple[str, Callable[[World, PagerVmo, PageRequest], 
         "expire": (PROMOTES, lambda world, _, __: world.system.expire(0.0)),
         "forget_stale": (KEEPS, lambda *_: None),
         "mark_stale": (KEEPS, lambda *_: None),
+        "promote": (PROMOTES, lambda world, _, __: world.system.promote()),
         "reclaim": (KEEPS, lambda world, _, __: world.system.reclaim(1)),
         "register": (KEEPS, lambda *_: None),
         "requests": (PROMOTES, lambda world, _, __: world.system.requests),

@@ -161,13 +161,16 @@ class Port:
 
     def promote_within(self, source: PageSource, pages: PageRange) -> None:
         """Make requests of the misses among some pages of a VMO, which are resolved by the next call."""
+        for page in self.missed(source, pages):
+            miss = self.misses.pop((source, page))
+            self._hand(source.promote(page, miss), miss.lane)
+
+    def missed(self, source: PageSource, pages: PageRange) -> list[int]:
+        """Return which of some pages of a VMO are missed."""
         start, end = pages
-        keys = ((source, page) for page in range(start, end)) if end - start < len(self.misses) else list(self.misses)
-        for key in keys:
-            of, page = key
-            if of is source and start <= page < end and key in self.misses:
-                miss = self.misses.pop(key)
-                self._hand(source.promote(page, miss), miss.lane)
+        if end - start < len(self.misses):
+            return [page for page in range(start, end) if (source, page) in self.misses]
+        return [page for of, page in self.misses if of is source and start <= page < end]
 
     def _hand(self, request: PageRequest, lane: object) -> None:
         self.handed[request] = lane

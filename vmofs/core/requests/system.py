@@ -64,17 +64,18 @@ class System:
     def requests(self) -> dict[PageRequest, None]:
         """All outstanding requests, oldest first; misses become requests by this."""
         if self.missing or not self._is_in_order:
-            self._promote()
+            self.promote()
         return self.ordinary
 
     @property
     def waiters(self) -> int:
         """How many accesses wait at requests; misses become requests by this."""
         if self.missing:
-            self._promote()
+            self.promote()
         return self.waiting
 
-    def _promote(self) -> None:
+    def promote(self) -> None:
+        """Make requests of all misses."""
         missing, self.missing = self.missing, {}
         for port in missing:
             port.promote()

@@ -283,6 +283,9 @@ class PagedVmo(Vmo):
         """Return the state of one page."""
         return self.node.state_at(page + self.start // PAGE_SIZE)
 
+    def promote(self, pages: PageRange = ALL_PAGES) -> None:
+        """Make ordinary reads of those on the short path of a miss, if some of these pages are missed."""
+
     def read_nowait(self, offset: int, length: int) -> Bytes | None:
         """Return the bytes if every page is there, else None. Valid until the next call on any object.
 
@@ -427,6 +430,12 @@ class PagerVmo(PagedVmo):
             return None
         source = node.source
         return source.port.miss(source, offset // PAGE_SIZE, reader, lane, now)
+
+    def promote(self, pages: PageRange = ALL_PAGES) -> None:
+        """Make ordinary reads of those on the short path of a miss, if some of these pages are missed."""
+        source = self.node.source
+        if source.misses and source.port.missed(source, pages):
+            source.port.promote()
 
     @property
     def modified(self) -> bool:
