@@ -12,7 +12,7 @@ from tests.support.short_reads import ShortRead, short_read
 from vmofs.core.pages.account import Account
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.page_source import PageSource
-from vmofs.core.requests.port import Port
+from vmofs.core.requests.port import MOST_HANDED, MOST_MISSING, Port
 from vmofs.core.requests.request import PageRequest, SourceState, Waiter
 from vmofs.core.requests.system import System
 from vmofs.core.vmos.pager_pages import VmoOptions
@@ -195,6 +195,25 @@ def test_no_short_path_before_what_is_queued_or_comes_back(world: World) -> None
     assert short_read(vmo, 0, LANE, world.now) is None
     world.dequeue("two")
     assert short_read(vmo, 0, LANE, world.now) is not None
+
+
+def test_no_short_path_for_more_readers_than_are_quickly_made_requests_of(world: World) -> None:
+    vmo = world.vmo(MOST_MISSING + 1)
+    misses = [miss(world, vmo, page % 100) for page in range(MOST_MISSING)]
+    assert short_read(vmo, 0, LANE, world.now) is None
+    assert short_read(vmo, MOST_MISSING * PAGE_SIZE, LANE, world.now) is None
+    assert answer(world, vmo, 0) == misses[::100]
+    assert short_read(vmo, MOST_MISSING * PAGE_SIZE, LANE, world.now) is not None
+
+
+def test_no_short_path_beside_many_requests_of_the_port(world: World) -> None:
+    vmo = world.vmo(MOST_HANDED + 1)
+    for page in range(MOST_HANDED):
+        world.start_read(vmo, page)
+        world.dequeue(LANE)
+    assert short_read(vmo, MOST_HANDED * PAGE_SIZE, LANE, world.now) is None
+    world.supply(vmo, 0)
+    assert short_read(vmo, MOST_HANDED * PAGE_SIZE, LANE, world.now) is not None
 
 
 def test_no_short_path_without_a_pager_or_a_port(world: World) -> None:

@@ -133,6 +133,7 @@ class PageSource:
     def promote(self, page: int, miss: Miss) -> PageRequest:
         """Make a request of a miss that is not in the port any more, and return it. For ``Port`` only."""
         self.misses -= 1
+        self._system.missing_readers -= len(miss.readers)
         request = PageRequest(self, PacketCommand.READ, PageRange(page, page + 1), miss.raised_at)
         request.deliveries = 1
         requests = self._requests.get(PacketCommand.READ)

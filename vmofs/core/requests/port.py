@@ -49,8 +49,8 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 # What is not nice
 #
 # A request that another VMO of the same port raises promotes all records there. Where such requests are as many as
-# misses of one page, these cost more than without the short path. `System.requests` sorts when records of several ports
-# were promoted.
+# misses of one page, these cost more than without the short path, if `MOST_HANDED` does not end it. `System.requests`
+# sorts when records of several ports were promoted.
 #
 # `requeue_delivered` goes through all that is delivered, also by other lanes: it is called when a reader closes, which
 # is seldom. `peek` and `cancel_key` are used by tests only. A lane is an object of the edge, known by nothing but its
@@ -78,6 +78,13 @@ if TYPE_CHECKING:
     from vmofs.core.requests.page_source import PageSource
     from vmofs.core.requests.request import Reader
     from vmofs.core.requests.system import System
+
+
+MOST_MISSING = 256
+"""Readers on the short path, in all ports: to promote them all takes some 4 ms, in one go."""
+
+MOST_HANDED = 64
+"""Unanswered requests of a port with which misses take the short path. With more, most would be promoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +120,21 @@ class Port:
         Return whether that packet is to be sent: it counts as delivered. It is not if somebody waits already. None if
         the read has to be an access; then nothing has changed.
         """
+        system = self._system
         key = (source, page)
-        if source.state is not SourceState.ATTACHED:
+        if source.state is not SourceState.ATTACHED or system.missing_readers >= MOST_MISSING:
             return None
         known = self.misses.get(key)
         if known is not None:
             known.readers.append(reader)
+            system.missing_readers += 1
             return False
         # What is queued goes first, and a page is asked for once.
-        if self._sources or self._returned or self._closed or source.is_asked(page):
+        if self._sources or self._returned or self._closed or len(self.handed) >= MOST_HANDED or source.is_asked(page):
             return None
         if not self.misses:
-            self._system.missing[self] = None
+            system.missing[self] = None
+        system.missing_readers += 1
         self.misses[key] = tuple.__new__(Miss, (now, lane, [reader]))
         self._packets_total += 1
         source.misses += 1
@@ -134,6 +144,7 @@ class Port:
     def end_miss(self, source: PageSource, page: int) -> list[Reader]:
         """End a miss whose page is there; return who waits for it. There must be one."""
         _, lane, readers = self.misses.pop((source, page))
+        self._system.missing_readers -= len(readers)
         self._stalled.discard(lane)
         source.misses -= 1
         source.tally.outstanding -= 1

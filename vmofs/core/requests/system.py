@@ -50,6 +50,7 @@ class System:
         self.ordinary: dict[PageRequest, None] = {}  # outstanding requests; what lies behind `requests`
         self.waiting = 0  # accesses at these; what lies behind `waiters`
         self.missing: dict[Port, None] = {}  # ports that may have misses, see port.py
+        self.missing_readers = 0  # who waits there
         self._is_in_order = True
         # Queues are ordered dictionaries: the first entry of a dict lies behind all those that were taken before it.
         self.woken: OrderedDict[Access[object], None] = OrderedDict()
@@ -191,6 +192,7 @@ class System:
         self._check_accounts()
         for request in self.ordinary:
             assert request.source.is_outstanding(request)
+        assert self.missing_readers == sum(len(miss.readers) for port in self.missing for miss in port.misses.values())
         assert self.waiting == sum(len(request.waiters()) for request in self.ordinary)
 
     def _check_accounts(self) -> None:
