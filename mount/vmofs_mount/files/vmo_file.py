@@ -23,7 +23,7 @@ from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.failed_reads import FailedReads
 from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle, content_changed
-from vmofs_mount.files.vmo_reads import Replies, VmoReads
+from vmofs_mount.files.vmo_reads import Delivery, Replies, VmoReads
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.linux.mountinfo import Place
 from vmofs_mount.linux.procfs import thread_group
@@ -43,10 +43,11 @@ STORE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What files need of the session: where tasks are started, and where answers go."""
+    """What files need of others: where tasks are started, where answers go, and by whom misses are delivered."""
 
     spawn: Callable[..., None]
     replies: Replies
+    delivery: Delivery
 
 
 class OpenVmos:
@@ -76,7 +77,7 @@ class OpenVmos:
         self.watch = ReadWatch(engine, spawn, self.directories, self._killed, self._open, cache.reads)
         self.sizes = KernelSizes(place, spawn)
         self.failures = FailedReads(cache, place.minor, self._open, spawn)
-        self.reads = VmoReads(self, surroundings.replies, spawn)
+        self.reads = VmoReads(self, surroundings)
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""

@@ -168,6 +168,11 @@ class Writer:
         """How many lines were written."""
         return self._handed_lines - len(self._lines)
 
+    @property
+    def has_room_for_line(self) -> bool:
+        """Whether ``hand`` takes a line."""
+        return len(self._lines) < _MAX_UNSENT_LINES
+
     def hand(self, line: bytes) -> bool:
         """Have a line written soon; return False if too many wait already."""
         if len(self._lines) >= _MAX_UNSENT_LINES:
