@@ -133,7 +133,11 @@ class Files:
             except InvalidArgsError:
                 raise AlreadyExistsError(f"vmo/{obj.name} is there, and is another pager's") from None
         _log.info("vmo/%s is another one now", obj.name)
-        vmo.unlink()
+        # Who has the old one open may ask for pages of it. A VMO that was unlinked is called by the name that it had
+        # last, which must not be that of the new one.
+        old = vmo.path.with_name(f".old-{vmo.key:x}")
+        vmo.path.rename(old)
+        old.unlink()
 
     def _make_parents(self, name: PurePosixPath) -> None:
         for parent in reversed(name.parents[:-1]):
