@@ -333,7 +333,6 @@ def test_a_name_that_is_another_pagers_is_refused(serving: Serving) -> None:
     serving(Patterned(Object("taken", SIZE)))
     with pytest.raises(AlreadyExistsError, match="another pager"):
         serving(Patterned(Object("taken", 5)))
-    serving.servers[0].remove()
 
 
 @pytest.mark.parametrize(
@@ -341,8 +340,9 @@ def test_a_name_that_is_another_pagers_is_refused(serving: Serving) -> None:
 )
 def test_objects_that_cannot_be_files_are_refused(serving: Serving, objects: list[Object]) -> None:
     with pytest.raises(InvalidArgsError):
-        serving(Patterned(*objects))
-    (serving.mount / "control" / f"{serving.name}0").rmdir()
+        serving(Patterned(Object("good", 1), *objects))
+    assert not (serving.mount / "control" / f"{serving.name}0").exists()
+    assert not path_of(serving, "good").exists()
 
 
 def test_renamed_and_exchanged_files_get_their_own_content(serving: Serving) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from vmofs.client import Data, Object, Pager, Server, serve
@@ -67,8 +68,20 @@ class Serving:
     def close(self) -> None:
         """Remove what is left."""
         for server in self.servers:
+            server.stop()
+        for server in self.servers:
             if server.directory.is_there:
                 server.remove()
+        assert open_below(self.mount) == []
+
+
+def open_below(directory: Path) -> list[str]:
+    """Return what this process has open below a directory."""
+    links = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor of this listing
+            links.append(str(fd.readlink()))
+    return [link for link in links if link.startswith(f"{directory}/")]
 
 
 def main() -> None:
