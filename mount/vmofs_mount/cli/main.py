@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vmofs import __version__
 from vmofs_mount.cli.doctor import Verdict, examine_machine, examine_mount
+from vmofs_mount.cli.open_main import OPENING, open_main
 from vmofs_mount.daemon.options import OptionError, parse_options
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts, unmount
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mount_at, resolved
@@ -34,8 +35,11 @@ class _CommandError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C)."""
-    parsed = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given and given[0] in OPENING:
+            return open_main(given)
+        parsed = _parser().parse_args(given)
         parsed.function(parsed)
     except (_CommandError, OptionError, UnmountError) as error:
         sys.stderr.write(f"vmofs: {error}\n")
@@ -61,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine, or a mount, lacks")
     doctor.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
     doctor.set_defaults(function=_doctor)
+    for name, sentence in OPENING.items():
+        commands.add_parser(name, help=sentence, add_help=False)
     return parser
 
 

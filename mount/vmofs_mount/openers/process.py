@@ -26,7 +26,10 @@ from vmofs_mount.openers import records
 from vmofs_mount.openers.job import Job, pager_of
 from vmofs_mount.openers.places import Target
 
+_log = logging.getLogger(__name__)
+
 _LOOK_SECONDS = 0.3
+_END_SECONDS = 10.0
 
 
 class Opener:
@@ -149,18 +152,21 @@ class _Process:
         except Refusal as error:
             _tell(news, {"refusal": str(error), "code": error.code})
             return error.code
-        except Exception as error:
-            logging.exception("the files cannot be served")
+        except Exception as error:  # noqa: BLE001 - whoever waits for the files is to be told
+            _log.exception("the files cannot be served")
             is_known = isinstance(error, OSError | VmoError | ValueError)
             sentence = str(error) if is_known else f"{type(error).__name__}: {error}"
             _tell(news, {"refusal": sentence, "code": ExitCode.OTHER})
             return ExitCode.OTHER
         _tell(news, {"files": list(sources)})
         threading.Thread(target=self._keep_record, args=(record, failures, server, news), daemon=True).start()
+        ending = threading.Thread(target=self._end_with_command, args=(orders, server), daemon=True)
         if self._is_bound:
-            threading.Thread(target=self._end_with_command, args=(orders, server), daemon=True).start()
+            ending.start()
         server.wait()
         self._is_over.set()
+        if self._is_bound:
+            ending.join(_END_SECONDS)  # it is what has ended the server, and removes its files
         self._pass_on(record, failures, news)
         records.remove(record)
         return 0
@@ -197,7 +203,7 @@ class _Process:
         latest, failures.latest = failures.latest, []
         for failure in latest:
             _tell(news, failure)
-            logging.info("%s of %s failed", failure, record.pager)
+            _log.info("%s of %s", failure, record.pager)
         return bool(latest)
 
     def _end_with_command(self, orders: IO[str], server: Server) -> None:
