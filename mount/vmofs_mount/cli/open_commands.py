@@ -20,6 +20,7 @@ from vmofs.pagers.local_files import files_of
 from vmofs.pagers.source import ExitCode, Refusal
 from vmofs.pagers.sources_pager import SourcesPager
 from vmofs.status import VmoError
+from vmofs_mount.cli.open_files import unmount_if_unused
 from vmofs_mount.cli.open_flags import policy_of, request_of
 from vmofs_mount.openers import records
 from vmofs_mount.openers.job import Command, Job
@@ -35,7 +36,7 @@ def run_open(parsed: argparse.Namespace) -> int:
     job = _job(parsed, urls, target)
     record = records.load(job.pager)
     if record is None or not record.is_alive or not answers(Path(record.mount)):
-        _start(job, target, is_bound=False)
+        _start(job, target, Mounting(target.mount) if target.is_own else None, is_bound=False)
         record = records.load(job.pager)
         if record is None:
             raise Refusal("the opener ended at once; see its log", ExitCode.OTHER)
@@ -55,13 +56,16 @@ def run_run(parsed: argparse.Namespace) -> int:
         raise Refusal("there is no command: vmofs run URL... -- CMD {}", ExitCode.USAGE)
     target = target_of(None, is_directory=True)
     job = replace(_job(parsed, parsed.urls, target), scratch=f"run-{os.getpid()}")
-    opener, names = _start(job, target, is_bound=True)
+    mounting = Mounting(target.mount)
+    opener, names = _start(job, target, mounting, is_bound=True)
     paths = [str(target.mount / "vmo" / name) for name in names]
     watch = _Watch(opener, is_quiet=parsed.quiet)
     try:
         code = _run_command(parsed.argv, paths)
     finally:
         watch.close()
+        if mounting.is_new:
+            unmount_if_unused(str(target.mount))
     for name, (times, reason) in watch.failed.items():
         more = f" ({times} times)" if times > 1 else ""
         _say(f"vmofs: {Path(name).name}: a read failed at {reason}{more}; what {parsed.argv[0]} says may be wrong")
@@ -132,13 +136,18 @@ def _job(parsed: argparse.Namespace, urls: list[str], target: Target) -> Job:
     return Job(tuple(urls), request_of(parsed), policy_of(parsed), target.directory, target.name, command)
 
 
-def _start(job: Job, target: Target, *, is_bound: bool) -> tuple[Opener, list[str]]:
-    """Start an opener and, beside it, the mount; return when the files are there."""
-    opener = start_opener(job, target, is_bound=is_bound)  # first: a fork is cheapest while nothing runs
-    if target.is_own:
-        Mounting(target.mount).wait()
+def _start(job: Job, target: Target, mounting: Mounting | None, *, is_bound: bool) -> tuple[Opener, list[str]]:
+    """Start an opener beside the mount that is being made; return when the files are there."""
+    opener = start_opener(job, target, is_bound=is_bound)
+    if mounting is not None:
+        mounting.wait()
     opener.is_mounted()
-    return opener, opener.wait_ready()
+    try:
+        return opener, opener.wait_ready()
+    except Refusal:
+        if mounting is not None and mounting.is_new:
+            unmount_if_unused(str(target.mount))
+        raise
 
 
 def _linked(record: records.Record, target: Target) -> list[Path]:

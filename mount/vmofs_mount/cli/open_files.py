@@ -21,7 +21,7 @@ from vmofs.vocabulary import VmoOp
 from vmofs_mount.front.unmounting import UnmountError, unmount
 from vmofs_mount.linux.mountinfo import mount_at
 from vmofs_mount.openers import records
-from vmofs_mount.openers.places import answers, mount_above
+from vmofs_mount.openers.places import answers, mount_above, own_mount
 
 _END_SECONDS = 10.0
 _PIECE = 8 << 20
@@ -76,6 +76,7 @@ def run_close(parsed: argparse.Namespace) -> int:
         raise Refusal("either paths or --all", ExitCode.USAGE)
     mounts = set()
     if parsed.all:
+        mounts.add((str(own_mount()), True))
         for record in list(records.records()):
             mounts.add((record.mount, record.is_own_mount))
             _close(record, list(record.files))
@@ -85,7 +86,7 @@ def run_close(parsed: argparse.Namespace) -> int:
         _close(record, files)
     for mount, is_own in mounts:
         if is_own:
-            _unmount_if_unused(mount)
+            unmount_if_unused(mount)
     return 0
 
 
@@ -138,8 +139,8 @@ def _remove_empty(folder: Path, top: Path) -> None:
             folder = folder.parent
 
 
-def _unmount_if_unused(mount: str) -> None:
-    """Unmount the user's own mount when nothing is open there any more."""
+def unmount_if_unused(mount: str) -> None:
+    """Unmount the user's own mount if nothing is open there any more."""
     if any(record.mount == mount for record in records.records()) or mount_at(mount) is None:
         return
     pagers = [entry for entry in Path(mount, "control").iterdir() if entry.is_dir()]

@@ -23,7 +23,7 @@ from vmofs.client import Server
 from vmofs.pagers.source import ExitCode, Refusal, Source
 from vmofs.status import VmoError
 from vmofs_mount.openers import records
-from vmofs_mount.openers.job import Job, pager_of
+from vmofs_mount.openers.job import Job, apart, pager_of, sources_of
 from vmofs_mount.openers.places import Target
 
 _log = logging.getLogger(__name__)
@@ -140,9 +140,11 @@ class _Process:
     def run(self, orders: IO[str], news: IO[str]) -> int:
         """Serve until the end; return the exit code."""
         try:
-            pager, sources = pager_of(self._job)
+            sources = sources_of(self._job)
             if not orders.readline():
                 return 1
+            sources = self._named(sources)
+            pager = pager_of(self._job, sources)
             server = Server(self._target.mount, pager, name=self._job.pager, hard=self._job.policy.hard)
             record = self._record(sources)
             failures = _Failures({file.name: file for file in record.files})
@@ -170,6 +172,16 @@ class _Process:
         self._pass_on(record, failures, news)
         records.remove(record)
         return 0
+
+    def _named(self, sources: dict[str, Source]) -> dict[str, Source]:
+        """Give files that were named by their URLs other names, if those are taken."""
+        if self._target.directory is not None or self._job.scratch:
+            return sources
+        kept = records.load(self._job.pager)  # of an opener that was killed: its files are to be gone on with
+        own = {file.name for file in kept.files} if kept else set()
+        others = {apart(self._job, name): source for name, source in sources.items()}
+        is_taken = any((self._target.mount / "vmo" / name).exists() for name in sources.keys() - own)
+        return others if is_taken or own & others.keys() else sources
 
     def _record(self, sources: dict[str, Source]) -> records.Record:
         number, target = os.getpid(), self._target
