@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vmofs import __version__
 from vmofs_mount.cli.doctor import Verdict, examine_machine, examine_mount
-from vmofs_mount.cli.open_main import OPENING, open_main
+from vmofs_mount.cli.open_main import OPENING
 from vmofs_mount.daemon.options import OptionError, parse_options
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts, unmount
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mount_at, resolved
@@ -35,11 +35,8 @@ class _CommandError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(arguments)
     try:
-        if given and given[0] in OPENING:
-            return open_main(given)
-        parsed = _parser().parse_args(given)
         parsed.function(parsed)
     except (_CommandError, OptionError, UnmountError) as error:
         sys.stderr.write(f"vmofs: {error}\n")

@@ -18,7 +18,6 @@ from vmofs.pagers.source import ExitCode, Refusal, Source, patiently
 from vmofs.status import VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import VmoOp
-from vmofs_mount.front.unmounting import UnmountError, unmount
 from vmofs_mount.linux.mountinfo import mount_at
 from vmofs_mount.openers import records
 from vmofs_mount.openers.places import answers, mount_above, own_mount
@@ -141,6 +140,8 @@ def _remove_empty(folder: Path, top: Path) -> None:
 
 def unmount_if_unused(mount: str) -> None:
     """Unmount the user's own mount if nothing is open there any more."""
+    from vmofs_mount.front.unmounting import UnmountError, unmount  # noqa: PLC0415 - only the last close needs it
+
     if any(record.mount == mount for record in records.records()) or mount_at(mount) is None:
         return
     pagers = [entry for entry in Path(mount, "control").iterdir() if entry.is_dir()]
