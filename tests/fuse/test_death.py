@@ -296,7 +296,11 @@ def test_what_was_dirty_is_reported(mount: Mounted) -> None:
     for fd in pager._commands.values():
         os.close(fd)
     done = subprocess.run(
-        vmofs_command("umount", mount.path), env=vmofs_environment(), capture_output=True, text=True, check=False
+        vmofs_command("umount", "--discard", mount.path),
+        env=vmofs_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     said = "2 dirty pages of 1 VMOs were not written back by their pagers and are gone"
     assert (done.returncode, done.stderr) == (0, f"vmofs: {said}\n")

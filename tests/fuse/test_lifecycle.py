@@ -98,7 +98,7 @@ def test_umount_ends_the_waits_of_readers_at_once_and_tells_what_was_dirty(mount
         wait_for(lambda: all(reader.is_waiting() for reader in readers), "both wait")
         pager.close_commands()
         began = time.monotonic()
-        done = vmofs("umount", mount.path)
+        done = vmofs("umount", "--discard", mount.path)
         assert done.returncode == 0
         told = "vmofs: 2 dirty pages of 1 VMOs were not written back by their pagers and are gone\n" if is_dirty else ""
         assert (done.stdout, done.stderr) == ("", told)
@@ -122,7 +122,7 @@ def test_umount_ends_the_wait_of_an_fsync(mount: Mounted) -> None:
         file.write(bytes(PAGE_SIZE))
         sync = Background(lambda: os.fsync(file.fileno()))
         wait_for(lambda: pager.pending() != [], "it waits")
-        assert "1 dirty pages of 1 VMOs" in vmofs("umount", mount.path).stderr
+        assert "1 dirty pages of 1 VMOs" in vmofs("umount", "--discard", mount.path).stderr
         assert sync.errno() in ENDED
     assert not mount.is_mounted()
 

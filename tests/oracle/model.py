@@ -22,6 +22,9 @@ from vmofs.vocabulary import PacketCommand
 
 ZEROS = bytes(PAGE_SIZE)
 WRITE_BATCH = 16
+OK = "ok"
+"""The outcome of accesses that return nothing."""
+
 REAL = (PageState.CLEAN, PageState.DIRTY, PageState.AWAITING)
 
 

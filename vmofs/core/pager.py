@@ -88,6 +88,7 @@ class Pager:
     """
 
     def __init__(self, system: System, when_freed: Callable[[PagerVmo], None] = lambda _vmo: None) -> None:
+        self.owner: object = None  # the edge's: what it is called
         self._system = system
         self._when_freed = when_freed
         self._vmos: dict[PagerVmo, None] = {}

@@ -6,11 +6,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vmofs import __version__
 from vmofs_mount.cli.doctor import Verdict, examine_machine, examine_mount
 from vmofs_mount.cli.open_main import OPENING
+from vmofs_mount.cli.progress import Progress
 from vmofs_mount.daemon.options import OptionError, parse_options
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts, unmount
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mount_at, resolved
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     mount.set_defaults(function=_mount)
     umount = commands.add_parser("umount", help="unmount a vmofs and end its daemon; who waits there gets an error")
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    umount.add_argument("--discard", action="store_true", help="drop what pagers have not written back")
     umount.set_defaults(function=_umount)
     doctor = commands.add_parser("doctor", help="say what this machine, or a mount, lacks")
     doctor.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
@@ -97,7 +100,14 @@ def _check_mountpoint(mountpoint: str) -> None:
 
 
 def _umount(parsed: argparse.Namespace) -> None:
-    dirty = unmount(resolved(parsed.mountpoint))
+    from vmofs_mount.cli.write_back import write_back  # noqa: PLC0415 - only this command needs it
+
+    path = resolved(parsed.mountpoint)
+    if parsed.discard:
+        dirty = unmount(path)
+    else:
+        with Progress() as progress:
+            dirty = unmount(path, partial(write_back, tell=progress.tell))
     if dirty.sentence:
         sys.stderr.write(f"vmofs: {dirty.sentence}\n")
 

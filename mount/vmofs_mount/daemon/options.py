@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmofs.status import VmoError
 from vmofs.wire.numbers import parse_number
+from vmofs_mount.linux.memory import machine_memory_bytes
 from vmofs_mount.tree.limits import DEFAULTS, Resource
 
 if TYPE_CHECKING:
@@ -90,11 +91,6 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
     if options.max_deadline_seconds:
         options.deadline_seconds = min(options.deadline_seconds or inf, options.max_deadline_seconds)
     return options
-
-
-def machine_memory_bytes() -> int:
-    """Return the size of the machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _seconds(name: str, value: str) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 from vmofs.core.requests.access import Access
+from vmofs.status import NoMemoryError, NoSpaceError
 from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
-from vmofs_mount.files.open_files import Data, Handle, content_changed
+from vmofs_mount.files.open_files import Data, ReadHandle, content_changed
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.rights.set_id import SET_ID
@@ -51,7 +52,7 @@ class AuxFiles:
         await self.cache.wait_dropped_everywhere(file.aux, DROP_SECONDS, but=file)
 
 
-class AuxHandle(Handle):
+class AuxHandle(ReadHandle):
     """An open aux file."""
 
     def __init__(
@@ -79,8 +80,15 @@ class AuxHandle(Handle):
         return self._aux.read_nowait(offset, size)
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Write, growing the file."""
-        written = self._aux.write_nowait(offset, data)
+        """Write, growing the file. Without memory it is a full filesystem: programs know what to do about that.
+
+        Raises:
+            NoSpaceError: there is no memory, or its owner may have no more.
+        """
+        try:
+            written = self._aux.write_nowait(offset, data)
+        except NoMemoryError as error:
+            raise NoSpaceError(str(error)) from error
         if self.file.mode & SET_ID or self._aux.node.windows:
             content_changed(self._auxes.cache, self.file, self.caller, own=self.direct_io)
         self._auxes.tree.modified(self.node)

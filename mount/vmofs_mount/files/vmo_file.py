@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from vmofs.core.pages.content import Bytes
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.vmo import PagerView, PagerVmo
-from vmofs.status import BadStateError, IoError, OutOfRangeError, VmoError
-from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
+from vmofs.status import BadStateError, VmoError
+from vmofs.units import ALL_PAGES, PageRange
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
-from vmofs_mount.cache.read_retries import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.cache.taken_writes import TakenWrites
+from vmofs_mount.files.failed_reads import FailedReads
 from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle, content_changed
+from vmofs_mount.files.vmo_reads import Replies, VmoReads
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.linux.mountinfo import Place
 from vmofs_mount.linux.procfs import thread_group, writes_file
@@ -34,8 +34,7 @@ from vmofs_mount.tree.limits import Resource
 from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.kill_watch import KillWatch
 from vmofs_mount.waits.locked_directories import LockedDirectories
-from vmofs_mount.waits.read_watch import LetGoError, ReadWatch, WaitingRead
-from vmofs_mount.waits.self_deadlock import Reader
+from vmofs_mount.waits.read_watch import LetGoError, ReadWatch
 
 T = TypeVar("T")
 
@@ -43,8 +42,16 @@ STORE_SECONDS = 1.0
 """How long an open for writing waits for a store into the page cache: one that a waiting READ holds up is undone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What files need of the session: where tasks are started, and where answers go."""
+
+    spawn: Callable[..., None]
+    replies: Replies
+
+
 class OpenVmos:
-    """What the open files of all VMOs share: the processes that have them open, and the recent failures, by VMO."""
+    """What the open files of all VMOs share: the processes that have them open, what waits, and what failed."""
 
     def __init__(
         self,
@@ -53,8 +60,9 @@ class OpenVmos:
         stores: MappedStores,
         tree: Tree,
         place: Place,
-        spawn: Callable[..., None],
+        surroundings: Surroundings,
     ) -> None:
+        spawn = surroundings.spawn
         self.engine = engine
         self.tree = tree
         self.limits = tree.limits
@@ -62,15 +70,15 @@ class OpenVmos:
         self.direct_writes = DirectWrites(cache)
         self.cache = cache
         self._open: dict[VmoFile, Counter[int]] = {}
-        self._failures: dict[VmoFile, Failures] = {}
         self._spawn = spawn
-        self._retries = Retries(place.minor)
         self.directories = LockedDirectories(place.mountpoint, spawn)
         self._killed = KillWatch(spawn)
         self.taken = TakenWrites(cache, spawn)
         self._looker = trio.CapacityLimiter(8)
-        self.reads = ReadWatch(engine, spawn, self.directories, self._killed, self._open)
+        self.watch = ReadWatch(engine, spawn, self.directories, self._killed, self._open, cache.reads)
         self.sizes = KernelSizes(place, spawn)
+        self.failures = FailedReads(cache, place.minor, self._open, spawn)
+        self.reads = VmoReads(self, surroundings.replies, spawn)
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""
@@ -85,71 +93,6 @@ class OpenVmos:
         if not processes:
             del self._open[file]
             self.cache.closed(file)
-
-    async def failed(self, handle: VmoHandle, pages: PageRange, error: VmoError, suspects: list[Failure]) -> None:
-        """Remember a failed read for the kernel's retries; ``suspects``: what ``suspects`` returned as it came."""
-        file = handle.file
-        stale_by = await find_stale(suspects)
-        others = self._open.get(file, Counter())
-        retries = await self._retries.count(
-            handle.process,
-            handle.flags,
-            others,
-            file.ino,
-            pages,
-            stale=stale_by is not None,
-            uid=handle.caller.uid,
-        )
-        self._remember(file, retries, pages, error, stale_by if retries.stale else None)
-
-    def _remember(
-        self, file: VmoFile, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None = None
-    ) -> None:
-        failures = self._failures.get(file)
-        if failures is None:
-            failures = self._failures[file] = Failures(partial(self.cache.drop_failed, file))
-        self._spawn(self._expire, file, failures, failures.remember(retries, pages, error, stale_by))
-
-    async def _expire(self, file: VmoFile, failures: Failures, failure: Failure) -> None:
-        await failures.expire(failure)
-        if not failures and self._failures.get(file) is failures:
-            del self._failures[file]
-
-    def has_failures(self, file: VmoFile) -> bool:
-        """Return whether ``suspects`` may have anything to say."""
-        return file in self._failures
-
-    async def suspects(self, file: VmoFile, process: int, pages: PageRange) -> list[Failure]:
-        """Return the failures whose pages may still be in the page cache where a READ begins.
-
-        Raises:
-            VmoError: that of the read that this one is a retry of.
-        """
-        failures = self._failures[file]
-        failed = failures.recall(process, pages)
-        if failed is not None:
-            await failed.before_answer()
-            raise copy.copy(failed.error)
-        return failures.in_cache(pages)
-
-    def supplied(self, file: VmoFile, filled: Iterable[PageRange]) -> None:
-        """Forget failures of pages that are there now."""
-        failures = self._failures.get(file)
-        if failures is not None:
-            for pages in filled:
-                failures.forget(pages)
-
-    def began(self, handle: VmoHandle, pages: PageRange, read: WaitingRead) -> int | None:
-        """Note that a READ waits for a pager; return what ``ended`` is to be given."""
-        self._retries.began(handle.process)
-        self.reads.began(handle.file, read)
-        return self.cache.begin_read(handle.file, pages) if read.has_locked else None
-
-    def ended(self, handle: VmoHandle, number: int | None, read: WaitingRead) -> bool:
-        """Note that the READ is about to be answered; return whether what it has may be older than a WRITE that was."""
-        self._retries.ended(handle.process)
-        self.reads.ended(handle.file, read)
-        return number is not None and self.cache.end_read(handle.file, number)
 
     async def set_size(self, file: VmoFile, size_bytes: int, caller: Caller) -> None:
         """Cut or extend a VMO for a thread (truncate, ftruncate); may wait for the pager.
@@ -168,7 +111,7 @@ class OpenVmos:
             self.cache.size_changed(file.vmo)
         await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
         await self.wait_until_unread(file, process)  # last: none may begin before the answer
-        self.reads.size_answered(file, caller.pid)
+        self.watch.size_answered(file, caller.pid)
         content_changed(self.cache, file, caller, own=False)
         self.tree.modified(file)
 
@@ -288,8 +231,8 @@ class OpenVmos:
         Raises:
             LetGoError: the process was killed, or keeps everybody from a directory.
         """
-        if self.reads.waits(file):
-            await self._unless_killed(partial(self.reads.wait_until_free, file), process, file)
+        if self.cache.reads.waits(file):
+            await self._unless_killed(partial(self.watch.wait_until_free, file), process, file)
 
     async def _unless_killed(self, wait: Callable[[], Awaitable[None]], process: int, locked: VmoFile | None) -> None:
         with trio.CancelScope() as scope:
@@ -302,15 +245,10 @@ class OpenVmos:
         if scope.cancelled_caught:
             raise LetGoError(f"process {process} was killed, or others must go on")
 
-    def killed(self, file: VmoFile, pages: PageRange) -> None:
-        """Note that nobody waits for pages any more that are in the page cache without content."""
-        self._remember(file, RetriesLeft({}), pages, IoError("the reader was killed"))
-
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""
         self.taken.check()
         assert all(processes.total() == file.open_count for file, processes in self._open.items())
-        self.reads.check()
 
 
 class VmoHandle(Handle):
@@ -328,68 +266,9 @@ class VmoHandle(Handle):
         file.mapper_count += self._may_map
         file.writer_count += self._may_write
         file.writers_total += self._may_write
+        self.has_page_cache = not flags & os.O_DIRECT
         opened.add(file, self.process)
-        opened.reads.watch(file)
-
-    async def read(self, offset: int, size: int) -> Bytes:
-        """Read up to the end of the content; ask the pager for what is absent, and wait.
-
-        Raises:
-            OutOfRangeError: it was cut off, and the kernel does not get to know that.
-        """
-        vmo = self.file.vmo
-        while True:
-            end = min(offset + size, vmo.stream_size)
-            data: Bytes | None = b"" if end <= offset else vmo.read_nowait(offset, end - offset)
-            if data is None:
-                data = await self._wait(offset, end - offset)
-            if data is None or end > vmo.stream_size:
-                continue  # it may be older than what was written meanwhile, or reaches beyond the end
-            if offset + size > end and self._is_filled_up(offset + size):
-                if not await self._opened.sizes.wait_known(self.file):
-                    raise OutOfRangeError(f"{offset}+{size} was cut off: {self.file.path} ends at {vmo.stream_size}")
-                if min(offset + size, vmo.stream_size) != end:
-                    continue  # the size has changed again
-            if self._opened.taken:
-                data = self._opened.taken.overlay(self.file, offset, data)
-            if end > offset and self._opened.cache.writes and not self.flags & os.O_DIRECT:
-                self._opened.cache.writes.note_read(self.file, PageRange.of_bytes(offset, end - offset))
-            return data
-
-    def _is_filled_up(self, asked: int) -> bool:
-        """Return whether the kernel asked for a page behind the last one: it would fill it with zeros, and show them.
-
-        With O_DIRECT too: what is missing is then read by way of the page cache.
-        """
-        return asked > page_count(self.file.vmo.stream_size) * PAGE_SIZE
-
-    async def _wait(self, offset: int, length: int) -> Bytes | None:
-        """Ask the pager, and wait; None if what came may be older than what was written, or cut off, meanwhile."""
-        file, opened = self.file, self._opened
-        pages = PageRange.of_bytes(offset, length)
-        suspects = await opened.suspects(file, self.process, pages) if opened.has_failures(file) else []
-        opened.limits.take(Resource.REQUESTS, self.caller.uid)
-        access: Access[Bytes] = file.vmo.read(offset, length)
-        access.origin = Reader(self.process, file.ino, pages, self.caller.uid)
-        read = WaitingRead(access, self.process, has_locked=not self.flags & os.O_DIRECT, again=bool(suspects))
-        number = opened.began(self, pages, read)
-        try:
-            data = await opened.engine.run(access)
-        except LetGoError:
-            if read.has_locked:
-                opened.killed(file, pages)
-            raise
-        except OutOfRangeError:
-            if offset + length <= file.vmo.stream_size:
-                raise
-            return None
-        except VmoError as failure:
-            await opened.failed(self, file.vmo.absent(pages), failure, suspects)
-            raise
-        finally:
-            opened.limits.give(Resource.REQUESTS, self.caller.uid)
-            outdated = opened.ended(self, number, read)
-        return None if outdated else data
+        opened.watch.watch(file)
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""

@@ -10,63 +10,42 @@ kernel in any case. ``FUSE_EXPLICIT_INVAL_DATA`` says so.
 And by default O_TRUNC comes with OPEN (``FUSE_ATOMIC_O_TRUNC``), during which the kernel goes on writing back what was
 stored through mappings: the file, just emptied, has a size again. SETATTR, which comes otherwise, holds that up.
 
-Neither pyfuse3 nor an option of libfuse can change these. So libfuse's first answer goes into a socket, and from there,
-changed, to the kernel.
+The kernel cuts what is written straight to the filesystem, to ``supply/`` for instance, into pieces of ``max_write``
+bytes, and of 256 pages of the writer's memory. 1 MiB that does not begin with a page of memory is 257 of them, so the
+first piece would end within a page. A ``max_write`` of 255 pages is never more than 256, wherever it begins: each piece
+of a write that begins with a page of the file ends with one.
+
+Neither pyfuse3 nor an option of libfuse can change these. But its answer comes by way of us (``device``).
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import struct
 
-import trio
+from vmofs.units import PAGE_SIZE
+
+INIT = 26
+"""The opcode of FUSE_INIT."""
 
 _HEADER = struct.Struct("=IiQ")  # <linux/fuse.h>: fuse_out_header
-_FLAGS = struct.Struct("=I")
+_NUMBER = struct.Struct("=I")
 _FLAGS_AT = _HEADER.size + 12  # in fuse_init_out, behind major, minor and max_readahead
+_MAX_WRITE_AT = _HEADER.size + 20  # behind max_background and congestion_threshold
 _ATOMIC_O_TRUNC = 1 << 3
 _AUTO_INVAL_DATA = 1 << 12
 _EXPLICIT_INVAL_DATA = 1 << 25  # Linux 5.2; an older kernel takes no notice
-_MOST_BYTES = 4096
+_MOST_PAGES = 256  # of a request, in every kernel of ours
+MAX_WRITE = (_MOST_PAGES - 1) * PAGE_SIZE
+"""The longest WRITE."""
 
 
-class Negotiation:
-    """The beginning of one mount.
-
-    Attributes:
-        ended: set when the kernel has its answer and the device is the device again.
-    """
-
-    def __init__(self, device: int) -> None:
-        self.ended = trio.Event()
-        self._number = device
-
-    def begin(self) -> None:
-        """Put a socket in the device's place. To be called when libfuse is about to answer the first message."""
-        self._device = os.dup(self._number)
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            os.dup2(theirs.fileno(), self._number, inheritable=False)
-
-    def end(self) -> None:
-        """Put the device back and answer. To be called when libfuse has, before anybody waits for the device again.
-
-        Raises:
-            OSError: libfuse said nothing.
-        """
-        os.dup2(self._device, self._number, inheritable=False)
-        os.close(self._device)
-        with self._ours:
-            answer = self._ours.recv(_MOST_BYTES, socket.MSG_DONTWAIT)
-        os.write(self._number, _changed(answer))
-        self.ended.set()
-
-
-def _changed(answer: bytes) -> bytes:
-    error = _HEADER.unpack_from(answer)[1]
-    if error:
-        return answer
-    (flags,) = _FLAGS.unpack_from(answer, _FLAGS_AT)
-    changed = _FLAGS.pack(flags & ~(_ATOMIC_O_TRUNC | _AUTO_INVAL_DATA) | _EXPLICIT_INVAL_DATA)
-    return answer[:_FLAGS_AT] + changed + answer[_FLAGS_AT + len(changed) :]
+def changed(answer: bytes) -> bytes:
+    """Return libfuse's answer to FUSE_INIT as the kernel is to have it."""
+    if _HEADER.unpack_from(answer)[1]:
+        return answer  # an error
+    told = bytearray(answer)
+    (flags,) = _NUMBER.unpack_from(told, _FLAGS_AT)
+    _NUMBER.pack_into(told, _FLAGS_AT, flags & ~(_ATOMIC_O_TRUNC | _AUTO_INVAL_DATA) | _EXPLICIT_INVAL_DATA)
+    (max_write,) = _NUMBER.unpack_from(told, _MAX_WRITE_AT)
+    _NUMBER.pack_into(told, _MAX_WRITE_AT, min(max_write, MAX_WRITE))
+    return bytes(told)

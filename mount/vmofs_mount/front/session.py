@@ -17,10 +17,12 @@ from typing import Protocol
 import pyfuse3
 import trio
 
+from vmofs_mount.files.vmo_reads import Replies
 from vmofs_mount.front.departure import Departure
+from vmofs_mount.front.device import Device
 from vmofs_mount.front.handlers import Operations
-from vmofs_mount.front.init_flags import Negotiation
 from vmofs_mount.front.parts import Parts
+from vmofs_mount.front.requests import Requests
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts
 from vmofs_mount.linux.device_messages import Kernel, fuse_devices
 from vmofs_mount.linux.knobs import tune
@@ -85,6 +87,10 @@ class Mount(Protocol):
     def shut_down(self) -> Dirty:
         """End all waits with an error; called once, when the end has come. Return what was not written back."""
 
+    @property
+    def unanswered(self) -> int:
+        """How many READs are not answered yet."""
+
     def check(self) -> None:
         """Assert the invariants of all parts."""
 
@@ -98,12 +104,14 @@ class Session:
         kernel: takes messages about this mount.
         nursery: for tasks that live as long as requests are served; cancelled before the end.
         turns: what runs the handlers.
+        replies: where the answers to READs go.
     """
 
     mountpoint: str
     kernel: Kernel
     nursery: trio.Nursery
     turns: Turns
+    replies: Replies
 
 
 async def serve(
@@ -121,22 +129,17 @@ async def serve(
         MountError: the mount could not be made, or does not answer.
     """
     operations = Operations()
-    device = _mount(operations, mountpoint, options)
-    kernel = Kernel(device)
-    turns = Turns(options.spin_seconds)
+    device = Device(_mount(operations, mountpoint, options))
+    kernel = Kernel(device.fileno())
+    turns = Turns(device, options.spin_seconds)
     turns.plug_in()
     try:
         mount = mount_at(mountpoint)
-        negotiation = Negotiation(device)
-
-        def begin_negotiation() -> None:
-            negotiation.begin()
-            turns.before_wait(negotiation.end)
-
-        end = _End(device, kernel, negotiation, supervisor, shared=options.allow_other)
+        end = _End(device, kernel, supervisor, shared=options.allow_other)
         async with trio.open_nursery() as background:
-            assembled = assemble(Session(mountpoint, kernel, background, turns))
-            operations.attach(assembled.parts, begin_negotiation)
+            assembled = assemble(Session(mountpoint, kernel, background, turns, device))
+            operations.attach(assembled.parts, device.answer_directly)
+            device.serve(Requests(device, turns, assembled.parts).table)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end.watch_signals)
                 nursery.start_soon(end.watch_connection)
@@ -149,6 +152,7 @@ async def serve(
             background.cancel_scope.cancel()
     finally:
         _unmount(mountpoint)
+        device.close()
     if end.failure:
         raise MountError(end.failure)
     assembled.check()
@@ -178,14 +182,13 @@ def _unmount(mountpoint: str) -> None:
 class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
-    def __init__(
-        self, device: int, kernel: Kernel, negotiation: Negotiation, supervisor: Supervisor, *, shared: bool
-    ) -> None:
+    def __init__(self, device: Device, kernel: Kernel, supervisor: Supervisor, *, shared: bool) -> None:
         self.failure: str | None = None
         self._supervisor = supervisor
-        self._device = device
+        self._device = device.fileno()
         self._kernel = kernel
-        self._negotiation = negotiation
+        self._begun = trio.Event()
+        device.begun = self._begun.set
         self._shared = shared
         self._near = trio.Event()
         self._served = trio.Event()
@@ -206,7 +209,7 @@ class _End:
 
         Without this a reader that was killed (the kernel does not tell us) would keep the daemon alive after umount.
         """
-        await self._negotiation.ended.wait()
+        await self._begun.wait()
         with select.epoll() as epoll:
             epoll.register(self._device, 0)
             await trio.lowlevel.wait_readable(epoll.fileno())
@@ -224,7 +227,7 @@ class _End:
         """Tune the mount and try whether it answers."""
         try:
             with trio.fail_after(_READY_SECONDS):
-                await self._negotiation.ended.wait()  # the answer to it would undo what is tuned before
+                await self._begun.wait()  # the answer to it would undo what is tuned before
                 degraded = await trio.to_thread.run_sync(self._tune_and_try, mountpoint, abandon_on_cancel=True)
         except (OSError, trio.TooSlowError) as error:
             if mount_at(mountpoint) is None:
@@ -263,6 +266,8 @@ class _End:
         pyfuse3.terminate()
         with trio.move_on_after(_GRACE_SECONDS) as grace:
             await self._served.wait()
+            while mount.unanswered:  # noqa: ASYNC110 - it is soon over
+                await trio.sleep(_PAUSE_SECONDS)
         if grace.cancelled_caught:
             _log.warning("requests were still waiting %s s after the end began", _GRACE_SECONDS)
 

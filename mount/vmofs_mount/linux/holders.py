@@ -31,16 +31,25 @@ def holders(minor: int, but: frozenset[int] = frozenset()) -> list[str]:
 
     ``but``: processes that are left out, of those that have something open.
     """
-    places = mounted_elsewhere(minor)
+    return mounted_elsewhere(minor) + opened_by(minor, but)
+
+
+def opened_by(minor: int, but: frozenset[int] = frozenset()) -> list[str]:
+    """Return a phrase for each process that has something of the mount open, or is in it."""
     opened = (f"process {pid} ({_name(pid)}) by {what}" for pid in _processes() if pid not in but
               for what in _opened(pid, minor))  # fmt: skip
-    return places + _some(opened)
+    return _some(opened)
+
+
+def mounted_here(minor: int) -> list[str]:
+    """Return a phrase for each place in the mount namespace of this process where the mount is."""
+    return [f"the mount at {mount.path}" for mount in mounts() if mount.device == f"0:{minor}"]
 
 
 def mounted_elsewhere(minor: int) -> list[str]:
     """Return a phrase for each place and each mount namespace where the mount is."""
     device = f"0:{minor}"
-    found = [f"the mount at {mount.path}" for mount in mounts() if mount.device == device]
+    found = mounted_here(minor)
     seen = {_namespace("self")}
     for pid in _processes():
         namespace = _namespace(pid)

@@ -29,6 +29,7 @@ class KillWatch:
         self._spawn = spawn
         self._calls: dict[object, tuple[int, Callable[[], None]]] = {}
         self._is_looking = False
+        self._soon = trio.Event()
         self._looker = trio.CapacityLimiter(1)
 
     def add(self, call: object, process: int, let_go: Callable[[], None]) -> None:
@@ -46,11 +47,17 @@ class KillWatch:
         """Return how many calls wait."""
         return len(self._calls)
 
+    def look(self) -> None:
+        """Look at once."""
+        self._soon.set()
+
     async def _look(self) -> None:
         pause = KILL_SECONDS
         try:
             while self._calls:
-                await trio.sleep(pause)
+                with trio.move_on_after(pause):
+                    await self._soon.wait()
+                self._soon = trio.Event()
                 began = trio.current_time()
                 processes = {process for process, _ in self._calls.values()}
                 dying = await trio.to_thread.run_sync(_dying, processes, limiter=self._looker, abandon_on_cancel=True)

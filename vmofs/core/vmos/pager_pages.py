@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from vmofs.core.pages import content, dirty
 from vmofs.core.pages.pins import Pins
 from vmofs.core.pages.ranges import RangeSet
-from vmofs.core.pages.runs import Run, RunMap
+from vmofs.core.pages.runs import NO_FRAME, Run, RunMap
 from vmofs.core.pages.spans import SLICE
 from vmofs.core.pages.states import COMMITTED, PageEvent, PageState, after
 from vmofs.core.requests.access import Need
@@ -183,8 +183,13 @@ class PagerPages(VmoPages):
             self.used(part)
         return run.range
 
+    @property
+    def idle_pages(self) -> int:
+        """How many pages may be evicted, at least: of those that are pinned some may be counted twice."""
+        return max(0, self.runs.pages_in(PageState.CLEAN) - self.pinned.pages - self.always_needed.pages)
+
     def used(self, pages: PageRange) -> None:
-        """Note that present pages are used: they are the last to be evicted, and no longer unneeded."""
+        """Note that pages with frames are used: they are the last to be evicted, and no longer unneeded."""
         if self.recency is not None:
             self.recency.used(*pages)
 
@@ -414,6 +419,10 @@ class PagerPages(VmoPages):
     def next_present(self, page: int, limit: int) -> int:
         """Return the first present page from ``page`` on, at most ``limit``."""
         return page if self.runs.at(page) is not None else self.runs.next_start(page, limit)
+
+    def has_frames(self, pages: PageRange) -> bool:
+        """Return whether any page of a range has a frame."""
+        return any(run.frame != NO_FRAME for run in self.runs.whole_over(pages))
 
     def drop(self, parts: list[PageRange]) -> list[PageRange]:
         """Turn pages into gaps; return them, coalesced."""

@@ -259,6 +259,11 @@ class PagedVmo(Vmo):
     node: PagerPages | ClonePages
 
     @property
+    def may_lack_pages(self) -> bool:
+        """Whether a page may be absent, as far as that is known without a look at each: in ancestors it is not."""
+        return self.size_pages > 0
+
+    @property
     def of(self) -> PagerVmo | CloneVmo:
         """The VMO whose pages these are; this itself, if it is no view."""
         return cast("PagerVmo | CloneVmo", self.node.owner)
@@ -425,6 +430,11 @@ class PagerVmo(PagedVmo):
     def dirty_pages(self) -> int:
         """Pages that were not written back, zeros and those that await it included. Costs nothing to ask."""
         return sum(map(self.node.runs.pages_in, (PageState.DIRTY, PageState.AWAITING, PageState.ZERO)))
+
+    @property
+    def may_lack_pages(self) -> bool:
+        """Whether a page is absent."""
+        return self.node.runs.pages < self.node.size_pages
 
     def statistics(self) -> VmoStatistics:
         """Return the present page counts."""
