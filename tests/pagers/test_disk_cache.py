@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,8 +49,6 @@ def test_what_was_read_once_is_not_read_again(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 61)), max_size=12), st.randoms(use_true_random=False))
 @settings(max_examples=40)
 def test_any_ranges_in_any_order_are_right(ranges: list[tuple[int, int]], numbers: random.Random) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         source = MemorySource(DATA)
         cache, obj = cached(Path(folder), source)
@@ -63,6 +62,7 @@ def test_any_ranges_in_any_order_are_right(ranges: list[tuple[int, int]], number
             known |= pages
             if numbers.random() < 0.2:
                 cache.close(obj)
+                cache, obj = cached(Path(folder), source)
 
 
 @pytest.mark.parametrize("suffix", [".data", ".map"])

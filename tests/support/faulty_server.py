@@ -85,17 +85,19 @@ class _Handler(BaseHTTPRequestHandler):
         return key, headers
 
     def _serve(self, fault: str) -> None:
+        server = self.server
         key, headers = self._version(fault)
-        size = 0 if fault == "empty" else SIZE - 5000 if fault == "shorter" else SIZE
+        whole = SIZE if server.content is None else len(server.content)
+        size = 0 if fault == "empty" else SIZE - 5000 if fault == "shorter" else whole
         wanted = self.headers.get("If-Match")
-        if wanted and self.server.checks_if_match and (fault == "weak tag" or wanted != headers.get("ETag")):
+        if wanted and server.checks_if_match and (fault == "weak tag" or wanted != headers.get("ETag")):
             self._head(412, {"Content-Length": "0"})
             return
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if found is None or fault in {"no ranges", "gzip"}:
             encoding = {"Content-Encoding": "gzip"} if fault == "gzip" else {}
             self._head(200, headers | encoding | {"Content-Length": str(size)})
-            self._body(pattern.make(key, 0, size))
+            self._body(server.make(key, 0, size))
             return
         first, last = int(found[1]), min(int(found[2]), size - 1)
         if first >= size:
@@ -106,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "half the range":
             last = (first + last) // 2
         total = "*" if fault == "size unknown" else str(size)
-        data = pattern.make(key, first, last - first + 1)
+        data = server.make(key, first, last - first + 1)
         told = "bytes 0-4095/" + total if fault == "tells another range" else f"bytes {first}-{last}/{total}"
         self._head(206, headers | {"Content-Range": told, "Content-Length": str(len(data))})
         if fault.startswith("half the body"):
@@ -137,6 +139,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.fault = ""
         self.wait = 0.0
+        self.content: bytes | None = None
         self.checks_if_match = True
         self.count = self.links = self.sent = 0
         self.uses: dict[str, int] = {}
@@ -153,6 +156,12 @@ class FaultyServer(ThreadingHTTPServer):
     def port(self) -> int:
         """Return where it listens."""
         return int(self.server_address[1])
+
+    def make(self, key: int, offset: int, length: int) -> bytes:
+        """Return a range of the object."""
+        if self.content is not None:
+            return self.content[offset : offset + length]
+        return pattern.make(key, offset, length)
 
     def link_works(self, path: str) -> bool:
         """Count a use of a link; each works three times."""

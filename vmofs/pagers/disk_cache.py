@@ -19,7 +19,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
@@ -40,16 +40,20 @@ _PAUSE_AFTER_ERROR = 30.0
 class _Files:
     """The two files of one object and version, open."""
 
-    def __init__(self, stem: Path, description: dict[str, object]) -> None:
+    def __init__(self, stem: Path, description: Mapping[str, object]) -> None:
         self.stem = stem
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self.data = os.open(stem.with_suffix(".data"), flags, 0o600)
-        self.map = os.open(stem.with_suffix(".map"), flags, 0o600)
+        try:
+            self.map = os.open(stem.with_suffix(".map"), flags, 0o600)
+        except OSError:
+            self.map = os.dup(self.data)  # for the end; it is not used
+            raise
         stem.with_suffix(".json").write_text(json.dumps(description))
         self._touched = 0.0
 
-    def close(self) -> None:
-        """Close them."""
+    def __del__(self) -> None:
+        """Close them when the last read of them has ended: a number that is closed before may be another file's."""
         os.close(self.data)
         os.close(self.map)
 
@@ -125,9 +129,7 @@ class DiskCache(Pager):
     def close(self, obj: Object) -> None:
         """Close the files of an object; what is in them stays."""
         with self._lock:
-            files = self._open.pop(obj, None)
-        if files is not None:
-            files.close()
+            self._open.pop(obj, None)
         self._pager.close(obj)
 
     def hint(self, obj: Object) -> Iterable[tuple[int, int]]:

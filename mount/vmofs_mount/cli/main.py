@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vmofs import __version__
 from vmofs_mount.cli.doctor import Verdict, examine_machine, examine_mount
+from vmofs_mount.cli.open_main import OPENING
 from vmofs_mount.cli.progress import Progress
 from vmofs_mount.daemon.options import OptionError, parse_options
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts, unmount
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine, or a mount, lacks")
     doctor.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
     doctor.set_defaults(function=_doctor)
+    for name, sentence in OPENING.items():
+        commands.add_parser(name, help=sentence, add_help=False)
     return parser
 
 

@@ -79,8 +79,8 @@ class Job:
         return str(PurePosixPath(self.scratch, directory, self.name or name))
 
 
-def pager_of(job: Job) -> tuple[Pager, dict[str, Source]]:
-    """Open what a job names, and return the pager that serves it.
+def sources_of(job: Job) -> dict[str, Source]:
+    """Open what a job names, and return it by the names of the files.
 
     Raises:
         Refusal: It cannot be opened, or two of its files have one name.
@@ -92,13 +92,24 @@ def pager_of(job: Job) -> tuple[Pager, dict[str, Source]]:
         sources[name] = source
     if not sources:
         raise Refusal(f"{' '.join(job.urls)} has no files", ExitCode.NOT_FOUND)
+    return sources
+
+
+def apart(job: Job, name: str) -> str:
+    """Return a name for a file whose own is taken, by another URL of the same host: in a directory of this job."""
+    host, _, rest = name.partition("/")
+    return f"{host}/{job.pager.rpartition('-')[2]}/{rest}"
+
+
+def pager_of(job: Job, sources: dict[str, Source]) -> Pager:
+    """Return a pager that serves sources as a job wants it."""
     pager: Pager = SourcesPager(sources)
     policy = job.policy
     if policy.cache is not None:
         pager = DiskCache(pager, policy.cache, policy.cache_size)
     pager.cluster, pager.ahead = policy.cluster, policy.ahead
     pager.threads, pager.deadline = policy.connections, policy.deadline
-    return pager, sources
+    return pager
 
 
 def _host(url: str) -> str:

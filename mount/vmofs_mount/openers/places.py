@@ -61,6 +61,8 @@ class Mounting:
     def __init__(self, mountpoint: Path) -> None:
         self._mountpoint = mountpoint
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_new = False
+        """Whether it was made by this."""
         if not answers(mountpoint):
             with suppress(OSError):  # what a dead daemon left behind cannot be looked at; the command removes it
                 mountpoint.mkdir(mode=0o700, exist_ok=True)
@@ -81,6 +83,7 @@ class Mounting:
         # Another command may have made it at the same moment.
         if self._process.returncode and not answers(self._mountpoint):
             raise Refusal(said.decode(errors="replace").strip().removeprefix("vmofs: "), ExitCode.NO_MOUNT)
+        self.is_new = self._process.returncode == 0
 
 
 class Target(NamedTuple):

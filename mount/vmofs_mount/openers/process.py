@@ -23,10 +23,13 @@ from vmofs.client import Server
 from vmofs.pagers.source import ExitCode, Refusal, Source
 from vmofs.status import VmoError
 from vmofs_mount.openers import records
-from vmofs_mount.openers.job import Job, pager_of
+from vmofs_mount.openers.job import Job, apart, pager_of, sources_of
 from vmofs_mount.openers.places import Target
 
+_log = logging.getLogger(__name__)
+
 _LOOK_SECONDS = 0.3
+_END_SECONDS = 10.0
 
 
 class Opener:
@@ -137,9 +140,11 @@ class _Process:
     def run(self, orders: IO[str], news: IO[str]) -> int:
         """Serve until the end; return the exit code."""
         try:
-            pager, sources = pager_of(self._job)
+            sources = sources_of(self._job)
             if not orders.readline():
                 return 1
+            sources = self._named(sources)
+            pager = pager_of(self._job, sources)
             server = Server(self._target.mount, pager, name=self._job.pager, hard=self._job.policy.hard)
             record = self._record(sources)
             failures = _Failures({file.name: file for file in record.files})
@@ -149,21 +154,34 @@ class _Process:
         except Refusal as error:
             _tell(news, {"refusal": str(error), "code": error.code})
             return error.code
-        except Exception as error:
-            logging.exception("the files cannot be served")
+        except Exception as error:  # noqa: BLE001 - whoever waits for the files is to be told
+            _log.exception("the files cannot be served")
             is_known = isinstance(error, OSError | VmoError | ValueError)
             sentence = str(error) if is_known else f"{type(error).__name__}: {error}"
             _tell(news, {"refusal": sentence, "code": ExitCode.OTHER})
             return ExitCode.OTHER
         _tell(news, {"files": list(sources)})
         threading.Thread(target=self._keep_record, args=(record, failures, server, news), daemon=True).start()
+        ending = threading.Thread(target=self._end_with_command, args=(orders, server), daemon=True)
         if self._is_bound:
-            threading.Thread(target=self._end_with_command, args=(orders, server), daemon=True).start()
+            ending.start()
         server.wait()
         self._is_over.set()
+        if self._is_bound:
+            ending.join(_END_SECONDS)  # it is what has ended the server, and removes its files
         self._pass_on(record, failures, news)
         records.remove(record)
         return 0
+
+    def _named(self, sources: dict[str, Source]) -> dict[str, Source]:
+        """Give files that were named by their URLs other names, if those are taken."""
+        if self._target.directory is not None or self._job.scratch:
+            return sources
+        kept = records.load(self._job.pager)  # of an opener that was killed: its files are to be gone on with
+        own = {file.name for file in kept.files} if kept else set()
+        others = {apart(self._job, name): source for name, source in sources.items()}
+        is_taken = any((self._target.mount / "vmo" / name).exists() for name in sources.keys() - own)
+        return others if is_taken or own & others.keys() else sources
 
     def _record(self, sources: dict[str, Source]) -> records.Record:
         number, target = os.getpid(), self._target
@@ -197,7 +215,7 @@ class _Process:
         latest, failures.latest = failures.latest, []
         for failure in latest:
             _tell(news, failure)
-            logging.info("%s of %s failed", failure, record.pager)
+            _log.info("%s of %s", failure, record.pager)
         return bool(latest)
 
     def _end_with_command(self, orders: IO[str], server: Server) -> None:
