@@ -251,10 +251,13 @@ def test_an_aborted_connection_ends_the_daemon_and_the_mount(mount: Mounted) -> 
 
 
 def test_version_is_fast() -> None:
+    assert min(seconds_of_version() for _ in range(5)) < 0.5  # the machine may do something else, but not all the time
+
+
+def seconds_of_version() -> float:
     began = time.monotonic()
-    done = vmofs("--version")
-    assert done.stdout.startswith("vmofs ")
-    assert time.monotonic() - began < 0.5
+    assert vmofs("--version").stdout.startswith("vmofs ")
+    return time.monotonic() - began
 
 
 def test_a_mount_that_is_unmounted_at_once_ends_well(mounter: Mounter) -> None:
