@@ -26,7 +26,7 @@ from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle, content_changed
 from vmofs_mount.linux.caller import Caller
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.linux.procfs import thread_group, writes_file
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.tree.inodes import VmoFile
@@ -65,7 +65,7 @@ class OpenVmos:
         self._failures: dict[VmoFile, Failures] = {}
         self._spawn = spawn
         self._retries = Retries(place.minor)
-        self.directories = LockedDirectories(place.mountpoint, spawn)
+        self.directories = LockedDirectories(place, spawn)
         self._killed = KillWatch(spawn)
         self.taken = TakenWrites(cache, spawn)
         self._looker = trio.CapacityLimiter(8)
