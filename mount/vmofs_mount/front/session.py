@@ -57,6 +57,7 @@ class SessionOptions(Protocol):
 
     allow_other: bool
     spin_seconds: float
+    source: str
     kernel: set[str]
 
 
@@ -157,7 +158,7 @@ async def serve(
 
 def _mount(operations: Operations, mountpoint: str, options: SessionOptions) -> int:
     """Mount and return the descriptor of the device."""
-    names = {"fsname=vmofs", "subtype=vmofs", "default_permissions", *options.kernel}
+    names = {f"fsname={options.source}", "subtype=vmofs", "default_permissions", *options.kernel}
     if options.allow_other:
         names.add("allow_other")
     before = fuse_devices()
