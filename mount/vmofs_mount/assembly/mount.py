@@ -22,7 +22,7 @@ from vmofs_mount.files.open_files import Handles
 from vmofs_mount.files.vmo_file import OpenVmos, Surroundings
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.front.session import Session
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.loop.reclaim import Reclaim
 from vmofs_mount.loop.slices import Slices

@@ -25,7 +25,7 @@ from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle, content_changed
 from vmofs_mount.files.vmo_reads import Delivery, Replies, VmoReads
 from vmofs_mount.linux.caller import Caller
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.linux.procfs import thread_group
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.tree.inodes import VmoFile
@@ -71,7 +71,7 @@ class OpenVmos:
         self.cache = cache
         self._open: dict[VmoFile, Counter[int]] = {}
         self._spawn = spawn
-        self.directories = LockedDirectories(place.mountpoint, spawn)
+        self.directories = LockedDirectories(place, spawn)
         self._killed = KillWatch(spawn)
         self.taken = TakenWrites(cache, spawn)
         self.watch = ReadWatch(engine, spawn, self.directories, self._killed, self._open, cache.reads)

@@ -62,7 +62,7 @@ from vmofs.core.requests.request import PageRequest
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
 from vmofs.wire.packets import format_packet
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.pagers.fifo_threads import Attempt, ClosedReaders, Writer, is_reader_gone
 from vmofs_mount.tree.inodes import Fifo, VmoFile
 
@@ -252,10 +252,6 @@ class FifoLane:
         packet = request.packet()
         return format_packet(packet.command, packet.key, packet.offset, packet.length, vmo_name(packet.source))
 
-    @property
-    def _path(self) -> str:
-        return f"{self._place.mountpoint}/{self.node.path}"
-
     def end(self) -> None:
         """Let the readers see the end of the stream: the FIFO, or its pager, goes."""
         self._scope.cancel()
@@ -284,7 +280,7 @@ class FifoLane:
             if self._attached is not None:
                 await self._serve(self._attached)
         except OSError as error:  # no descriptors, or no inotify watches, are left: others must not suffer from it
-            _log.warning("%s cannot be served now: %s", self._path, error)
+            _log.warning("%s cannot be served now: %s", self.node.path, error)
             self._hand_over()
             self._wanted.set()
             await trio.sleep(_POLL_SECONDS)
@@ -296,7 +292,7 @@ class FifoLane:
             with trio.move_on_after(delay):
                 await self._wanted.wait()
                 return False  # looked up again: start over with short delays
-            attempt = Attempt(self._path, self._place.device, self._closes)
+            attempt = Attempt(self._place, self.node.path, self._closes)
             try:
                 await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=self._thread)
             except trio.Cancelled:
