@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import stat
 from collections.abc import Callable, Coroutine
 from typing import ParamSpec, TypeVar
