@@ -71,7 +71,6 @@ class AuxHandle(ReadHandle):
         node.maybe_cached |= not self.direct_io
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         self._is_direct = bool(flags & os.O_DIRECT) and not self.direct_io
-        self.is_mapped = False
         node.mapper_count += self._may_map
 
     async def read(self, offset: int, size: int) -> Data:
@@ -80,6 +79,13 @@ class AuxHandle(ReadHandle):
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write, growing the file."""
+        written = await self.write_back(offset, data)
+        if self._is_direct:
+            await self._auxes.direct_writes.written(self.file, PageRange.of_bytes(offset, written))
+        return written
+
+    async def write_back(self, offset: int, data: bytes) -> int:
+        """Write what was stored through a mapping."""
         written = self._aux.write_nowait(offset, data)
         if self.file.mode & SET_ID or self._aux.node.windows:
             content_changed(self._auxes.cache, self.file, self.caller, own=self.direct_io)
@@ -88,8 +94,6 @@ class AuxHandle(ReadHandle):
             self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))
         if self._aux.node.windows:
             await self._auxes.shown_elsewhere(self.file)
-        if self._is_direct:
-            await self._auxes.direct_writes.written(self, self.file, PageRange.of_bytes(offset, written))
         return written
 
     def release(self) -> None:

@@ -261,14 +261,10 @@ class VmoReads:
         read.access.origin = None  # they refer to each other
 
     def interrupt(self, unique: int) -> None:
-        """Let a READ go whose reader has a signal to see to, if that can be told him; else if he was killed."""
+        """Let a READ go if its reader was killed. Other signals he sees to later: a page fault would become SIGBUS."""
         read = self._cache.reads.find(unique)
-        if read is None or read.access.done:
-            return
-        if read.handle.has_page_cache:  # a page fault would become SIGBUS
+        if read is not None and not read.access.done:
             self._watch.interrupted(read)
-        else:
-            self._engine.abort(read.access, LetGoError("interrupted"))
 
     # What seldom happens
 
