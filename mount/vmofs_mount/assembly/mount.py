@@ -32,6 +32,7 @@ from vmofs_mount.observe.dirty import Dirty
 from vmofs_mount.observe.event_log import EventLog
 from vmofs_mount.pagers.answers import Answers
 from vmofs_mount.pagers.answers_file import AnswersFiles
+from vmofs_mount.pagers.delivery import Tasks
 from vmofs_mount.pagers.fifos import Fifos
 from vmofs_mount.pagers.forgotten_names import ForgottenNames, VmoRealm
 from vmofs_mount.pagers.known_pagers import KnownPagers
@@ -114,7 +115,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     forgotten = ForgottenNames(known, kernel, spawn)
     vmo = Directory(permissions, uid, gid, VmoRealm(tree, forgotten))
     aux = Directory(permissions, uid, gid, AuxRealm(tree, system))
-    pagers = Pagers(known, Fifos(place, spawn), forgotten, vmo, tree, engine)
+    pagers = Pagers(known, Fifos(place, Tasks(spawn, turns.when_drained)), forgotten, vmo, tree, engine)
     control_realm = ControlRealm(tree, pagers)
     if settings.pager_gid is None:
         control = Directory(permissions, uid, gid, control_realm)
