@@ -50,8 +50,9 @@ def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(PagerClient, "fifo_mode", request.param)
 
 
+@pytest.mark.parametrize("way", ["supply", "answers"])
 def test_sixteen_readers_notice_nothing_of_a_pager_that_is_killed_again_and_again(
-    mounter: Mounter, tmp_path: Path
+    mounter: Mounter, tmp_path: Path, way: str
 ) -> None:
     # A quarter of the file fits, so that there is always something to ask for.
     mount = mounter("memory_limit=4M")
@@ -70,13 +71,13 @@ def test_sixteen_readers_notice_nothing_of_a_pager_that_is_killed_again_and_agai
     began = time.monotonic()
     try:
         for _ in range(KILLS):
-            server = PagerProcess(pager.control, KEY)
+            server = PagerProcess(pager.control, KEY, way=way)
             if random_numbers.random() < 0.9:
                 server.wait_open()
             time.sleep(random_numbers.random() * 0.05)
             server.kill()
             assert all(reader.poll() is None for reader in readers), [reader.communicate() for reader in readers]
-        server = PagerProcess(pager.control, KEY)
+        server = PagerProcess(pager.control, KEY, way=way)
         stop.touch()
         outcomes = [reader.communicate(timeout=60) for reader in readers]
         server.kill()
@@ -86,7 +87,7 @@ def test_sixteen_readers_notice_nothing_of_a_pager_that_is_killed_again_and_agai
     assert [reader.returncode for reader in readers] == [0] * READERS, outcomes
     reads = [int(out) for out, _ in outcomes]
     sys.stderr.write(
-        f"{KILLS} kills in {time.monotonic() - began:.0f} s, {sum(reads)} reads, "
+        f"{way}: {KILLS} kills in {time.monotonic() - began:.0f} s, {sum(reads)} reads, "
         f"{pager.stat('handovers_total')} handovers, {pager.read_requests} requests\n"
     )
     assert min(reads) > 0

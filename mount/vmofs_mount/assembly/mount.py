@@ -31,6 +31,8 @@ from vmofs_mount.loop.trim import Idleness
 from vmofs_mount.observe.dirty import Dirty
 from vmofs_mount.observe.event_log import EventLog
 from vmofs_mount.pagers.answers import Answers
+from vmofs_mount.pagers.answers_file import AnswersFiles
+from vmofs_mount.pagers.delivery import Tasks
 from vmofs_mount.pagers.fifos import Fifos
 from vmofs_mount.pagers.forgotten_names import ForgottenNames, VmoRealm
 from vmofs_mount.pagers.known_pagers import KnownPagers
@@ -114,7 +116,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     forgotten = ForgottenNames(known, kernel, spawn)
     vmo = Directory(permissions, uid, gid, VmoRealm(tree, forgotten))
     aux = Directory(permissions, uid, gid, AuxRealm(tree, system))
-    pagers = Pagers(known, Fifos(place, spawn), forgotten, vmo, tree, engine)
+    pagers = Pagers(known, Fifos(place, Tasks(spawn, turns.when_drained)), forgotten, vmo, tree, engine)
     control_realm = ControlRealm(tree, pagers)
     if settings.pager_gid is None:
         control = Directory(permissions, uid, gid, control_realm)
@@ -132,7 +134,8 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     pager_commands = PagerCommands(engine, names, cache, stores, answers)
     vmo_commands = VmoCommands(engine, names, cache, stores)
     commands = Commands(engine, cache, log, pager_commands.methods, vmo_commands.methods)
-    handles = Handles(tree, Opening(vmos, auxes, commands, names, answers, slices).open)
+    answers_files = AnswersFiles(names, answers, tree.limits, slices, log)
+    handles = Handles(tree, Opening(vmos, auxes, commands, names, answers_files).open)
 
     # Who looks now and then.
     shared = (tree.root, vmo, aux, control)

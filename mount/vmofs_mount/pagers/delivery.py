@@ -53,6 +53,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import trio
 
@@ -89,6 +90,13 @@ class FifoStatistics:
     delivered: int
     lines_total: int
     handovers_total: int
+
+
+class Tasks(NamedTuple):
+    """When things are done: in a task, or once no more messages of the kernel are there."""
+
+    spawn: Callable[..., None]
+    when_drained: Callable[[Callable[[], None]], None]
 
 
 class _Attached:
@@ -129,7 +137,7 @@ class _Attached:
 class FifoLane:
     """One FIFO of a pager, ``node``: a lane by which the packets of ``ports`` are delivered.
 
-    ``siblings`` are the FIFOs of the pager, this one too. Tasks run in ``spawn``'s nursery.
+    ``siblings`` are the FIFOs of the pager, this one too.
     """
 
     def __init__(
@@ -139,14 +147,15 @@ class FifoLane:
         siblings: PagerPorts,
         place: Place,
         closes: ClosedReaders,
-        spawn: Callable[..., None],
+        tasks: Tasks,
     ) -> None:
         self.node = node
         self.ports = ports
         self._siblings = siblings
         self._place = place
         self._closes = closes
-        self._spawn = spawn
+        self._spawn = tasks.spawn
+        self._when_drained = tasks.when_drained
         self._scope = trio.CancelScope()
         self._thread = trio.CapacityLimiter(1)  # what is done with the FIFO is done in order
         self._attached: _Attached | None = None
@@ -239,7 +248,9 @@ class FifoLane:
         """Have the line for a page written that is asked for on the short path of a miss. There must be room."""
         assert self._attached is not None
         line = format_packet(PacketCommand.READ, source.key, page * PAGE_SIZE, PAGE_SIZE, vmo_name(source))
-        self._attached.writer.hand(line)
+        writer = self._attached.writer
+        writer.append(line)
+        self._when_drained(writer.wake)
 
     def send_again(self, request: PageRequest) -> bool:
         """Write the packet of a request that another FIFO was given and did not answer; return False if that fails."""

@@ -23,6 +23,7 @@ lock.
 # without a reader, it waits in poll, and `close` wakes it by an eventfd.
 #
 #     hand:   append the line --> is it asleep? then wake it
+#     append: the same without the second step, which `wake` does when all lines of a moment are there
 #     run:    asleep --> are there lines? if not, sleep
 #
 # `ClosedReaders` is the other half: inotify tells when a reader closes, epoll with an empty mask when the last is gone.
@@ -175,6 +176,13 @@ class Writer:
 
     def hand(self, line: bytes) -> bool:
         """Have a line written soon; return False if too many wait already."""
+        if not self.append(line):
+            return False
+        self.wake()
+        return True
+
+    def append(self, line: bytes) -> bool:
+        """Do as ``hand`` does, but the thread may sleep on until ``wake``: what is appended by then is one write."""
         if len(self._lines) >= _MAX_UNSENT_LINES:
             # Rule 3: noted first, then looked again.
             self._refused = self._is_asked = True
@@ -184,11 +192,14 @@ class Writer:
         self._lines.append(line)
         self.handed_bytes += len(line)  # not before: then the thread could count what it has not yet
         self._handed_lines += 1
+        return True
+
+    def wake(self) -> None:
+        """Have written what was appended."""
         # Rule 3. It may be woken once too often, and then finds nothing to do; never too seldom.
         if self._asleep:
             self._asleep = False
             self._wakes.put(None)
-        return True
 
     def count_read(self) -> None:
         """Have it counted from now on what was read."""
