@@ -86,4 +86,4 @@ def test_the_commands_of_a_mounts_readme_work_and_it_is_short(mount: Mounted) ->
     output = bash(script).decode()
     assert output.count("Hello world\n") == 2
     assert "AUX_OFFSET" in output
-    assert 'user.vmofs.size_pages="1"' in output
+    assert "size_pages=1\n" in output

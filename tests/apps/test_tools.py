@@ -70,7 +70,7 @@ def test_a_tool_gives_of_a_served_file_what_it_gives_of_the_source(serve: Serve,
 
 def test_cp_copies_a_served_file_of_which_nothing_is_there_yet(serve: Serve, docs_tar: Path, tmp_path: Path) -> None:
     served = serve(docs_tar)
-    assert served.path.stat().st_blocks == 0  # cp takes such a file for one with holes
+    assert served.path.stat().st_blocks == 1  # cp takes such a file for one with holes
     run("cp", served.path, tmp_path / "copy")
     run("cmp", tmp_path / "copy", docs_tar)
 

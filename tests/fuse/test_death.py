@@ -217,6 +217,7 @@ def has_thread_in(process: int, state: str) -> bool:
     return any(stat.rpartition(")")[2].split()[0] == state for stat in stats)
 
 
+@pytest.mark.alone
 def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
     mounter: Mounter, readers: Readers, serve: PagerProcesses
 ) -> None:
@@ -296,7 +297,11 @@ def test_what_was_dirty_is_reported(mount: Mounted) -> None:
     for fd in pager._commands.values():
         os.close(fd)
     done = subprocess.run(
-        vmofs_command("umount", mount.path), env=vmofs_environment(), capture_output=True, text=True, check=False
+        vmofs_command("umount", "--discard", mount.path),
+        env=vmofs_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     said = "2 dirty pages of 1 VMOs were not written back by their pagers and are gone"
     assert (done.returncode, done.stderr) == (0, f"vmofs: {said}\n")

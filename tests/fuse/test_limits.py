@@ -100,7 +100,7 @@ def test_a_file_that_is_given_away_counts_for_its_new_owner(mounted: Mounted, us
 def test_memory_is_limited_and_given_back(mounted: Mounted, user: Actor) -> None:
     aux = mounted.path / "aux"
     assert user.errno(write, aux / "a", 900_000) == "ok"
-    assert user.errno(write, aux / "b", 300_000) == "ENOMEM"
+    assert user.errno(write, aux / "b", 300_000) == "ENOSPC"
     user(os.unlink, aux / "a")
     assert user.errno(write, aux / "b", 900_000) == "ok"
     for _ in range(10):

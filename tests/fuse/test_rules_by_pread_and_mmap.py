@@ -131,7 +131,7 @@ def test_a_marker_answers_who_waits_with_zeros(pager: PagerClient, look: Look) -
     assert take(pager) == "READ(1,1)"
     supply_zeros(pager, vmo, 1)
     assert reader.result() == ZEROS
-    assert (vmo.xattr("marker_pages"), vmo.path.stat().st_blocks) == ("1", 0)
+    assert (vmo.xattr("marker_pages"), vmo.path.stat().st_blocks) == ("1", 1)
 
 
 def test_zero_answers_who_waits(pager: PagerClient, look: Look, command: Callable[[str], None]) -> None:

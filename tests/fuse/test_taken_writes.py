@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,10 @@ class Storer:
     def answer(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+    def waits_for_the_mount(self) -> bool:
+        """Return whether the process waits for the answer to a request of the kernel."""
+        return Path(f"/proc/{self.process.pid}/wchan").read_text() == "request_wait_answer"
 
     def ask(self, word: str) -> str:
         self.tell(word)
@@ -113,6 +118,7 @@ def test_the_last_of_several_stores_wins(pager: PagerClient, vmo: Vmo, storer: S
         storer.tell("flush")
         if word == "first":
             assert pager.requests.next().command is PacketCommand.DIRTY
+        wait_for(storer.waits_for_the_mount, "the store is being written back")
         rename(vmo)
         assert storer.answer() == "4"
         assert vmo.path.read_bytes()[:5] == word.encode()

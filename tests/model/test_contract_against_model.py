@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.support.contract_machine import ContractMachine
+from tests.support.contract_core import CoreMachine
 from tests.support.searching import in_parts, search
 
 
 @in_parts
 def test_the_whole_contract_is_what_the_model_says(part: int) -> None:
-    search(ContractMachine, part)
+    search(CoreMachine, part, times=3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.oracle.model import WRITE_BATCH, ZEROS, ModelAccess, ModelNeed, ModelVmo
+from tests.oracle.model import OK, WRITE_BATCH, ZEROS, ModelAccess, ModelNeed, ModelVmo
 from vmofs.core.pages.states import PageState
 from vmofs.status import Status, VmoError
 from vmofs.units import PAGE_SIZE
@@ -209,17 +209,22 @@ class ModelCloneWrite(ModelAccess):
 
 
 class ModelCloneCommit(ModelAccess):
-    """COMMIT of whole pages of a clone: READ, then fork all. What is cut off meanwhile does not matter."""
+    """COMMIT of a clone: READ, then fork all. PREFETCH (2.11) is the same without the fork.
 
-    def __init__(self, clone: ModelClone, offset: int, length: int) -> None:
+    What is cut off meanwhile does not matter.
+    """
+
+    def __init__(self, clone: ModelClone, offset: int, length: int, *, forks: bool) -> None:
         super().__init__(clone.root, offset, length)
         self.clone = clone
+        self.forks = forks
         self.started = False
 
     def go_on(self) -> ModelNeed | None:
-        """Fork page by page."""
+        """Go page by page."""
         if not self.started:
-            self.clone.check_writable()
+            if self.forks:
+                self.clone.check_writable()
             self.clone.check_inside(self.offset, self.length)
         self.started = True
         while self.position < min(self.end, self.clone.size * PAGE_SIZE):
@@ -228,7 +233,8 @@ class ModelCloneCommit(ModelAccess):
             if absent:
                 self.vmo.check_attached()
                 return ModelNeed(PacketCommand.READ, absent)
-            self.clone.own[page] = self.clone.data(page)
+            if self.forks:
+                self.clone.own[page] = self.clone.data(page)
             self.position = (page + 1) * PAGE_SIZE
-        self.outcome = "committed"
+        self.outcome = OK
         return None

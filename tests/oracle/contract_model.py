@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.oracle.children_model import ModelClone, ModelFamily
-from tests.oracle.dirty_model import OK, DirtyModel, DirtyVmo
-from tests.oracle.model import ModelAccess, ModelNeed, ModelPager, ModelVmo
+from tests.oracle.dirty_model import DirtyModel, DirtyVmo
+from tests.oracle.model import OK, ModelAccess, ModelNeed, ModelPager, ModelVmo
 from vmofs.status import Status, VmoError
 from vmofs.units import PAGE_SIZE
-from vmofs.vocabulary import PacketCommand
 
 
 @dataclass(eq=False)
@@ -101,31 +100,5 @@ class ModelCloneSetSize(ModelAccess):
     def go_on(self) -> ModelNeed | None:
         """Cut or extend."""
         self.family.resize(self.clone, self.offset // PAGE_SIZE)
-        self.outcome = OK
-        return None
-
-
-class ModelClonePrefetch(ModelAccess):
-    """PREFETCH of a clone (2.11): what is absent at the root is READ, nothing is forked."""
-
-    def __init__(self, clone: ModelClone, offset: int, length: int) -> None:
-        super().__init__(clone.root, offset, length)
-        self.clone = clone
-        self.started = False
-
-    def go_on(self) -> ModelNeed | None:
-        """Ask page by page; what is cut off meanwhile does not matter."""
-        if not self.started:
-            self.clone.check_inside(self.offset, self.length)
-        self.started = True
-        last = -(-self.end // PAGE_SIZE) if self.length else 0
-        page = self.position // PAGE_SIZE
-        while page < min(last, self.clone.size):
-            absent = self.clone.absent_run(page, min(last, self.clone.size))
-            if absent:
-                self.vmo.check_attached()
-                return ModelNeed(PacketCommand.READ, absent)
-            page += 1
-            self.position = page * PAGE_SIZE
         self.outcome = OK
         return None

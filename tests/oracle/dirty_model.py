@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tests.oracle.model import (
+    OK,
     REAL,
     ZEROS,
     Model,
@@ -29,9 +30,6 @@ from vmofs.vocabulary import PacketCommand
 
 UNBOUNDED_PAGES = 40
 """Pages of an unbounded VMO that the model knows one by one; tests stay below."""
-
-OK = "ok"
-"""The outcome of accesses that return nothing."""
 
 ZERO_PAGES = (PageState.ZERO, PageState.ZERO_AWAITING, PageState.UNTRACKED)
 READ_AS_ZERO = (*ZERO_PAGES, PageState.MARKER)

@@ -15,13 +15,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vmofs.core.pages.states import PageState
-from vmofs.core.requests.page_source import SourceState
+from vmofs.core.requests.request import SourceState
 from vmofs.status import Status, VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
 
 ZEROS = bytes(PAGE_SIZE)
 WRITE_BATCH = 16
+OK = "ok"
+"""The outcome of accesses that return nothing."""
+
 REAL = (PageState.CLEAN, PageState.DIRTY, PageState.AWAITING)
 
 

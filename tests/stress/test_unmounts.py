@@ -87,7 +87,7 @@ WAYS = {
     "umount": ["umount"],
     "umount -l": ["umount", "-l"],
     "fusermount3 -uz": ["fusermount3", "-u", "-z"],
-    "vmofs umount": vmofs_command("umount"),
+    "vmofs umount --discard": vmofs_command("umount", "--discard"),
 }
 LAZY = {"umount -l", "fusermount3 -uz"}
 

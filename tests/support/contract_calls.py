@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from tests.oracle.children_model import ModelClone, ModelCloneCommit, ModelCloneRead, ModelCloneWrite
 from tests.oracle.contract_model import (
     ContractModel,
-    ModelClonePrefetch,
     ModelCloneSetSize,
     ModelCloneZero,
     ModelDone,
@@ -201,8 +200,8 @@ def _of_clone(member: Member, clone: ModelClone, name: str, where: tuple[int, in
         "write": lambda: ModelCloneWrite(clone, where[0], data),
         "set_size": lambda: ModelCloneSetSize(member.tree.model.family, clone, where[0]),
         "zero": lambda: ModelCloneZero(clone, *where),
-        "commit": lambda: ModelCloneCommit(clone, *where),
-        "prefetch": lambda: ModelClonePrefetch(clone, *where),
+        "commit": lambda: ModelCloneCommit(clone, *where, forks=True),
+        "prefetch": lambda: ModelCloneCommit(clone, *where, forks=False),
         "decommit": lambda: _decommit(clone.root, size, where),
     }
     return make[name]()

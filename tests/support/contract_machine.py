@@ -62,6 +62,11 @@ def ranges(draw: st.DrawFn) -> tuple[int, int]:
     return offset + ragged[0], max(0, length + ragged[1])
 
 
+def mostly_the_first(members: list[Member], pick: int) -> Member:
+    """Return one of several VMOs: much must happen to one of them before it is in a state that is worth a look."""
+    return members[0 if pick % 2 else pick // 2 % len(members)]
+
+
 class ContractMachine(RuleBasedStateMachine):
     """Two pagers with a port each, up to three VMOs, and what hangs on them."""
 
@@ -144,15 +149,14 @@ class ContractMachine(RuleBasedStateMachine):
         return self.worlds.members[pick % len(self.worlds.members)]
 
     def of_root(self, pick: int) -> Member:
-        """Return one of the open VMOs that show a root's memory, if there is any."""
-        members = self.worlds.members
-        found = [member for member in members if member.shows_root]
-        return found[pick % len(found)] if found else self.member(pick)
+        """Return one of the open VMOs that show a root's memory, mostly the first, if there is any."""
+        found = [member for member in self.worlds.members if member.shows_root]
+        return mostly_the_first(found, pick) if found else self.member(pick)
 
     def root(self, pick: int) -> Member:
-        """Return mostly an open root, seldom another VMO, which is none of the pager's."""
+        """Return mostly the first open root, sometimes another, seldom another VMO, which is none of the pager's."""
         found = [member for member in self.worlds.members if member.is_root]
-        return self.member(pick) if pick % 12 == 11 or not found else found[pick % len(found)]
+        return self.member(pick) if pick % 12 == 11 or not found else mostly_the_first(found, pick)
 
     def root_of(self, request: ModelRequest) -> Member | None:
         """Return the open root that a request is of."""
@@ -253,6 +257,23 @@ class ContractMachine(RuleBasedStateMachine):
         """Do any operation on any range."""
         self.worlds.op_range(self.root(pick), op, where, code if op is PagerOp.FAIL else data)
 
+    @precondition(lambda self: self.worlds.members)
+    @rule(pick=PICK, record=PICK, cut=st.integers(0, 2), ends=st.sampled_from(["both", "both", "begin", "end"]))
+    def write_back(self, pick: int, record: int, cut: int, ends: str) -> None:
+        """Begin or end the writeback of a dirty range, or of its first pages, or do both."""
+        member = self.root(pick)
+        if not member.is_root:
+            return
+        window = min(PAGES, member.root.size_pages) * PAGE_SIZE
+        records = self.worlds.model.dirty_ranges(member.root, 0, window)
+        if records:
+            start, pages, zero = records[record % len(records)]
+            where = start * PAGE_SIZE, max(1, pages - cut) * PAGE_SIZE
+            if ends != "end":
+                self.worlds.op_range(member, PagerOp.WRITEBACK_BEGIN, where, int(zero))
+            if ends != "begin":
+                self.worlds.op_range(member, PagerOp.WRITEBACK_END, where, 0)
+
     @precondition(lambda self: self.worlds.model.requests)
     @rule(request=PICK, cut=st.tuples(st.integers(0, 3), st.integers(0, 3)), fail=st.sampled_from([False] * 4 + [True]))
     def answer(self, request: int, cut: tuple[int, int], fail: bool) -> None:
@@ -283,10 +304,10 @@ class ContractMachine(RuleBasedStateMachine):
         self.worlds.evict(self.root(pick), where)
 
     @precondition(lambda self: self.worlds.members)
-    @rule(pick=PICK, sure=st.integers(0, 14))
+    @rule(pick=PICK, sure=st.integers(0, 9))
     def detach(self, pick: int, sure: int) -> None:
         """Detach a VMO, seldom."""
-        if sure == 14:
+        if sure == 9:
             self.worlds.detach(self.root(pick))
 
     @precondition(lambda self: self.worlds.members)

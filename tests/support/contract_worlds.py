@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.oracle.children_model import ModelClone, look
 from tests.oracle.contract_model import ContractModel
-from tests.oracle.dirty_model import OK, DirtyVmo
-from tests.oracle.model import REAL, ModelAux
+from tests.oracle.dirty_model import DirtyVmo
+from tests.oracle.model import OK, REAL, ModelAux
 from tests.support.contract_calls import (
     ROOT_ONLY,
     Call,
@@ -38,12 +38,17 @@ from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange
 from vmofs.vocabulary import ChildKind, PagerOp
 
-SHOWN_PAGES = 16
 LANE = "lane"
+
+
+Readable = PagerVmo | CloneVmo | PagerView | AuxVmo
 
 
 class Worlds:
     """Two pagers with a port each, their VMOs, and what hangs on them; and the calls that wait."""
+
+    shown_pages = 16
+    """How many pages of each VMO are looked at."""
 
     def __init__(self) -> None:
         self.system, self.model = System(), ContractModel()
@@ -53,7 +58,7 @@ class Worlds:
         self.members: list[Member] = []
         self.calls: list[Call] = []
         self.pins: list[Pinned] = []
-        self.caches = Caches(self.system, SHOWN_PAGES)
+        self.caches = Caches(self.system, self.shown_pages)
         self.written: set[object] = set()
         self.now = 0.0
         self.serial = 0
@@ -75,6 +80,10 @@ class Worlds:
     def possible(self, name: str, member: Member, where: tuple[int, int] = (0, 0), way: str = "") -> bool:  # noqa: ARG002
         """Whether a call can be made now in all worlds."""
         return True
+
+    def kept_aux(self) -> list[AuxVmo]:
+        """Return the anonymous VMOs that outlive a call."""
+        return []
 
     def new_key(self) -> int:
         """Return the key of contents that nothing has had before."""
@@ -192,7 +201,11 @@ class Worlds:
         self.written |= {call.member.core for call in self.calls if call.name == "write"}
         ended = self.system.run_ready(self.now)
         expected = self.model.run(self.now)
-        assert {id(access) for access in ended} == {id(c.core) for c in self.calls if c.model in expected}
+        assert {id(access) for access in ended} == {id(self.access_of(c)) for c in self.calls if c.model in expected}
+
+    def access_of(self, call: Call) -> object:
+        """Return the access in the core."""
+        return call.core
 
     def kill(self, call: Call) -> None:
         """Kill who waits."""
@@ -226,18 +239,19 @@ class Worlds:
     def supply_pages(self, member: Member, where: tuple[int, int], pages: list[bytes | None]) -> object:
         """Supply pages, None for a marker; return those that were filled or the error."""
         side = member.tree.side
-        aux, model_aux = AuxVmo(self.system, where[1], account=self.payers.next()), ModelAux(list(pages))
+        aux = AuxVmo(self.system, where[1], account=self.payers.next())
         for page, data in enumerate(pages):
             if data is not None:
                 aux.write_nowait(page * PAGE_SIZE, data)
         filled = outcome(lambda: pages_of(side.core.supply_pages(member.core, *where, aux, 0)))
         aux.close()
-        assert filled == (
-            outcome(lambda: self.model.supply(side.model, member.root, *where, model_aux, 0))
-            if member.is_root
-            else Status.INVALID_ARGS
-        )
+        assert filled == (self.model_supply(member, where, pages) if member.is_root else Status.INVALID_ARGS)
         return filled
+
+    def model_supply(self, member: Member, where: tuple[int, int], pages: list[bytes | None]) -> object:
+        """Supply pages to the model alone."""
+        aux = ModelAux(list(pages))
+        return outcome(lambda: self.model.supply(member.tree.side.model, member.root, *where, aux, 0))
 
     def op_range(self, member: Member, op: PagerOp, where: tuple[int, int], data: int) -> object:
         """Answer or announce something."""
@@ -287,9 +301,9 @@ class Worlds:
         vmo.modified = False
         return done
 
-    def dequeue(self, side: Side) -> Packet | None:
+    def dequeue(self, side: Side, lane: str = LANE) -> Packet | None:
         """Dequeue a packet."""
-        packet, expected = side.port.dequeue(LANE), self.model.dequeue(side.model_port, LANE)
+        packet, expected = side.port.dequeue(lane), self.model.dequeue(side.model_port, lane)
         assert (packet is None) == (expected is None)
         if packet is not None and expected is not None:
             assert (packet.command, packet.key) == (expected.command, expected.vmo.key)
@@ -297,9 +311,9 @@ class Worlds:
             assert not expected.pages or packet.offset == expected.pages[0] * PAGE_SIZE
         return packet
 
-    def lose_worker(self, side: Side) -> None:
+    def lose_worker(self, side: Side, lane: str = LANE) -> None:
         """Deliver again what a worker had."""
-        assert side.port.requeue_delivered(LANE) == self.model.requeue_delivered(side.model_port, LANE)
+        assert side.port.requeue_delivered(lane) == self.model.requeue_delivered(side.model_port, lane)
 
     # The same in both worlds
 
@@ -309,26 +323,32 @@ class Worlds:
         for side in self.sides:
             side.port.check()
             side.core.check()
-        shown = {member.core: read_pages(member.core) for member in self.members}
+        shown: dict[Readable, list[bytes | None]] = {
+            vmo: [read_page(vmo, page) for page in range(min(self.shown_pages, vmo.size_pages))]
+            for vmo in (*(member.core for member in self.members), *self.kept_aux())
+        }
         self.caches.compare(list(shown), self.written, lambda vmo, page: shown[vmo][page])
         self.written = set()
         for tree in self.trees:
             self._compare_root(tree)
         for member in self.members:
             compare_content(member, shown[member.core])
+        self._compare_requests()
+        self._compare_calls()
+
+    def _compare_requests(self) -> None:
         assert [(r.source.key, r.command, list(range(*r.range)), r.pending_count) for r in self.system.requests] == [
             (r.vmo.key, r.command, r.pages, r.count) for r in self.model.requests
         ]
         assert [[(list(range(*w.range)), w.wanted, w.latched) for w in r.waiters()] for r in self.system.requests] == [
             [(w.pages, w.wanted, w.latched) for w in r.waiters] for r in self.model.requests
         ]
-        self._compare_calls()
 
     def _compare_root(self, tree: Tree) -> None:
         core, model, pager = tree.core, tree.model.vmo, tree.side.core
         assert (core.size_pages, core.stream_size) == (model.size_pages, model.stream_size)
         assert (core.modified, core.source.state) == (model.modified, model.attachment)
-        shown = range(min(SHOWN_PAGES, core.size_pages))
+        shown = range(min(self.shown_pages, core.size_pages))
         assert [core.state_at(page) for page in shown] == [model.state(page) for page in shown]
         assert core.committed_pages == sum(page.state in REAL for page in model.pages.values())
         assert set(pages_of(list(core.pinned))) == model.pinned
@@ -341,14 +361,14 @@ class Worlds:
         """Compare who has ended, and how; forget those."""
         for call in self.calls:
             assert call.core.done == (call.model.outcome is not None)
-            assert (call.core in self.system.woken) == (call.model in self.model.woken)
+            assert (self.access_of(call) in self.system.woken) == (call.model in self.model.woken)
             if not call.core.done:
                 continue
             result, expected = outcome(call.core.result), call.model.outcome
             if isinstance(result, Pin):
                 self.pins.append(Pinned(result, call.member, pages_of([result.pages])))
                 result = OK
-            assert (OK if result is None else result) == (OK if expected == "committed" else expected)
+            assert (OK if result is None else result) == expected
         self.calls = [call for call in self.calls if not call.core.done]
 
 
@@ -362,12 +382,7 @@ def compare_content(member: Member, pages: list[bytes | None]) -> None:
         assert data == (shown if isinstance(shown, bytes) else None), (member.number, page)
 
 
-def read_pages(vmo: PagerVmo | CloneVmo | PagerView) -> list[bytes | None]:
-    """Return the first pages, None for those that are absent."""
-    return [read_page(vmo, page) for page in range(min(SHOWN_PAGES, vmo.size_pages))]
-
-
-def read_page(vmo: PagerVmo | CloneVmo | PagerView, page: int) -> bytes | None:
+def read_page(vmo: Readable, page: int) -> bytes | None:
     """Return a page if it is there."""
     data = vmo.read_nowait(page * PAGE_SIZE, PAGE_SIZE)
     return None if data is None else bytes(data)

@@ -24,7 +24,7 @@ from vmofs.wire.names import escape, unescape
 
 IDLE_SECONDS = 0.05
 TRIES = 200
-TOO_MUCH_NOW = {errno.ENOMEM, errno.ETIMEDOUT}
+TOO_MUCH_NOW = {errno.ENOMEM, errno.ENOSPC, errno.ETIMEDOUT}
 NO_SUCH_NAME = (FileNotFoundError, NotADirectoryError)
 PAGE = 4096
 

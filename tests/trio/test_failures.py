@@ -9,10 +9,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.support.reads import waiting_read
 from vmofs.status import IoError, TimedOutError, VmoError
 from vmofs.units import PageRange
-from vmofs_mount.cache import read_retries as module
-from vmofs_mount.cache.read_retries import RETRY_SECONDS, Failure, Failures, Retries, RetriesLeft
+from vmofs_mount.cache import retry_counts as module
+from vmofs_mount.cache.read_retries import RETRY_SECONDS, Failure, Failures, RetriesLeft
+from vmofs_mount.cache.retry_counts import Retries
+from vmofs_mount.cache.waiting_reads import WaitingReads
 from vmofs_mount.linux.procfs import Blocked
 
 MANY = 5_000
@@ -97,9 +100,10 @@ async def test_where_looking_takes_long_retries_are_awaited_for_longer(
         return {process: Blocked(reads=1) for process in processes}
 
     monkeypatch.setattr(module, "_look_at", look)
-    retries = Retries(0)
-    retries.began(PROCESS)
-    left = await retries.count(PROCESS, 0, (), 1, PageRange(0, 1), stale=False)
+    reads, read = WaitingReads(), waiting_read(PageRange(0, 1), process=PROCESS)
+    retries = Retries(0, reads)
+    reads.add(read)
+    left = await retries.count(read, (), read.pages, stale=False)
     assert left.of == {PROCESS: 1}
     assert left.seconds >= 4 * slow
     expected = max(RETRY_SECONDS, module._RETRIES_PER_LOOK * retries._look_took)  # on a busy machine all looks are slow
@@ -109,7 +113,8 @@ async def test_where_looking_takes_long_retries_are_awaited_for_longer(
 async def test_where_looking_takes_too_long_retries_are_awaited_for_longer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_look_at", lambda _processes: time.sleep(0.2))
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.08)
-    left = await Retries(0).count(PROCESS, 0, (), 1, PageRange(0, 1), stale=False)
+    read = waiting_read(PageRange(0, 1), process=PROCESS)
+    left = await Retries(0, WaitingReads()).count(read, (), read.pages, stale=False)
     assert left.of == {PROCESS: 1}
     assert left.seconds > RETRY_SECONDS
 
@@ -121,9 +126,9 @@ async def test_a_read_whose_reader_waits_for_its_page_is_not_stale(
     """The older page has gone, and the news of it is late. The retry would be counted twice when it comes."""
     monkeypatch.setattr(module, "_look_at", lambda all_: dict.fromkeys(all_, Blocked(reads=1, all_do=all_do)))
     monkeypatch.setattr(module, "reads_file", lambda *_: True)
-    counts = Retries(0)
-    counts.began(PROCESS)
-    left = await counts.count(PROCESS, 0, (), 1, PageRange(0, 1), stale=True)
+    reads, read = WaitingReads(), waiting_read(PageRange(0, 1), process=PROCESS)
+    reads.add(read)
+    left = await Retries(0, reads).count(read, (), read.pages, stale=True)
     assert left.of == {PROCESS: 1}
     assert left.stale == (not all_do)
 

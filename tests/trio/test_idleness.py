@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.support.assembled import NoDevice
 from vmofs.core.pages.frames import Frames
 from vmofs_mount.loop.scheduler import Turns
 from vmofs_mount.loop.trim import Idleness
@@ -19,7 +20,7 @@ class Given:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times = 0
         self.spent = 0.0
-        frames, turns = Frames(), Turns()
+        frames, turns = Frames(), Turns(NoDevice())
         monkeypatch.setattr(time, "process_time", lambda: self.spent)
         monkeypatch.setattr(frames, "cool", self._count)
         self.idleness = Idleness(frames, turns)

@@ -12,24 +12,70 @@ import pytest
 import trio
 import trio.testing
 
-from vmofs_mount.loop.scheduler import _TURNS, Turns, Worker
+from vmofs_mount.loop.scheduler import _TURNS, Taken, Turns, Worker
 
 Handler = Callable[[bytes], Awaitable[None]]
+
+
+class Pipe:
+    """A device whose messages are bytes. Those that ``serve`` knows are served while they are taken."""
+
+    def __init__(self) -> None:
+        self.unique = 0
+        self.serve: dict[bytes, Callable[[], object]] = {}
+        self.collected: list[bytes] = []
+        self._handed_on = b""
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        self.is_gone = False
+
+    def fileno(self) -> int:
+        return self._reading
+
+    def take(self) -> Taken:
+        if self.is_gone:
+            return Taken.GONE
+        try:
+            message = os.read(self._reading, 1)
+        except BlockingIOError:
+            return Taken.NOTHING
+        self.unique += 1
+        if message in self.serve:
+            self.serve[message]()
+            return Taken.SERVED
+        assert not self._handed_on, "the one before was not read"
+        self._handed_on = message
+        return Taken.HANDED_ON
+
+    def collect(self) -> None:
+        self.collected.append(self._handed_on)
+
+    def read(self) -> bytes:
+        """Read what was handed on, as libfuse does."""
+        message, self._handed_on = self._handed_on, b""
+        return message
+
+    def ask(self, requests: bytes) -> None:
+        os.write(self._writing, requests)
+
+    def close(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
 
 
 class Loop:
     """The part of ``pyfuse3.main`` that reads requests, each one byte; as many tasks as are needed."""
 
     def __init__(self, spin_seconds: float = 0.0) -> None:
-        self.turns = Turns(spin_seconds)
+        self.device = Pipe()
+        self.turns = Turns(self.device, spin_seconds)
         self.lock = self.turns.Lock()
-        self.device, self._requests = os.pipe()
         self.readers = 0
         self.tasks = 0
         self.ending = False
 
     def ask(self, requests: bytes) -> None:
-        os.write(self._requests, requests)
+        self.device.ask(requests)
 
     async def run(self, handle: Handler) -> None:
         async with self.turns.open_nursery() as nursery:
@@ -38,7 +84,7 @@ class Loop:
 
     async def _session_loop(self, nursery: object, handle: Handler) -> None:
         while await self._wait_readable():
-            request = os.read(self.device, 1)
+            request = self.device.read()
             if not self.readers:
                 self.tasks += 1
                 nursery.start_soon(self._session_loop, nursery, handle, name="more")  # type: ignore[attr-defined]
@@ -50,7 +96,7 @@ class Loop:
             async with self.lock:
                 if self.ending:
                     return False
-                await self.turns.lowlevel.wait_readable(self.device)
+                await self.turns.lowlevel.wait_readable(self.device.fileno())
         except self.turns.ClosedResourceError:
             return False
         finally:
@@ -58,8 +104,7 @@ class Loop:
         return True
 
     def close(self) -> None:
-        os.close(self.device)
-        os.close(self._requests)
+        self.device.close()
 
 
 @pytest.fixture
@@ -93,7 +138,7 @@ def plugged(turns: Turns) -> bool:
 
 
 def test_pyfuse3_takes_the_stand_in() -> None:
-    before, turns = pyfuse3.trio, Turns()  # type: ignore[attr-defined]
+    before, turns = pyfuse3.trio, Turns(Pipe())  # type: ignore[attr-defined]
     try:
         turns.plug_in()
         assert plugged(turns)
@@ -121,23 +166,125 @@ async def test_requests_that_are_there_are_taken_in_a_row(loop: Loop, nursery: t
     assert seen == [10]
 
 
-async def test_what_an_answer_needs_is_done_once_before_the_next_request_is_waited_for(
+async def test_what_libfuse_has_answered_is_collected_as_soon_as_the_worker_stops(
     loop: Loop, nursery: trio.Nursery
 ) -> None:
-    """The first answer is handed on then, and the device put back."""
-    done: list[object] = []
+    nursery.start_soon(loop.run, nothing)
+    await trio.testing.wait_all_tasks_blocked()
+    loop.device.collected.clear()
+    loop.ask(b"ab")
+    await trio.testing.wait_all_tasks_blocked()
+    assert loop.device.collected[:2] == [b"", b""], "each had been read, and nothing else was handed on before"
+
+
+async def test_messages_that_are_served_while_they_are_taken_need_no_worker(loop: Loop, nursery: trio.Nursery) -> None:
+    order: list[bytes] = []
 
     async def handle(request: bytes) -> None:
-        if request == b"i":
-            loop.turns.before_wait(lambda: done.append("called"))
-        done.append(request)
+        order.append(request)
+
+    loop.device.serve[b"p"] = lambda: order.append(b"plain")
+    nursery.start_soon(loop.run, handle)
+    loop.ask(b"pappb")
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == [b"plain", b"a", b"plain", b"plain", b"b"]
+    assert loop.turns.requests == 5
+
+
+async def test_other_tasks_have_their_turn_after_some_messages_that_are_served_so(
+    loop: Loop, nursery: trio.Nursery
+) -> None:
+    served: list[bytes] = []
+    seen: list[int] = []
+
+    async def look() -> None:
+        while len(served) < 100:
+            seen.append(len(served))
+            await trio.lowlevel.checkpoint()
+
+    loop.device.serve[b"p"] = lambda: served.append(b"p")
+    loop.ask(b"p" * 100)
+    nursery.start_soon(loop.run, nothing)
+    nursery.start_soon(look)
+    await trio.testing.wait_all_tasks_blocked()
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * _TURNS
+
+
+async def test_a_handler_of_ours_runs_before_the_next_message_is_taken_and_may_wait(
+    loop: Loop, nursery: trio.Nursery
+) -> None:
+    order: list[str] = []
+    may_go_on = trio.Event()
+
+    async def serve() -> None:
+        order.append("begun")
+        await may_go_on.wait()
+        order.append("ended")
+
+    loop.device.serve[b"s"] = lambda: loop.turns.start(loop.device.unique, serve)
+    loop.device.serve[b"p"] = lambda: order.append("plain")
+    nursery.start_soon(loop.run, nothing)
+    loop.ask(b"spp")
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == ["begun", "plain", "plain"]
+    may_go_on.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert order[3:] == ["ended"]
+    assert not loop.turns.interrupt(1), "it has ended"
+
+
+async def test_who_is_woken_by_a_message_that_is_served_goes_on_before_the_next_one(
+    loop: Loop, nursery: trio.Nursery
+) -> None:
+    order: list[bytes] = []
+    parked: list[Worker] = []
+
+    async def handle(request: bytes) -> None:
+        assert loop.turns.running is not None
+        parked.append(loop.turns.running)
+        await loop.turns.running.park()
+        order.append(request)
+
+    loop.device.serve[b"p"] = lambda: order.append(b"plain")
+    loop.device.serve[b"w"] = lambda: parked.pop().wake()
+    nursery.start_soon(loop.run, handle)
+    loop.ask(b"awpp")
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == [b"a", b"plain", b"plain"]
+
+
+async def test_a_request_that_waits_is_let_go_when_it_is_interrupted_even_before_it_waits(
+    loop: Loop, nursery: trio.Nursery
+) -> None:
+    ended: list[bytes] = []
+
+    async def handle(request: bytes) -> None:
+        worker = loop.turns.current
+        assert worker is not None
+        if request == b"b":  # something else first
+            await trio.lowlevel.checkpoint()
+            assert loop.turns.current is worker, "also in a task of its own"
+        if not worker.is_interrupted:
+            with trio.CancelScope() as scope:
+                worker.let_go = scope.cancel
+                await trio.sleep_forever()
+        ended.append(request)
 
     nursery.start_soon(loop.run, handle)
-    loop.ask(b"iab")
+    loop.ask(b"a")
     await trio.testing.wait_all_tasks_blocked()
+    loop.device.serve[b"i"] = lambda: loop.turns.interrupt(1)
+    loop.device.serve[b"j"] = lambda: loop.turns.interrupt(3)
+    loop.ask(b"i")
+    await trio.testing.wait_all_tasks_blocked()
+    assert ended == [b"a"]
+    loop.ask(b"b")
+    loop.ask(b"j")
+    await trio.testing.wait_all_tasks_blocked()
+    assert ended == [b"a", b"b"]
     loop.ask(b"c")
     await trio.testing.wait_all_tasks_blocked()
-    assert done == [b"i", "called", b"a", b"b", b"c"]
+    assert ended == [b"a", b"b"], "the next request of a worker is not interrupted"
 
 
 async def test_other_tasks_have_their_turn_after_some_requests(loop: Loop, nursery: trio.Nursery) -> None:
@@ -327,7 +474,13 @@ async def test_the_end_of_the_device_is_told_to_the_worker_that_waits_for_it(loo
             nursery.start_soon(loop.run, nothing)
             await trio.testing.wait_all_tasks_blocked()
             loop.ending = True
-            trio.lowlevel.notify_closing(loop.device)
+            loop.turns.lowlevel.notify_closing(loop.device.fileno())
+
+
+async def test_when_no_more_messages_will_come_all_workers_end(loop: Loop) -> None:
+    loop.device.is_gone = True
+    with trio.fail_after(1):
+        await loop.run(nothing)
 
 
 async def test_an_error_of_a_handler_that_waited_comes_out(loop: Loop) -> None:
@@ -357,7 +510,7 @@ async def test_while_it_spins_the_daemon_does_not_sleep(nursery: trio.Nursery, m
 
     async def handle(_request: bytes) -> None:
         monkeypatch.undo()
-        loop.turns = Turns()
+        loop.turns = Turns(loop.device)
         loop.ending = True
         taken.set()
 

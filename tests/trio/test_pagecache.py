@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from tests.oracle.world import World
+from tests.support.reads import waiting_read
 from vmofs.core.pages.content import Bytes
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.cache.page_cache import PageCache
@@ -109,15 +110,16 @@ async def test_nobody_waits_for_pages_of_a_read_or_write_that_waits(waiting: str
     async def seconds_waited(page: int, seconds: float) -> float:
         """Wait until the store of page 2 is over, while a READ or WRITE of ``page`` waits."""
         pages = PageRange(page, page + 1)
-        number, write = cache.cache.begin_read(cache.file, pages), cache.cache.writes.begin(cache.file, pages)
+        read, write = waiting_read(pages, cache.file), cache.cache.writes.begin(cache.file, pages)
+        cache.cache.reads.add(read)
         if waiting == "read":
             cache.cache.writes.end(write)
         else:
-            cache.cache.end_read(cache.file, number)
+            cache.cache.reads.remove(read)
         began = time.monotonic()
         await cache.cache.wait_dropped(cache.file, seconds)
         if waiting == "read":
-            cache.cache.end_read(cache.file, number)
+            cache.cache.reads.remove(read)
         else:
             cache.cache.writes.end(write)
         return time.monotonic() - began

@@ -17,6 +17,18 @@ from vmofs.units import PageRange
 from vmofs.vocabulary import AuxKind, ChildKind, VmoOp
 
 
+def test_whether_pages_may_be_absent_is_known_of_a_root_and_not_of_its_children(world: World) -> None:
+    root = world.vmo(4)
+    child = slice_of(root, 0, 2)
+    seen = [(root.may_lack_pages, child.may_lack_pages)]
+    world.supply(root, 0, 3)
+    seen.append((root.may_lack_pages, child.may_lack_pages))
+    world.supply(root, 3, zero=True)
+    seen.append((root.may_lack_pages, child.may_lack_pages))
+    assert seen == [(True, True), (True, True), (False, True)]
+    assert not world.vmo(0).may_lack_pages
+
+
 def test_slice_write_is_dirty_on_the_root_in_root_offsets_and_modified(world: World) -> None:
     root = world.trap_vmo()
     view = slice_of(root, 2, 4)

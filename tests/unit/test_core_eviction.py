@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -66,6 +68,20 @@ def test_the_least_recently_supplied_group_goes_first(world: World) -> None:
     assert order(world).statistics() == EvictionStatistics(
         eviction_groups=4, evicted_pages_total=32, refaulted_pages_total=0
     )
+
+
+def test_what_may_be_evicted_is_counted(world: World) -> None:
+    vmo, eviction = full(world), order(world)
+    assert eviction.idle_pages() == LIMIT
+    world.start(vmo.write(0, bytes(P))).result()
+    assert eviction.idle_pages() == LIMIT - 1
+    pin = world.start(vmo.pin(GROUP * P, 2 * P)).result()
+    assert eviction.idle_pages() == LIMIT - 3
+    pin.unpin()
+    assert eviction.idle_pages() == LIMIT - 1
+    world.system.reclaim(LIMIT)
+    assert present(vmo) == [0]
+    assert eviction.idle_pages() == 0
 
 
 def test_reading_keeps_a_group(world: World) -> None:
@@ -323,6 +339,56 @@ def test_every_byte_is_right_and_evictions_and_refaults_are_counted_exactly(seed
     assert statistics.refaulted_pages_total == sum(max(0, count - 1) for count in supplied)
     assert statistics.evicted_pages_total == sum(supplied) - world.system.frames.used
     assert world.system.frames.statistics().peak <= LIMIT
+
+
+def steps_of(call: Callable[[], object]) -> int:
+    """Return how many functions a call calls, those of C too."""
+    count = 0
+
+    def note(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("made", ["supplied", "grown", "between frames", "seen by a clone"])
+def test_a_read_of_zeros_costs_the_same_however_many_were_read(made: str) -> None:
+    pieces, count = 32, 4000
+    world = World(LIMIT)
+    vmo = world.vmo(0 if made == "grown" else pieces * count, options=VmoOptions(resizable=True))
+    if made == "grown":
+        vmo.set_size(pieces * count * P).start(0.0)
+    else:
+        world.supply(vmo, 0, pieces * count, zero=True)
+    if made == "between frames":
+        world.start_write(vmo, 1).result()
+    read = vmo.read_nowait
+    if made == "seen by a clone":
+        clone = create_child(vmo, ChildKind.SNAPSHOT_AT_LEAST_ON_WRITE, 0, pieces * count * P)
+        assert isinstance(clone, CloneVmo)
+        read = clone.read_nowait
+    steps = [steps_of(partial(read, page * P, pieces * P)) for page in range(0, pieces * count, pieces)]
+    assert max(steps[1:]) <= 1.2 * steps[1]
+    assert order(world).statistics().eviction_groups <= 1
+    world.check()
+
+
+def test_places_of_pages_that_became_zeros_are_swept_once_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eviction_module, "_FEW", 8)
+    world = World(LIMIT)
+    vmo = world.vmo(100 * GROUP)
+    for page in range(0, 100 * GROUP, GROUP):
+        world.supply(vmo, page)
+        vmo.node.evict(PageRange(page, page + 1))
+        world.supply(vmo, page, zero=True)
+    assert order(world).statistics().eviction_groups <= 10
+    world.check()
 
 
 def cost_per_page(fill: list[PageRange], pages: int) -> float:

@@ -34,7 +34,7 @@ class Counted(Directory):
     """A directory with an attribute that is computed."""
 
     def computed_xattrs(self) -> dict[bytes, bytes]:
-        return {b"pages": b"7"}
+        return {b"pages": b"7", b"runs": b"2"}
 
 
 @pytest.fixture
@@ -128,8 +128,11 @@ def test_user_attributes_are_kept(file: Node) -> None:
 
 
 def test_computed_attributes_can_be_read_and_nothing_else(directory: Directory, file: Node) -> None:
-    assert list_xattrs(directory) == [b"user.vmofs.pages"]
+    set_xattr(directory, b"user.a", b"1")
+    assert list_xattrs(directory) == [b"user.a"]
     assert get_xattr(directory, b"user.vmofs.pages") == b"7"
+    assert get_xattr(directory, b"user.vmofs.all") == b"pages=7\nruns=2\n"
+    assert code_of(get_xattr, file, b"user.vmofs.all") == errno.ENODATA
     assert code_of(get_xattr, directory, b"user.vmofs.none") == errno.ENODATA
     assert code_of(get_xattr, file, b"user.vmofs.pages") == errno.ENODATA
     assert code_of(set_xattr, directory, b"user.vmofs.pages", b"8") == errno.EPERM

@@ -45,4 +45,4 @@ def test_both_packages_tell_type_checkers_that_they_are_typed(wheel: ZipFile, pa
 
 def test_the_wheel_installs_the_command(wheel: ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    assert "vmofs = vmofs_mount.cli.main:main" in wheel.read(entry_points).decode().splitlines()
+    assert "vmofs = vmofs_mount.cli.program:main" in wheel.read(entry_points).decode().splitlines()

@@ -17,12 +17,10 @@ import types
 @types.coroutine
 def stop():
     yield
-class Operations:
-    async def read(self, fh):
+class Requests:
+    def read(self, fh):
         present(fh)
-        await stop()
-        return b"page"
-    async def write(self, fh, buf):
+    async def _write(self, fh, buf):
         supply(fh, buf)
         await stop()
         return len(buf)
@@ -63,14 +61,11 @@ def finish(call: Coroutine[Any, Any, object]) -> None:
 
 def recorded(fh: int, answer: bytes = b"vmo/a 0 4096 aux/s 0\n") -> Recorder:
     """Return what is recorded of a read that misses a page, if ``fh`` is not 0, and of a write."""
-    recorder, operations = Recorder(Path("/sample"), [Path("/sample")]), sample()["Operations"]()
+    recorder, requests = Recorder(Path("/sample"), [Path("/sample")]), sample()["Requests"]()
     sys.setprofile(recorder.note)
     try:
-        read = operations.read(fh)
-        read.send(None)
-        finish(operations.write(fh, answer))
-        with pytest.raises(StopIteration):
-            read.send(None)
+        requests.read(fh)
+        finish(requests._write(fh, answer))
     finally:
         sys.setprofile(None)
     return recorder
@@ -84,15 +79,15 @@ def names(walk: Walk | None) -> list[str]:
 
 def test_the_first_walk_ends_when_the_function_that_was_given_the_request_returns() -> None:
     (miss,) = recorded(1).misses
-    assert names(miss.request) == ["Operations.read", "present", "line", "hand", "forget"]
+    assert names(miss.request) == ["Requests.read", "present", "line", "hand", "forget"]
     assert miss.request.files() == {"front.py", "back.py"}
     assert miss.request.changes == 1
 
 
 def test_the_second_walk_ends_with_the_waking_and_the_third_with_the_return_of_its_writer() -> None:
     (miss,) = recorded(1).misses
-    assert names(miss.woken) == ["Operations.write", "supply", "_wake", "forget"]
-    assert names(miss.answered) == [*names(miss.woken), "forget", "stop", "Operations.write", "stop"]
+    assert names(miss.woken) == ["Requests._write", "supply", "_wake", "forget"]
+    assert names(miss.answered) == [*names(miss.woken), "forget", "stop", "Requests._write", "stop"]
     assert miss.answered.changes == 2  # to the back, and back to the front
 
 

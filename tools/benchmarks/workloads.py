@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tools.benchmarks import files, memory, supplying
+from tools.benchmarks import files, holes, memory, supplying
 from tools.benchmarks.machine import cpu_seconds, needed
 from tools.benchmarks.targets import Bench, ObjectTarget
 
@@ -118,6 +118,7 @@ WORKLOADS = (
         {"null": supplying.notify_store(2**20), "vmofs supplying": supplying.commands(2**20)},
         fills=True,
     ),
+    Workload("holes", {"vmofs supplying": holes.growth}),
     Workload("files", {"tmpfs.py": files.of_example, "vmofs fresh": files.of_vmofs}, most_rounds=3),
     Workload("memory, runs", {"vmofs fresh": memory.in_runs}, most_rounds=2),
     Workload("memory, random order", {"vmofs fresh": memory.in_random_order}, most_rounds=2),

@@ -23,7 +23,7 @@ _KEPT = {"README", "version"}
 
 def masked_attributes(text: str) -> str:
     """Return what getfattr prints, without the values that differ between two mounts."""
-    return re.sub(r'^(\S*\b(?:pid|key))=".*"', r'\1="MASKED"', text, flags=re.MULTILINE)
+    return re.sub(r"^(pid|key)=.*", r"\1=MASKED", text, flags=re.MULTILINE)
 
 
 def masked_numbers(text: str) -> str:
@@ -60,7 +60,8 @@ def _mount_faces(mount: Path) -> Iterator[tuple[str, str]]:
     yield from _files(mount / "control", mount)
     yield from _files(mount / "control" / "pager", mount)
     for name in (".", "vmo/file"):
-        yield f"getfattr -d {name}", masked_attributes(_output(["getfattr", "-d", name], mount))
+        command = ["getfattr", "--only-values", "-n", "user.vmofs.all", name]
+        yield " ".join(command), masked_attributes(_output(command, mount))
 
 
 def _output(command: list[str], directory: Path) -> str:

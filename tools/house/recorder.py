@@ -2,7 +2,7 @@
 
 The points of a walk are recognised, so that no module needs to be named. This depends on:
 
-* the handlers: functions whose qualified names are ``Operations.read`` and ``Operations.write``;
+* the handlers: functions whose qualified names are ``Requests.read`` and ``Requests._write``;
 * the request: bytes that begin with ``READ `` and end with a newline, given to a function of the project, which
   writes them or hands them to the thread that does; or at hand where ``os.write`` is called;
 * the answer: bytes with `` aux/`` in them, given to the write handler;
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-READ_HANDLER, WRITE_HANDLER = "Operations.read", "Operations.write"
+READ_HANDLER, WRITE_HANDLER = "Requests.read", "Requests._write"
 REQUEST, ANSWER = b"READ ", b" aux/"
 WAKING = "wake"
 

@@ -36,7 +36,7 @@ Or, instead of the last line, let the reader get an error: echo FAIL $vmo $offse
     cat control/me/supply_pages    # reading a command file says how it is used; every command is one line
     cat control/me/pending         # what nobody has answered yet, and for how long
     cat control/log                # the last commands and their results
-    getfattr -d vmo/hello          # the file's pager key, options and pages
+    getfattr --only-values -n user.vmofs.all vmo/hello    # the file's pager key, options and pages
 
 A command that fails is an error of the write; a read of the same open file gives the reason in a sentence. Numbers are
 bytes, also as 0x1000 or 4K. In names, blank, tab, newline and backslash are written \\040 \\011 \\012 \\134.

@@ -13,15 +13,16 @@ from vmofs_mount.assembly.opening import Opening
 from vmofs_mount.assembly.statistics import Statistics
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import PageCache
+from vmofs_mount.cache.waiting_reads import WaitingReads
 from vmofs_mount.commands.execute import Commands
 from vmofs_mount.commands.pager_commands import PagerCommands
 from vmofs_mount.commands.vmo_commands import VmoCommands
 from vmofs_mount.files.aux_file import AuxFiles
 from vmofs_mount.files.open_files import Handles
-from vmofs_mount.files.vmo_file import OpenVmos
+from vmofs_mount.files.vmo_file import OpenVmos, Surroundings
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.front.session import Session
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.loop.reclaim import Reclaim
 from vmofs_mount.loop.slices import Slices
@@ -39,6 +40,7 @@ from vmofs_mount.rights.resolver import Names
 from vmofs_mount.tree.directory_rules import AuxRealm, ControlRealm
 from vmofs_mount.tree.inodes import Directory, Realm
 from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.room import Room
 from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.listers import Listers
 from vmofs_mount.waits.self_deadlock import Deadlocks
@@ -71,6 +73,11 @@ class AssembledMount:
             self.parts.pagers.close_all()
         return dirty
 
+    @property
+    def unanswered(self) -> int:
+        """How many READs are not answered yet."""
+        return self.parts.vmos.reads.unanswered
+
     def check(self) -> None:
         """Assert the invariants of all parts."""
         tree = self.parts.tree
@@ -94,7 +101,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
 
     # The model, and who learns what its calls brought about: pagers of requests, the page cache of pages that went.
     known = KnownPagers(Deadlines(settings.deadline_seconds, settings.max_deadline_seconds))
-    cache = PageCache(kernel, system.frames, spawn, known.controller_of)
+    cache = PageCache(kernel, system.frames, spawn, known.controller_of, WaitingReads(system.promote))
     slices = Slices(spawn, lambda: turns.requests)
     engine = Engine(system, known.kick, cache.stale, turns, slices)
     if system.eviction is not None:
@@ -118,7 +125,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
 
     # Open files, and the commands that are written to some of them.
     stores = MappedStores(cache)
-    vmos = OpenVmos(engine, cache, stores, tree, place, spawn)
+    vmos = OpenVmos(engine, cache, stores, tree, place, Surroundings(spawn, session.replies, known))
     auxes = AuxFiles(engine, cache, stores, tree)
     names = Names(tree, place)
     answers = Answers(engine, vmos, cache)
@@ -133,4 +140,4 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     spawn(Deadlocks(engine, log, place.minor, partial(known.files_of, handles)).run)
     spawn(Listers(engine, log, place.minor, shared, vmos.directories).run)
     spawn(Idleness(system.frames, turns).run)
-    return AssembledMount(Parts(tree, handles, auxes, vmos, pagers), engine, cache, known)
+    return AssembledMount(Parts(tree, Room(system, limits, tree), handles, auxes, vmos, pagers), engine, cache, known)

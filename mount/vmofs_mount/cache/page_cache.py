@@ -35,10 +35,10 @@ the threads are, the cache ends up with what the VMO has.
 #
 # What is not nice
 #
-# READs and WRITEs under way are noted in three books: `WaitingReads` and `PendingWrites` here, `ReadWatch` in waits/.
-# Attributes are told in two ways: `_announce` after 0.1 s, `_tell_kernel` at once, for sizes and aux files.
-# `wait_dropped` looks every 0.02 s whether it is held up, since nobody tells it. The exceptions for aux files
-# (`attributes_told`, `is_source`) live in the inode and in front/attributes.py.
+# READs that wait and WRITEs under way are noted in two books, `WaitingReads` and `PendingWrites`. Attributes are told
+# in two ways: `_announce` after 0.1 s, `_tell_kernel` at once, for sizes and aux files. `wait_dropped` looks every
+# 0.02 s whether it is held up, since nobody tells it. The exceptions for aux files (`attributes_told`, `is_source`)
+# live in the inode and in front/attributes.py.
 #
 # What else changes with this file
 #
@@ -91,21 +91,16 @@ class PageCacheStatistics:
 
 
 class _Backlog:
-    __slots__ = ("began", "done", "reads", "running", "stored", "to_drop", "to_store", "under_way")
+    __slots__ = ("began", "done", "running", "stored", "to_drop", "to_store", "under_way")
 
     def __init__(self) -> None:
         self.to_store = RangeSet()
         self.to_drop = RangeSet()
-        self.reads = WaitingReads()
         self.running = False
         self.under_way: list[PageRange] = []  # what a thread drops or stores just now
         self.began = 0.0  # when that began
         self.done = trio.Event()
         self.stored: trio.Event | None = None  # set when the stores that are under way are over
-
-    @property
-    def busy(self) -> bool:
-        return self.running or bool(self.reads)
 
     @property
     def has_drops(self) -> bool:
@@ -129,6 +124,7 @@ class PageCache:
         frames: Frames,
         spawn: Callable[..., None],
         controller: Callable[[CachedFile], int] = lambda file: file.uid,
+        reads: WaitingReads | None = None,
     ) -> None:
         self._kernel = kernel
         self._frames = frames
@@ -139,22 +135,13 @@ class PageCache:
         self._drops = Drops(kernel, controller)
         self._attributes = Attributes(kernel, spawn)
         self._controller = controller
+        self.reads = WaitingReads() if reads is None else reads
         self.writes = PendingWrites()
-        self._read_number = 0
         self._stored_pages_total = 0
 
-    def begin_read(self, file: VmoFile, pages: PageRange) -> int:
-        """Note that a READ waits for a pager: its pages are locked until its answer brings them. Returns a number."""
-        self._read_number += 1
-        self._backlog(file).reads.add(self._read_number, pages)
-        return self._read_number
-
-    def end_read(self, file: VmoFile, number: int) -> bool:
-        """Note that the READ is about to be answered; return whether what it has may be older than a WRITE that was."""
-        backlog = self._backlogs[file]
-        outdated = backlog.reads.remove(number)
-        self._forget_if_idle(file, backlog)
-        return outdated
+    def changed(self, file: VmoFile) -> None:
+        """Let the kernel know that a file has more pages, which READs bring that are answered."""
+        self._attributes.changed(file)
 
     def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Store newly supplied pages if the file is open, except those that a waiting READ brings.
@@ -168,7 +155,7 @@ class PageCache:
             return
         backlog = self._backlog(file)
         for pages in filled:
-            waiting = backlog.reads.over(pages)
+            waiting = self.reads.over(file, pages)
             if any(pages.start >= read.start and pages.end <= read.end for read in waiting):
                 continue  # most pages that are supplied were asked for
             for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
@@ -203,7 +190,7 @@ class PageCache:
         for pages in stale:
             backlog.to_drop.add(pages)
             if isinstance(file, VmoFile):
-                _mark_outdated(file, backlog.reads, pages)
+                _mark_outdated(file, self.reads, pages)
         self._start(file, backlog)
 
     async def written(self, write: PendingWrite, seconds: float) -> None:
@@ -212,8 +199,7 @@ class PageCache:
         Pages that a READ waits for are locked until it is answered. It may have copied them before they were written
         to; then it copies them again. They are dropped all the same.
         """
-        backlog = self._backlogs.get(write.file)
-        waiting = [] if backlog is None else backlog.reads.written(write.pages)
+        waiting = self.reads.written(write.file, write.pages)
         if waiting:
             self.drop(write.file, waiting)
         with trio.move_on_after(seconds):
@@ -226,8 +212,7 @@ class PageCache:
 
         ``begun`` is called when a thread is about to wait for the locks of the pages.
         """
-        backlog = self._backlogs.get(file)
-        if backlog is not None and backlog.reads.over(pages):
+        if self.reads.over(file, pages):
             return False
         await self._drops.drop_in_turn(file, pages, partial(trio.lowlevel.current_trio_token().run_sync_soon, begun))
         return True
@@ -277,9 +262,7 @@ class PageCache:
         if isinstance(file, AuxFile):
             # No pager owes a page of an aux, so nobody has one locked for long.
             return []
-        backlog = self._backlogs.get(file)
-        reads = [] if backlog is None else backlog.reads.over(pages)
-        return [locked & pages for locked in [*reads, *self.writes.over(file, pages)]]
+        return [locked & pages for locked in [*self.reads.over(file, pages), *self.writes.over(file, pages)]]
 
     async def wait_stored(self, file: VmoFile, seconds: float) -> None:
         """Wait until no store is under way, at most ``seconds``: it might undo a write."""
@@ -306,13 +289,19 @@ class PageCache:
                     await backlog.done.wait()
                     break
                 # Nobody tells when a READ comes that has one of the pages: so it is looked again and again.
-                if _is_held_up(file, backlog, self.writes, seconds):
+                if self._is_held_up(file, backlog, seconds):
                     break
         held = sum(pages.pages for pages in backlog.not_dropped)
         if isinstance(file, VmoFile):
             # A reader of these sees what is just being written, as it may.
             held -= sum(self.writes.common_pages(file, pages) for pages in backlog.not_dropped)
         return held
+
+    def _is_held_up(self, file: CachedFile, backlog: _Backlog, seconds: float) -> bool:
+        """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
+        if backlog.under_way and trio.current_time() - backlog.began >= seconds:
+            return True
+        return any(self._locked(file, pages) for pages in backlog.under_way)
 
     @property
     def is_behind(self) -> bool:
@@ -352,7 +341,7 @@ class PageCache:
     def closed(self, file: VmoFile) -> None:
         """Forget a file that nobody has open any more, unless it has still something to do."""
         backlog = self._backlogs.get(file)
-        if backlog is not None and not backlog.busy:
+        if backlog is not None and not backlog.running:
             del self._backlogs[file]
 
     def _backlog(self, file: CachedFile) -> _Backlog:
@@ -426,6 +415,7 @@ class PageCache:
     def check(self) -> None:
         """Assert that every remembered file is an open VMO or has something to do."""
         self.writes.check()
+        self.reads.check()
         assert all(_is_kept(file, backlog) for file, backlog in self._backlogs.items())
         self._attributes.check()
 
@@ -435,9 +425,9 @@ def _mark_outdated(file: VmoFile, reads: WaitingReads, stale: PageRange) -> None
 
     Not what went: a READ of more than there is room for would be for ever about to ask for what it had.
     """
-    for part in [read & stale for read in reads.over(stale)]:
+    for part in [read & stale for read in reads.over(file, stale)]:
         if any(file.vmo.state_at(page) is not PageState.GAP for page in range(part.start, part.end)):
-            reads.written(part)
+            reads.written(file, part)
 
 
 def _take_some(file: VmoFile, to_store: RangeSet) -> tuple[list[PageRange], list[tuple[int, Bytes]]]:
@@ -462,22 +452,13 @@ def _take_some(file: VmoFile, to_store: RangeSet) -> tuple[list[PageRange], list
     return parts, pieces
 
 
-def _is_held_up(file: CachedFile, backlog: _Backlog, writes: PendingWrites, seconds: float) -> bool:
-    """Return whether what is under way takes long, or a READ or WRITE that waits has pages of it."""
-    if backlog.under_way and trio.current_time() - backlog.began >= seconds:
-        return True
-    return isinstance(file, VmoFile) and any(
-        writes.has(file, pages) or backlog.reads.over(pages) for pages in backlog.under_way
-    )
-
-
 def _takes_stores(file: VmoFile) -> bool:
     return file.open_count > 0 and not file.writer_count
 
 
 def _is_kept(file: CachedFile, backlog: _Backlog) -> bool:
-    """Return whether a backlog is needed. An open VMO keeps it for its next READ; an aux has no READ that waits."""
-    return backlog.busy or (isinstance(file, VmoFile) and file.open_count > 0)
+    """Return whether a backlog is needed. An open VMO keeps it for what is supplied next."""
+    return backlog.running or (isinstance(file, VmoFile) and file.open_count > 0)
 
 
 def _may_show(file: CachedFile, vmo: Vmo) -> bool:

@@ -2,6 +2,6 @@
 
 import sys
 
-from vmofs_mount.cli.main import main
+from vmofs_mount.cli.program import main
 
 sys.exit(main())

@@ -6,10 +6,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vmofs import __version__
 from vmofs_mount.cli.doctor import Verdict, examine_machine, examine_mount
+from vmofs_mount.cli.open_main import OPENING
+from vmofs_mount.cli.progress import Progress
 from vmofs_mount.daemon.options import OptionError, parse_options
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts, unmount
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mount_at, resolved
@@ -25,7 +28,9 @@ requests=N (outstanding, of all users but root; default 60000),
 user_memory=BYTES (per user; default half of 'memory_limit'), user_pagers=N, user_vmos=N, user_aux_files=N,
 user_fifos=N, user_nodes=N, user_requests=N, user_queue_bytes=N, user_xattr_bytes=N, user_ranges=N,
 user_descriptors=N (per user other than root; 0 = no limit),
-log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid, exec, ro, noatime"""
+fsname=NAME (what findmnt and df show as the source; default vmofs),
+log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid, exec, ro, noatime,
+nodiratime, sync, dirsync"""
 
 
 class _CommandError(Exception):
@@ -47,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vmofs", description="Files whose pages any program supplies on demand.")
-    parser.add_argument("--version", action="version", version=f"vmofs {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"vmofs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     mount = commands.add_parser("mount", help="mount a vmofs at a directory", epilog=_OPTIONS_HELP)
     mount.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -57,10 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     mount.set_defaults(function=_mount)
     umount = commands.add_parser("umount", help="unmount a vmofs and end its daemon; who waits there gets an error")
     umount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    umount.add_argument("--discard", action="store_true", help="drop what pagers have not written back")
     umount.set_defaults(function=_umount)
     doctor = commands.add_parser("doctor", help="say what this machine, or a mount, lacks")
     doctor.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
     doctor.set_defaults(function=_doctor)
+    for name, sentence in OPENING.items():
+        commands.add_parser(name, help=sentence, add_help=False)
     return parser
 
 
@@ -94,7 +102,14 @@ def _check_mountpoint(mountpoint: str) -> None:
 
 
 def _umount(parsed: argparse.Namespace) -> None:
-    dirty = unmount(resolved(parsed.mountpoint))
+    from vmofs_mount.cli.write_back import write_back  # noqa: PLC0415 - only this command needs it
+
+    path = resolved(parsed.mountpoint)
+    if parsed.discard:
+        dirty = unmount(path)
+    else:
+        with Progress() as progress:
+            dirty = unmount(path, partial(write_back, tell=progress.tell))
     if dirty.sentence:
         sys.stderr.write(f"vmofs: {dirty.sentence}\n")
 

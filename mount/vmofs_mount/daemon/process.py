@@ -16,10 +16,11 @@ import trio
 from vmofs.core.requests.system import System
 from vmofs.units import page_count
 from vmofs_mount.assembly.mount import assemble
-from vmofs_mount.daemon.options import MountOptions, machine_memory_bytes
+from vmofs_mount.daemon.options import MountOptions
 from vmofs_mount.daemon.sd_notify import notify
 from vmofs_mount.daemon.watchdog import Guardian
 from vmofs_mount.front.session import MountError, serve
+from vmofs_mount.linux.memory import machine_memory_bytes
 from vmofs_mount.tree.limits import DEFAULTS, Limits, Resource
 
 _log = logging.getLogger(__name__)

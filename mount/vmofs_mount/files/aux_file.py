@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 from vmofs.core.requests.access import Access
+from vmofs.status import NoMemoryError, NoSpaceError
 from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
-from vmofs_mount.files.open_files import Data, Handle, content_changed
+from vmofs_mount.files.open_files import Data, ReadHandle, content_changed
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.rights.set_id import SET_ID
@@ -51,7 +52,7 @@ class AuxFiles:
         await self.cache.wait_dropped_everywhere(file.aux, DROP_SECONDS, but=file)
 
 
-class AuxHandle(Handle):
+class AuxHandle(ReadHandle):
     """An open aux file."""
 
     def __init__(
@@ -71,7 +72,6 @@ class AuxHandle(Handle):
         node.maybe_cached |= not self.direct_io
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         self._is_direct = bool(flags & os.O_DIRECT) and not self.direct_io
-        self.is_mapped = False
         node.mapper_count += self._may_map
 
     async def read(self, offset: int, size: int) -> Data:
@@ -79,8 +79,22 @@ class AuxHandle(Handle):
         return self._aux.read_nowait(offset, size)
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Write, growing the file."""
-        written = self._aux.write_nowait(offset, data)
+        """Write, growing the file. Without memory it is a full filesystem: programs know what to do about that.
+
+        Raises:
+            NoSpaceError: there is no memory, or its owner may have no more.
+        """
+        written = await self.write_back(offset, data)
+        if self._is_direct:
+            await self._auxes.direct_writes.written(self.file, PageRange.of_bytes(offset, written))
+        return written
+
+    async def write_back(self, offset: int, data: bytes) -> int:
+        """Write what was stored through a mapping."""
+        try:
+            written = self._aux.write_nowait(offset, data)
+        except NoMemoryError as error:
+            raise NoSpaceError(str(error)) from error
         if self.file.mode & SET_ID or self._aux.node.windows:
             content_changed(self._auxes.cache, self.file, self.caller, own=self.direct_io)
         self._auxes.tree.modified(self.node)
@@ -88,8 +102,6 @@ class AuxHandle(Handle):
             self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))
         if self._aux.node.windows:
             await self._auxes.shown_elsewhere(self.file)
-        if self._is_direct:
-            await self._auxes.direct_writes.written(self, self.file, PageRange.of_bytes(offset, written))
         return written
 
     def release(self) -> None:

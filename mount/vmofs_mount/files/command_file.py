@@ -24,7 +24,7 @@ from vmofs.status import IoError, NoMemoryError, VmoError
 from vmofs.wire.commands import USAGE, Command, CommandKind, parse_command
 from vmofs.wire.lines import Line, split_lines
 from vmofs.wire.results import format_error
-from vmofs_mount.files.open_files import Data, Handle
+from vmofs_mount.files.open_files import Data, ReadHandle
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.slices import Slices, Work
 from vmofs_mount.rights.identity import Identity
@@ -77,7 +77,7 @@ class Executor(Protocol):
         """Learn what became of a line."""
 
 
-class CommandHandle(Handle):
+class CommandHandle(ReadHandle):
     """One open command file. Its commands are carried out one after the other, with the identity of the opener.
 
     ``names`` keeps the files that names were turned into, and ``on_release`` what is to be undone when the file is

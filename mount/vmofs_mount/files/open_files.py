@@ -44,12 +44,12 @@ class Handle(ABC):
         self.caller = caller
 
     @abstractmethod
-    async def read(self, offset: int, size: int) -> Data:
-        """Return the bytes ``[offset, offset+size)``, fewer only at the end."""
-
-    @abstractmethod
     async def write(self, offset: int, data: bytes) -> int:
         """Write the bytes and return how many were taken."""
+
+    async def write_back(self, offset: int, data: bytes) -> int:
+        """Write what was stored through a mapping, and return how many bytes were taken."""
+        return await self.write(offset, data)
 
     async def fsync(self) -> None:  # noqa: B027 - what is in memory only is as safe as it gets, as on a tmpfs
         """Wait until what was written is safe."""
@@ -61,6 +61,14 @@ class Handle(ABC):
 
     def release(self) -> None:  # noqa: B027 - most have nothing to do
         """The last descriptor was closed."""
+
+
+class ReadHandle(Handle):
+    """One whose READs are answered by a coroutine, as all but those of VMOs (``vmo_reads``) are."""
+
+    @abstractmethod
+    async def read(self, offset: int, size: int) -> Data:
+        """Return the bytes ``[offset, offset+size)``, fewer only at the end."""
 
 
 def content_changed(cache: PageCache, file: CachedFile, caller: Caller, *, own: bool) -> None:
@@ -79,7 +87,7 @@ Opener = Callable[[Node, int, Caller], Handle]
 """Opens a node: the node, the open flags, who opens. Raises OSError or VmoError to refuse."""
 
 
-class TextHandle(Handle):
+class TextHandle(ReadHandle):
     """An open text file: the text is made at the first read and at each read from the beginning."""
 
     def __init__(self, node: TextFile, flags: int, caller: Caller, limits: Limits, slices: Slices) -> None:

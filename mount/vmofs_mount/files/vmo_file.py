@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from vmofs.core.pages.content import Bytes
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.vmo import PagerView, PagerVmo
-from vmofs.status import BadStateError, IoError, OutOfRangeError, VmoError
-from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
+from vmofs.status import VmoError
+from vmofs.units import ALL_PAGES, PageRange
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
-from vmofs_mount.cache.read_retries import Failure, Failures, Retries, RetriesLeft, find_stale
 from vmofs_mount.cache.taken_writes import TakenWrites
+from vmofs_mount.files.failed_reads import FailedReads
 from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle, content_changed
+from vmofs_mount.files.vmo_reads import Delivery, Replies, VmoReads
 from vmofs_mount.linux.caller import Caller
-from vmofs_mount.linux.mountinfo import Place
-from vmofs_mount.linux.procfs import thread_group, writes_file
+from vmofs_mount.linux.place import Place
+from vmofs_mount.linux.procfs import thread_group
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.tree.inodes import VmoFile
 from vmofs_mount.tree.limits import Resource
 from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.kill_watch import KillWatch
 from vmofs_mount.waits.locked_directories import LockedDirectories
-from vmofs_mount.waits.read_watch import LetGoError, ReadWatch, WaitingRead
-from vmofs_mount.waits.self_deadlock import Reader
+from vmofs_mount.waits.read_watch import LetGoError, ReadWatch
 
 T = TypeVar("T")
 
@@ -43,8 +41,17 @@ STORE_SECONDS = 1.0
 """How long an open for writing waits for a store into the page cache: one that a waiting READ holds up is undone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What files need of others: where tasks are started, where answers go, and by whom misses are delivered."""
+
+    spawn: Callable[..., None]
+    replies: Replies
+    delivery: Delivery
+
+
 class OpenVmos:
-    """What the open files of all VMOs share: the processes that have them open, and the recent failures, by VMO."""
+    """What the open files of all VMOs share: the processes that have them open, what waits, and what failed."""
 
     def __init__(
         self,
@@ -53,8 +60,9 @@ class OpenVmos:
         stores: MappedStores,
         tree: Tree,
         place: Place,
-        spawn: Callable[..., None],
+        surroundings: Surroundings,
     ) -> None:
+        spawn = surroundings.spawn
         self.engine = engine
         self.tree = tree
         self.limits = tree.limits
@@ -62,15 +70,14 @@ class OpenVmos:
         self.direct_writes = DirectWrites(cache)
         self.cache = cache
         self._open: dict[VmoFile, Counter[int]] = {}
-        self._failures: dict[VmoFile, Failures] = {}
         self._spawn = spawn
-        self._retries = Retries(place.minor)
-        self.directories = LockedDirectories(place.mountpoint, spawn)
+        self.directories = LockedDirectories(place, spawn)
         self._killed = KillWatch(spawn)
         self.taken = TakenWrites(cache, spawn)
-        self._looker = trio.CapacityLimiter(8)
-        self.reads = ReadWatch(engine, spawn, self.directories, self._killed, self._open)
+        self.watch = ReadWatch(engine, spawn, self.directories, self._killed, self._open, cache.reads)
         self.sizes = KernelSizes(place, spawn)
+        self.failures = FailedReads(cache, place.minor, self._open, spawn)
+        self.reads = VmoReads(self, surroundings)
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""
@@ -86,110 +93,70 @@ class OpenVmos:
             del self._open[file]
             self.cache.closed(file)
 
-    async def failed(self, handle: VmoHandle, pages: PageRange, error: VmoError, suspects: list[Failure]) -> None:
-        """Remember a failed read for the kernel's retries; ``suspects``: what ``suspects`` returned as it came."""
-        file = handle.file
-        stale_by = await find_stale(suspects)
-        others = self._open.get(file, Counter())
-        retries = await self._retries.count(
-            handle.process,
-            handle.flags,
-            others,
-            file.ino,
-            pages,
-            stale=stale_by is not None,
-            uid=handle.caller.uid,
-        )
-        self._remember(file, retries, pages, error, stale_by if retries.stale else None)
-
-    def _remember(
-        self, file: VmoFile, retries: RetriesLeft, pages: PageRange, error: VmoError, stale_by: Failure | None = None
-    ) -> None:
-        failures = self._failures.get(file)
-        if failures is None:
-            failures = self._failures[file] = Failures(partial(self.cache.drop_failed, file))
-        self._spawn(self._expire, file, failures, failures.remember(retries, pages, error, stale_by))
-
-    async def _expire(self, file: VmoFile, failures: Failures, failure: Failure) -> None:
-        await failures.expire(failure)
-        if not failures and self._failures.get(file) is failures:
-            del self._failures[file]
-
-    def has_failures(self, file: VmoFile) -> bool:
-        """Return whether ``suspects`` may have anything to say."""
-        return file in self._failures
-
-    async def suspects(self, file: VmoFile, process: int, pages: PageRange) -> list[Failure]:
-        """Return the failures whose pages may still be in the page cache where a READ begins.
-
-        Raises:
-            VmoError: that of the read that this one is a retry of.
-        """
-        failures = self._failures[file]
-        failed = failures.recall(process, pages)
-        if failed is not None:
-            await failed.before_answer()
-            raise copy.copy(failed.error)
-        return failures.in_cache(pages)
-
-    def supplied(self, file: VmoFile, filled: Iterable[PageRange]) -> None:
-        """Forget failures of pages that are there now."""
-        failures = self._failures.get(file)
-        if failures is not None:
-            for pages in filled:
-                failures.forget(pages)
-
-    def began(self, handle: VmoHandle, pages: PageRange, read: WaitingRead) -> int | None:
-        """Note that a READ waits for a pager; return what ``ended`` is to be given."""
-        self._retries.began(handle.process)
-        self.reads.began(handle.file, read)
-        return self.cache.begin_read(handle.file, pages) if read.has_locked else None
-
-    def ended(self, handle: VmoHandle, number: int | None, read: WaitingRead) -> bool:
-        """Note that the READ is about to be answered; return whether what it has may be older than a WRITE that was."""
-        self._retries.ended(handle.process)
-        self.reads.ended(handle.file, read)
-        return number is not None and self.cache.end_read(handle.file, number)
-
     async def set_size(self, file: VmoFile, size_bytes: int, caller: Caller) -> None:
         """Cut or extend a VMO for a thread (truncate, ftruncate); may wait for the pager.
 
         Raises:
             VmoError: as the VMO's ``set_size``.
-            LetGoError: as ``run_unless_killed``.
+            LetGoError: as ``run``.
         """
         await self.stores.bring_in_for_size(file, size_bytes)
-        process = thread_group(caller.pid)
-        await self.wait_until_written(file, process)
+        await self.wait_until_written(file)
         self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
         try:
-            await self.run_unless_killed(file.vmo.set_size(size_bytes), process, file)
+            await self.run(file.vmo.set_size(size_bytes), file)
         finally:
             self.cache.size_changed(file.vmo)
         await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
-        await self.wait_until_unread(file, process)  # last: none may begin before the answer
-        self.reads.size_answered(file, caller.pid)
+        if self.cache.reads.waits(file):  # last: none may begin before the answer
+            await self._unless_let_go(partial(self.watch.wait_until_free, file), file)
+        self.watch.size_answered(file, caller.pid)
         content_changed(self.cache, file, caller, own=False)
         self.tree.modified(file)
 
     async def wait_writable(self, file: VmoFile) -> None:
         """Wait until what is being stored into the page cache cannot undo what somebody writes who has just opened."""
-        await self.cache.wait_stored(file, STORE_SECONDS)
+        with trio.CancelScope() as scope, self.engine.interruptible(scope.cancel):
+            await self.cache.wait_stored(file, STORE_SECONDS)
 
-    async def run_counted(self, access: Access[T], handle: VmoHandle, locked: VmoFile | None = None) -> T:
-        """Do as ``run_unless_killed`` does, and count what waits as a request of whoever opened the file.
+    async def wait_until_written(self, file: VmoFile) -> None:
+        """Wait until all WRITEs that were taken are carried out.
+
+        Raises:
+            LetGoError: as ``run``.
+        """
+        if self.taken.over(file, ALL_PAGES):
+            await self._unless_let_go(partial(self.taken.wait_over, file), file)
+
+    async def run(self, access: Access[T], file: VmoFile) -> T:
+        """Carry out a call that nobody can be killed in before it is answered. It is let go with EINTR if need be.
+
+        The kernel has the file locked meanwhile. If its directory gets locked too, because somebody who is about to
+        remove the file waits for it, the answer is EINTR as well: most programs then simply make the call again.
+
+        Raises:
+            VmoError: the call failed.
+            LetGoError: who made it was killed or interrupted, or keeps everybody from a directory.
+        """
+        if not self.engine.start(access):
+            await self._unless_let_go(partial(self.engine.wait, access), file)
+        return access.result()
+
+    async def run_counted(self, access: Access[T], handle: VmoHandle) -> T:
+        """Do as ``run`` does, and count what waits as a request of whoever opened the file.
 
         Raises:
             VmoError: the call failed; NO_MEMORY, he has too many.
-            LetGoError: as ``run_unless_killed``.
+            LetGoError: as ``run``.
         """
         if self.engine.start(access):
             return access.result()
         self._count(access, handle.caller.uid)
         try:
-            return await self.run_unless_killed(access, handle.process, locked, is_started=True)
+            await self._unless_let_go(partial(self.engine.wait, access), handle.file, handle.watched_process)
         finally:
             self.limits.give(Resource.REQUESTS, handle.caller.uid)
+        return access.result()
 
     def _count(self, access: Access[T], uid: int) -> None:
         """Count a call that waits as a request of a user, or end it.
@@ -204,30 +171,22 @@ class OpenVmos:
                 access.cancel()
             raise
 
-    async def write(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
-        """Do as ``run_counted`` does for a WRITE of a file that may be mapped.
-
-        If it is to be let go, it is taken, unless it must be that of a ``write``, whose caller learns that it failed.
+    async def write_back(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
+        """Carry out a WRITE of what was stored through a mapping. If it has to be let go, it is taken.
 
         Raises:
-            VmoError: as ``run_counted``.
-            LetGoError: as ``run_counted``, for a ``write``.
+            VmoError: the call failed; NO_MEMORY, whoever opened the file has too many.
         """
         file, uid = handle.file, handle.caller.uid
-        if self.taken.over(file, PageRange.of_bytes(offset, len(data))):
-            self.limits.take(Resource.REQUESTS, uid)
-            return self.taken.take(file, offset, data, partial(self._carry_out, access, uid))
         if self.engine.start(access):
             return access.result()
         self._count(access, uid)
         over = trio.Event()
         self._spawn(self._wait, access, uid, over)
         try:
-            await self._unless_killed(over.wait, handle.process, file)
+            # Nobody waits for it whom the kernel could interrupt; but who closes or unmaps the file waits behind it.
+            await self._unless_let_go(over.wait, file, handle.process)
         except LetGoError:
-            if await self._is_of_write(file, handle.process) and not access.done:
-                self.engine.abort(access, BadStateError("it was let go"))
-                raise
             if not access.done:
 
                 async def result() -> None:
@@ -237,11 +196,15 @@ class OpenVmos:
                 return self.taken.take(file, offset, data, result)
         return access.result()
 
-    async def _is_of_write(self, file: VmoFile, process: int) -> bool:
-        """Return whether the only WRITE of a file that waits is that of a ``write`` of a process."""
-        return self.cache.writes.count(file) == 1 and await trio.to_thread.run_sync(
-            writes_file, process, file.ino, limiter=self._looker
-        )
+    def write_behind(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
+        """Take a WRITE because others of the same pages were taken and are not carried out yet: the last one wins.
+
+        Raises:
+            NoMemoryError: whoever opened the file has too many.
+        """
+        uid = handle.caller.uid
+        self.limits.take(Resource.REQUESTS, uid)
+        return self.taken.take(handle.file, offset, data, partial(self._carry_out, access, uid))
 
     async def _carry_out(self, access: Access[int], uid: int) -> None:
         try:
@@ -256,61 +219,28 @@ class OpenVmos:
             self.limits.give(Resource.REQUESTS, uid)
             over.set()
 
-    async def wait_until_written(self, file: VmoFile, process: int) -> None:
-        """Wait until all WRITEs that were taken are carried out, as ``run_unless_killed`` does.
+    async def _unless_let_go(
+        self, wait: Callable[[], Awaitable[None]], file: VmoFile, process: int | None = None
+    ) -> None:
+        """Wait for something with a file locked; ``process``: whose death the kernel does not tell.
 
         Raises:
-            LetGoError: the process was killed, or keeps everybody from a directory.
+            LetGoError: it was interrupted, the process was killed, or others must go on.
         """
-        if self.taken.over(file, ALL_PAGES):
-            await self._unless_killed(partial(self.taken.wait_over, file), process, file)
-
-    async def run_unless_killed(
-        self, access: Access[T], process: int, locked: VmoFile | None = None, *, is_started: bool = False
-    ) -> T:
-        """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
-
-        ``locked`` is the file that the kernel has locked meanwhile, if any. If its directory gets locked too, because
-        somebody who is about to remove the file waits for it, the answer is EINTR as well: most programs then simply
-        make the call again.
-
-        Raises:
-            VmoError: the call failed.
-            LetGoError: the process was killed, or keeps everybody from a directory.
-        """
-        if not (access.done if is_started else self.engine.start(access)):
-            await self._unless_killed(partial(self.engine.wait, access), process, locked)
-        return access.result()
-
-    async def wait_until_unread(self, file: VmoFile, process: int) -> None:
-        """Wait until no READ of a file has pages locked, as ``run_unless_killed`` does.
-
-        Raises:
-            LetGoError: the process was killed, or keeps everybody from a directory.
-        """
-        if self.reads.waits(file):
-            await self._unless_killed(partial(self.reads.wait_until_free, file), process, file)
-
-    async def _unless_killed(self, wait: Callable[[], Awaitable[None]], process: int, locked: VmoFile | None) -> None:
-        with trio.CancelScope() as scope:
-            self._killed.add(scope, process, scope.cancel)
-            try:
-                with nullcontext() if locked is None else self.directories.watch(locked, scope.cancel):
-                    await wait()
-            finally:
-                self._killed.remove(scope)
+        with (
+            trio.CancelScope() as scope,
+            self.directories.watch(file, scope.cancel),
+            self.engine.interruptible(scope.cancel),
+            self._killed.watch(process, scope.cancel),
+        ):
+            await wait()
         if scope.cancelled_caught:
-            raise LetGoError(f"process {process} was killed, or others must go on")
-
-    def killed(self, file: VmoFile, pages: PageRange) -> None:
-        """Note that nobody waits for pages any more that are in the page cache without content."""
-        self._remember(file, RetriesLeft({}), pages, IoError("the reader was killed"))
+            raise LetGoError(f"{file.path}: who waited was killed or interrupted, or others must go on")
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""
         self.taken.check()
         assert all(processes.total() == file.open_count for file, processes in self._open.items())
-        self.reads.check()
 
 
 class VmoHandle(Handle):
@@ -322,91 +252,44 @@ class VmoHandle(Handle):
         self.process = thread_group(caller.pid)
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
-        self.is_mapped = False
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         file.maybe_cached = True
         file.mapper_count += self._may_map
         file.writer_count += self._may_write
         file.writers_total += self._may_write
+        self.has_page_cache = not flags & os.O_DIRECT
+        # Who waits for an asynchronous write, which only O_DIRECT makes of one, is not told of by FUSE_INTERRUPT.
+        self.watched_process = None if self.has_page_cache else self.process
         opened.add(file, self.process)
-        opened.reads.watch(file)
-
-    async def read(self, offset: int, size: int) -> Bytes:
-        """Read up to the end of the content; ask the pager for what is absent, and wait.
-
-        Raises:
-            OutOfRangeError: it was cut off, and the kernel does not get to know that.
-        """
-        vmo = self.file.vmo
-        while True:
-            end = min(offset + size, vmo.stream_size)
-            data: Bytes | None = b"" if end <= offset else vmo.read_nowait(offset, end - offset)
-            if data is None:
-                data = await self._wait(offset, end - offset)
-            if data is None or end > vmo.stream_size:
-                continue  # it may be older than what was written meanwhile, or reaches beyond the end
-            if offset + size > end and self._is_filled_up(offset + size):
-                if not await self._opened.sizes.wait_known(self.file):
-                    raise OutOfRangeError(f"{offset}+{size} was cut off: {self.file.path} ends at {vmo.stream_size}")
-                if min(offset + size, vmo.stream_size) != end:
-                    continue  # the size has changed again
-            if self._opened.taken:
-                data = self._opened.taken.overlay(self.file, offset, data)
-            if end > offset and self._opened.cache.writes and not self.flags & os.O_DIRECT:
-                self._opened.cache.writes.note_read(self.file, PageRange.of_bytes(offset, end - offset))
-            return data
-
-    def _is_filled_up(self, asked: int) -> bool:
-        """Return whether the kernel asked for a page behind the last one: it would fill it with zeros, and show them.
-
-        With O_DIRECT too: what is missing is then read by way of the page cache.
-        """
-        return asked > page_count(self.file.vmo.stream_size) * PAGE_SIZE
-
-    async def _wait(self, offset: int, length: int) -> Bytes | None:
-        """Ask the pager, and wait; None if what came may be older than what was written, or cut off, meanwhile."""
-        file, opened = self.file, self._opened
-        pages = PageRange.of_bytes(offset, length)
-        suspects = await opened.suspects(file, self.process, pages) if opened.has_failures(file) else []
-        opened.limits.take(Resource.REQUESTS, self.caller.uid)
-        access: Access[Bytes] = file.vmo.read(offset, length)
-        access.origin = Reader(self.process, file.ino, pages, self.caller.uid)
-        read = WaitingRead(access, self.process, has_locked=not self.flags & os.O_DIRECT, again=bool(suspects))
-        number = opened.began(self, pages, read)
-        try:
-            data = await opened.engine.run(access)
-        except LetGoError:
-            if read.has_locked:
-                opened.killed(file, pages)
-            raise
-        except OutOfRangeError:
-            if offset + length <= file.vmo.stream_size:
-                raise
-            return None
-        except VmoError as failure:
-            await opened.failed(self, file.vmo.absent(pages), failure, suspects)
-            raise
-        finally:
-            opened.limits.give(Resource.REQUESTS, self.caller.uid)
-            outdated = opened.ended(self, number, read)
-        return None if outdated else data
+        opened.watch.watch(file)
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""
+        written = await self._write_noted(offset, data, is_stored=False)
+        if not self.has_page_cache:
+            await self._opened.direct_writes.written(self.file, PageRange.of_bytes(offset, len(data)))
+        # Who reads the same memory by another name sees it. Our own pages the kernel has: it may keep them locked.
+        await self._opened.cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
+        return written
+
+    async def write_back(self, offset: int, data: bytes) -> int:
+        """Write what was stored through a mapping."""
+        written = await self._write_noted(offset, data, is_stored=True)
+        await self._opened.cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
+        return written
+
+    async def _write_noted(self, offset: int, data: bytes, *, is_stored: bool) -> int:
+        """Write, and see to it that what READs bring meanwhile is dropped."""
         cache = self._opened.cache
         pending = cache.writes.begin(self.file, PageRange.of_bytes(offset, len(data)))
         try:
-            written = await self._write(offset, data)
+            written = await self._write(offset, data, is_stored=is_stored)
         finally:
             cache.writes.end(pending)
         await cache.written(pending, DROP_SECONDS)
-        if self.flags & os.O_DIRECT:
-            await self._opened.direct_writes.written(self, self.file, pending.pages)
-        # Who reads the same memory by another name sees it. Our own pages the kernel has: it may keep them locked.
-        await cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
         return written
 
-    async def _write(self, offset: int, data: bytes) -> int:
+    async def _write(self, offset: int, data: bytes, *, is_stored: bool) -> int:
         room = await self._make_room(offset, len(data))
         if self.file.vmo.node.windows or self.file.vmo.node.children:
             content_changed(self._opened.cache, self.file, self.caller, own=False)
@@ -414,9 +297,11 @@ class VmoHandle(Handle):
         try:
             data = data[:room]
             access: Access[int] = self.file.vmo.write(offset, data)
-            if self.file.mapper_count:
-                return await self._opened.write(access, self, offset, data)
-            return await self._opened.run_counted(access, self, self.file)
+            if self._opened.taken.over(self.file, PageRange.of_bytes(offset, len(data))):
+                return self._opened.write_behind(access, self, offset, data)
+            if is_stored:
+                return await self._opened.write_back(access, self, offset, data)
+            return await self._opened.run_counted(access, self)
         except VmoError:
             # The page cache has what was refused, also what was stored through a mapping.
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
@@ -431,9 +316,9 @@ class VmoHandle(Handle):
         if end <= vmo.stream_size:
             return length
         if vmo.resizable:
-            await self._opened.run_counted(vmo.set_size(end), self, self.file)
+            await self._opened.run_counted(vmo.set_size(end), self)
         elif isinstance(vmo, PagerVmo) and vmo.node.options.unbounded:
-            await self._opened.run_counted(vmo.set_stream_size(end), self, self.file)
+            await self._opened.run_counted(vmo.set_stream_size(end), self)
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
         self._opened.cache.size_changed(vmo, but=self.file)  # ours the kernel knows when the write is answered
@@ -441,13 +326,13 @@ class VmoHandle(Handle):
 
     async def fsync(self) -> None:
         """Wait until the pager has written back what is dirty now, if the VMO was made so."""
-        await self._opened.wait_until_written(self.file, self.process)
+        await self._opened.wait_until_written(self.file)
         self._opened.taken.raise_failure(self.file)
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo):
-            await self._opened.run_counted(vmo.sync(), self, self.file)
+            await self._opened.run_counted(vmo.sync(), self)
 
     def release(self) -> None:
         """Count the file as open no longer."""

@@ -8,9 +8,8 @@ from vmofs.units import PAGE_SIZE
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
 from vmofs_mount.tree.inodes import AuxFile, CommandFile, Directory, Fifo, Node, VmoFile
+from vmofs_mount.tree.room import Space
 from vmofs_mount.tree.text_file import ConstantText, TextFile
-
-_BLOCKS_PER_PAGE = PAGE_SIZE // 512
 
 LONG_SECONDS = 3600.0
 """For what changes only through the kernel. A timeout of attributes of data files costs a GETATTR per cached read
@@ -38,7 +37,7 @@ def to_attributes(node: Node) -> pyfuse3.EntryAttributes:
     entry.st_uid = node.uid
     entry.st_gid = node.gid
     entry.st_size = node.size_bytes
-    entry.st_blocks = node.committed_pages * _BLOCKS_PER_PAGE
+    entry.st_blocks = node.blocks
     entry.st_blksize = PAGE_SIZE
     entry.st_atime_ns = node.atime_ns
     entry.st_mtime_ns = node.mtime_ns
@@ -77,6 +76,17 @@ def _entry_seconds(node: Node) -> float:
     renamed or removed in ``vmo/`` at any time.
     """
     return 0.0 if isinstance(node, (Fifo, VmoFile, SupplyFile, MirrorDirectory)) else LONG_SECONDS
+
+
+def to_statvfs(space: Space) -> pyfuse3.StatvfsData:
+    """Return what ``statvfs`` says of the room that there is."""
+    data = pyfuse3.StatvfsData()
+    data.f_bsize = data.f_frsize = PAGE_SIZE
+    data.f_blocks, data.f_files = space.pages, space.files
+    data.f_bfree = data.f_bavail = space.free_pages
+    data.f_ffree = data.f_favail = space.free_files
+    data.f_namemax = 255  # as the tree has it
+    return data
 
 
 def to_caller(ctx: pyfuse3.RequestContext) -> Caller:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import errno
+import logging
 from types import MappingProxyType
 
-from vmofs.status import Status
+import pyfuse3
+
+from vmofs.status import Status, VmoError
+from vmofs_mount.waits.read_watch import LetGoError
+from vmofs_mount.waits.self_deadlock import SelfDeadlockError
+
+_log = logging.getLogger(__name__)
 
 ERRNO_OF_STATUS = MappingProxyType(
     {
@@ -33,3 +40,22 @@ ERRNO_OF_STATUS = MappingProxyType(
 def errno_of(status: Status) -> int:
     """Return the errno that a caller of the filesystem sees for a status; 0 for OK."""
     return ERRNO_OF_STATUS[status]
+
+
+_BESIDE_STATUS: dict[type[VmoError], int] = {SelfDeadlockError: errno.EDEADLK, LetGoError: errno.EINTR}
+"""What no status of Zircon's stands for."""
+
+
+def errno_of_exception(error: Exception) -> int:
+    """Return the errno for what a handler raised; what nobody foresaw is logged and is EIO."""
+    match error:
+        case pyfuse3.FUSEError():
+            return error.errno
+        case OSError(errno=int(code)):
+            return code
+        case VmoError():
+            return _BESIDE_STATUS.get(type(error)) or errno_of(error.status)
+        case MemoryError():
+            return errno.ENOMEM
+    _log.error("a handler failed", exc_info=error)
+    return errno.EIO

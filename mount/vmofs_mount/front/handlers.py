@@ -1,4 +1,6 @@
-"""The FUSE handlers: each converts its arguments, calls the model, and converts the result.
+"""The handlers that libfuse calls: each converts its arguments, calls the model, and converts the result.
+
+OPEN, READ, WRITE, RELEASE and FORGET are served without it, in ``requests``.
 
 pyfuse3 ends its loop, and with it the mount, when a handler raises anything but ``FUSEError``; so every handler is
 wrapped. Handlers that do not await run whole: under trio nothing else runs meanwhile.
@@ -13,19 +15,15 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
-import os
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import ParamSpec, TypeVar
 
 import pyfuse3
 
 from vmofs.status import VmoError
-from vmofs.units import PAGE_SIZE, PageRange
-from vmofs_mount.files.open_files import Data
-from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes
-from vmofs_mount.front.errno_map import errno_of
+from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_attributes, to_statvfs
+from vmofs_mount.front.errno_map import errno_of_exception
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
@@ -34,35 +32,15 @@ from vmofs_mount.tree import acl
 from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.tree.limits import Limits
 from vmofs_mount.tree.xattrs import get_xattr, list_xattrs, remove_xattr, set_xattr
-from vmofs_mount.waits.read_watch import LetGoError
-from vmofs_mount.waits.self_deadlock import SelfDeadlockError
-
-_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-_BESIDE_STATUS: dict[type[VmoError], int] = {SelfDeadlockError: errno.EDEADLK, LetGoError: errno.EINTR}
-"""What no status of Zircon's stands for."""
+Handler = Callable[P, Coroutine[object, object, R]]
 
 
-def errno_of_exception(error: Exception) -> int:
-    """Return the errno for what a handler raised; what nobody foresaw is logged and is EIO."""
-    match error:
-        case pyfuse3.FUSEError():
-            return error.errno
-        case OSError(errno=int(code)):
-            return code
-        case VmoError():
-            return _BESIDE_STATUS.get(type(error)) or errno_of(error.status)
-        case MemoryError():
-            return errno.ENOMEM
-    _log.error("a handler failed", exc_info=error)
-    return errno.EIO
-
-
-def handler(function: Callable[P, Coroutine[object, object, R]]) -> Callable[P, Coroutine[object, object, R]]:
+def guarded(function: Handler[P, R]) -> Handler[P, R]:
     """Let nothing but ``FUSEError`` out of a handler; cancellation passes."""
 
     @functools.wraps(function)
@@ -75,27 +53,38 @@ def handler(function: Callable[P, Coroutine[object, object, R]]) -> Callable[P, 
     return wrapper
 
 
+def handler(function: Handler[P, R]) -> Handler[P, R]:
+    """Do as ``guarded`` does, and let the answer go straight to the kernel."""
+    call = guarded(function)
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        operations = args[0]
+        assert isinstance(operations, Operations)
+        operations.answer_directly()
+        return await call(*args, **kwargs)
+
+    return wrapper
+
+
 class Operations(pyfuse3.Operations):
     """The handlers of one mount."""
 
     supports_dot_lookup = True
     enable_acl = True
 
-    def attach(self, parts: Parts, begin: Callable[[], None]) -> None:
+    def attach(self, parts: Parts, answer_directly: Callable[[], None]) -> None:
         """Serve a mount: libfuse has to know the handlers before there is any. Before the first request is read.
 
-        ``begin`` is called when libfuse is about to answer FUSE_INIT.
+        ``answer_directly`` is called before a handler answers.
         """
         self._tree = parts.tree
+        self._room = parts.room
         self._handles = parts.handles
         self._auxes = parts.auxes
         self._vmos = parts.vmos
         self._pagers = parts.pagers
-        self._begin = begin
-
-    def init(self) -> None:
-        """Learn that libfuse is about to answer FUSE_INIT."""
-        self._begin()
+        self.answer_directly = answer_directly
 
     # Names
 
@@ -110,11 +99,6 @@ class Operations(pyfuse3.Operations):
             await self._pagers.fifos.looked_up(node, ctx.pid)
             node = self._tree.lookup(parent, name)
         return self._told(node)
-
-    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """Count down what the kernel knows; never raises."""
-        for ino, count in inode_list:
-            self._tree.forget(ino, count)
 
     @handler
     async def mkdir(
@@ -136,7 +120,7 @@ class Operations(pyfuse3.Operations):
             return self._told(parent.realm.create(parent, name, mode, to_caller(ctx)))
         raise OSError(errno.EPERM, "neither devices nor sockets can be made")
 
-    @handler
+    @guarded  # its answer is changed on its way (``answers_of_libfuse``), so it must not wait for anything
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
@@ -235,7 +219,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        """Return the names of the extended attributes."""
+        """Return the names of the extended attributes that are stored; see ``xattrs``."""
         return list_xattrs(self._tree.get(inode))
 
     @handler
@@ -263,46 +247,10 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """Return how much memory there is for pages."""
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = PAGE_SIZE
-        data.f_blocks = os.sysconf("SC_PHYS_PAGES")
-        data.f_bfree = data.f_bavail = os.sysconf("SC_AVPHYS_PAGES")
-        data.f_files = self._tree.node_count
-        data.f_namemax = 255
-        return data
+        """Return how much room there is for pages and for files of the user who asks."""
+        return to_statvfs(self._room.of(ctx.uid))
 
     # Open files
-
-    @handler
-    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open a file. Truncation comes as a SETATTR of its own."""
-        node = self._tree.get(inode)
-        info = self._open(node, flags, ctx)
-        if isinstance(node, VmoFile) and flags & os.O_ACCMODE != os.O_RDONLY:
-            await self._vmos.wait_writable(node)
-        return info
-
-    @handler
-    async def read(self, fh: int, off: int, size: int) -> Data:  # type: ignore[override] # pyfuse3 takes any buffer
-        """Read; may wait for a pager."""
-        return await self._handles.get(fh).read(off, size)
-
-    @handler
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """Write; may wait for a pager."""
-        handle = self._handles.get(fh)
-        try:
-            return await handle.write(off, buf)
-        except Exception:
-            if isinstance(handle.node, AuxFile):
-                handle.node.note_refused(PageRange.of_bytes(off, len(buf)))
-            raise
-
-    @handler
-    async def release(self, fh: int) -> None:
-        """Close a file."""
-        self._handles.close(fh)
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -8,6 +8,7 @@ from vmofs_mount.files.aux_file import AuxFiles
 from vmofs_mount.files.open_files import Handles
 from vmofs_mount.files.vmo_file import OpenVmos
 from vmofs_mount.pagers.registry import Pagers
+from vmofs_mount.tree.room import Room
 from vmofs_mount.tree.tree import Tree
 
 
@@ -16,6 +17,7 @@ class Parts:
     """The parts of one mount that requests are about."""
 
     tree: Tree
+    room: Room
     handles: Handles
     auxes: AuxFiles
     vmos: OpenVmos

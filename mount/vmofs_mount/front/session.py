@@ -10,6 +10,7 @@ import logging
 import select
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,14 +18,16 @@ from typing import Protocol
 import pyfuse3
 import trio
 
+from vmofs_mount.files.vmo_reads import Replies
 from vmofs_mount.front.departure import Departure
+from vmofs_mount.front.device import Device
 from vmofs_mount.front.handlers import Operations
-from vmofs_mount.front.init_flags import Negotiation
 from vmofs_mount.front.parts import Parts
-from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts
+from vmofs_mount.front.requests import Requests
+from vmofs_mount.front.unmounting import UnmountError, remove_mounts
 from vmofs_mount.linux.device_messages import Kernel, fuse_devices
-from vmofs_mount.linux.knobs import tune
-from vmofs_mount.linux.mountinfo import mount_at
+from vmofs_mount.linux.knobs import break_connection, tune
+from vmofs_mount.linux.mountinfo import MountPoint, mount_at, mounts
 from vmofs_mount.loop.scheduler import IDLE_TASKS, Turns
 from vmofs_mount.observe.dirty import Dirty
 from vmofs_mount.rights.privileges import what_is_lacking
@@ -56,6 +59,7 @@ class SessionOptions(Protocol):
 
     allow_other: bool
     spin_seconds: float
+    source: str
     kernel: set[str]
 
 
@@ -85,6 +89,10 @@ class Mount(Protocol):
     def shut_down(self) -> Dirty:
         """End all waits with an error; called once, when the end has come. Return what was not written back."""
 
+    @property
+    def unanswered(self) -> int:
+        """How many READs are not answered yet."""
+
     def check(self) -> None:
         """Assert the invariants of all parts."""
 
@@ -98,12 +106,14 @@ class Session:
         kernel: takes messages about this mount.
         nursery: for tasks that live as long as requests are served; cancelled before the end.
         turns: what runs the handlers.
+        replies: where the answers to READs go.
     """
 
     mountpoint: str
     kernel: Kernel
     nursery: trio.Nursery
     turns: Turns
+    replies: Replies
 
 
 async def serve(
@@ -121,22 +131,17 @@ async def serve(
         MountError: the mount could not be made, or does not answer.
     """
     operations = Operations()
-    device = _mount(operations, mountpoint, options)
-    kernel = Kernel(device)
-    turns = Turns(options.spin_seconds)
+    device = Device(_mount(operations, mountpoint, options))
+    kernel = Kernel(device.fileno())
+    turns = Turns(device, options.spin_seconds)
     turns.plug_in()
+    mount = mount_at(mountpoint)
     try:
-        mount = mount_at(mountpoint)
-        negotiation = Negotiation(device)
-
-        def begin_negotiation() -> None:
-            negotiation.begin()
-            turns.before_wait(negotiation.end)
-
-        end = _End(device, kernel, negotiation, supervisor, shared=options.allow_other)
+        end = _End(device, kernel, supervisor, shared=options.allow_other)
         async with trio.open_nursery() as background:
-            assembled = assemble(Session(mountpoint, kernel, background, turns))
-            operations.attach(assembled.parts, begin_negotiation)
+            assembled = assemble(Session(mountpoint, kernel, background, turns, device))
+            operations.attach(assembled.parts, device.answer_directly)
+            device.serve(Requests(device, turns, assembled.parts).table)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end.watch_signals)
                 nursery.start_soon(end.watch_connection)
@@ -148,7 +153,8 @@ async def serve(
                 nursery.cancel_scope.cancel()
             background.cancel_scope.cancel()
     finally:
-        _unmount(mountpoint)
+        _unmount(mountpoint, mount, device.fileno())
+        device.close()
     if end.failure:
         raise MountError(end.failure)
     assembled.check()
@@ -156,7 +162,7 @@ async def serve(
 
 def _mount(operations: Operations, mountpoint: str, options: SessionOptions) -> int:
     """Mount and return the descriptor of the device."""
-    names = {"fsname=vmofs", "subtype=vmofs", "default_permissions", *options.kernel}
+    names = {f"fsname={options.source}", "subtype=vmofs", "default_permissions", *options.kernel}
     if options.allow_other:
         names.add("allow_other")
     before = fuse_devices()
@@ -167,25 +173,43 @@ def _mount(operations: Operations, mountpoint: str, options: SessionOptions) -> 
     return (fuse_devices() - before).pop()
 
 
-def _unmount(mountpoint: str) -> None:
+def _unmount(mountpoint: str, mount: MountPoint | None, device: int) -> None:
+    """Unmount wherever it is by now; it may have been moved, and another one mounted where it was."""
+    ours = [] if mount is None else _places_of(mount, device)
+    there = mount_at(mountpoint)
+    if mount is not None and _is_connected(device) and (there is None or there.device != mount.device):
+        with suppress(OSError):  # else libfuse would unmount what is there now, or complain that there is nothing
+            break_connection(mount.minor)
     pyfuse3.close()
     try:
-        remove_stale_mounts(mountpoint)  # libfuse leaves the mount of an aborted connection
+        remove_mounts(ours)  # libfuse leaves other places, and the mount of an aborted connection
     except UnmountError as error:
         _log.warning("%s", error)
+
+
+def _places_of(mount: MountPoint, device: int) -> list[MountPoint]:
+    """Return where a mount of this process is. Of one that has gone the number may be another's by now."""
+    if _is_connected(device):
+        return [place for place in mounts() if place.device == mount.device]
+    return [place for place in mounts() if (place.number, place.device) == (mount.number, mount.device)]
+
+
+def _is_connected(device: int) -> bool:
+    poll = select.poll()
+    poll.register(device, 0)
+    return not poll.poll(0)
 
 
 class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
-    def __init__(
-        self, device: int, kernel: Kernel, negotiation: Negotiation, supervisor: Supervisor, *, shared: bool
-    ) -> None:
+    def __init__(self, device: Device, kernel: Kernel, supervisor: Supervisor, *, shared: bool) -> None:
         self.failure: str | None = None
         self._supervisor = supervisor
-        self._device = device
+        self._device = device.fileno()
         self._kernel = kernel
-        self._negotiation = negotiation
+        self._begun = trio.Event()
+        device.begun = self._begun.set
         self._shared = shared
         self._near = trio.Event()
         self._served = trio.Event()
@@ -206,7 +230,7 @@ class _End:
 
         Without this a reader that was killed (the kernel does not tell us) would keep the daemon alive after umount.
         """
-        await self._negotiation.ended.wait()
+        await self._begun.wait()
         with select.epoll() as epoll:
             epoll.register(self._device, 0)
             await trio.lowlevel.wait_readable(epoll.fileno())
@@ -224,7 +248,7 @@ class _End:
         """Tune the mount and try whether it answers."""
         try:
             with trio.fail_after(_READY_SECONDS):
-                await self._negotiation.ended.wait()  # the answer to it would undo what is tuned before
+                await self._begun.wait()  # the answer to it would undo what is tuned before
                 degraded = await trio.to_thread.run_sync(self._tune_and_try, mountpoint, abandon_on_cancel=True)
         except (OSError, trio.TooSlowError) as error:
             if mount_at(mountpoint) is None:
@@ -263,6 +287,8 @@ class _End:
         pyfuse3.terminate()
         with trio.move_on_after(_GRACE_SECONDS) as grace:
             await self._served.wait()
+            while mount.unanswered:  # noqa: ASYNC110 - it is soon over
+                await trio.sleep(_PAUSE_SECONDS)
         if grace.cancelled_caught:
             _log.warning("requests were still waiting %s s after the end began", _GRACE_SECONDS)
 

@@ -18,10 +18,11 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from vmofs_mount.linux.holders import holders, mounted_elsewhere
+from vmofs_mount.linux.holders import holders, mounted_elsewhere, mounted_here, opened_by
 from vmofs_mount.linux.knobs import open_abort
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, MountPoint, mount_at
 from vmofs_mount.linux.procfs import can_see_everybody, is_vmofs, processes_alive
@@ -35,8 +36,9 @@ WAIT_SECONDS = 10.0
 _BUSY_SECONDS = 0.5
 """How long a busy mount is tried again: its own daemon looks whether somebody reads a FIFO, for a moment each time."""
 
-_HELD_SECONDS = 1.5
-"""How long a daemon may go on before it is looked who else has the mount: some program may be just starting."""
+_HELD_SECONDS = 0.5
+"""How long the mount may be in another namespace before that is an error: some program may be just starting, with a
+copy of all mounts that it is about to let go of."""
 
 _PAUSE_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
@@ -51,8 +53,11 @@ class _BusyError(UnmountError):
     """Somebody has a file open there."""
 
 
-def unmount(path: str) -> Dirty:
+def unmount(path: str, clean: Callable[[str], None] = lambda _: None) -> Dirty:
     """Unmount a vmofs and wait until its daemon is gone; return what was dirty. Who waits there gets an error.
+
+    ``clean`` is called with the path before the mount goes, if it answers: what is dirty may be lost then. It may raise
+    ``UnmountError``. That the mount is elsewhere too says nothing: the kernel may unmount it there with this one.
 
     Raises:
         UnmountError: there is no vmofs mounted, it is busy and nobody waits there, or the caller may not. Or it is
@@ -66,9 +71,10 @@ def unmount(path: str) -> Dirty:
     if is_stale(path):
         _unmount(path, lazy=True)
         return Dirty(0, 0)
+    clean(path)
     daemon = _daemon_of(mount)
-    dirty = _dirty_in(path)
-    was_told = _unmount_patiently(path, daemon)
+    dirty = dirty_in(path)
+    was_told = _unmount_patiently(mount, daemon)
     if daemon is not None:
         _wait_for(daemon, mount, was_told=was_told)
     remove_stale_mounts(path)  # if the daemon was told to end, and died of it
@@ -83,6 +89,18 @@ def remove_stale_mounts(path: str) -> None:
     """
     while mount_at(path) is not None and is_stale(path):
         _unmount(path, lazy=True)
+
+
+def remove_mounts(known: Iterable[MountPoint]) -> None:
+    """Unmount those of some mounts that are still there, and on top where they are; their daemon is this process.
+
+    Raises:
+        UnmountError: the caller may not.
+    """
+    for mount in known:
+        there = mount_at(mount.path)
+        if there is not None and (there.number, there.device) == (mount.number, mount.device):
+            _unmount(mount.path, lazy=True)
 
 
 def is_stale(path: str) -> bool:
@@ -167,7 +185,8 @@ def _stats_of(path: str) -> str:
         return ""
 
 
-def _dirty_in(path: str) -> Dirty:
+def dirty_in(path: str) -> Dirty:
+    """Return what is dirty in a mount, nothing if that cannot be learnt."""
     return Dirty.of_stats(_stats_of(path))
 
 
@@ -211,10 +230,9 @@ def _has_device(pid: int, mount: MountPoint) -> bool:
 def _wait_for(process: int, mount: MountPoint, *, was_told: bool) -> None:
     """Wait for a daemon to end: it was told to, or the mount was unmounted, and then it may be that others have it."""
     try:
-        if not was_told and not _ends_within(process, _HELD_SECONDS):
-            places = mounted_elsewhere(mount.minor)  # not who has a file open: the mount was not busy
-            if places:
-                raise UnmountError(f"unmounted here, but its daemon goes on: it is held by {'; '.join(places)}")
+        places = [] if was_told else _places_left(process, mount)
+        if places:
+            raise UnmountError(f"unmounted here, but its daemon goes on: it is held by {'; '.join(places)}")
         if not _ends_within(process, WAIT_SECONDS):
             held = holders(mount.minor)
             by = f": it is held by {'; '.join(held)}" if held else ""
@@ -223,14 +241,25 @@ def _wait_for(process: int, mount: MountPoint, *, was_told: bool) -> None:
         os.close(process)
 
 
+def _places_left(process: int, mount: MountPoint) -> list[str]:
+    """Return where else the mount is, and so its daemon goes on; not who has a file open: it was not busy."""
+    deadline = time.monotonic() + _HELD_SECONDS
+    while not _ends_within(process, _PAUSE_SECONDS):
+        places = mounted_elsewhere(mount.minor)
+        if not places or mounted_here(mount.minor) or time.monotonic() > deadline:
+            return places
+    return []
+
+
 def _ends_within(process: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(process, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
 
-def _unmount_patiently(path: str, daemon: int | None) -> bool:
+def _unmount_patiently(mount: MountPoint, daemon: int | None) -> bool:
     """Unmount; return whether the daemon was told to do it."""
+    path = mount.path
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -240,7 +269,7 @@ def _unmount_patiently(path: str, daemon: int | None) -> bool:
                 signal.pidfd_send_signal(daemon, signal.SIGTERM)
                 return True
             if time.monotonic() > deadline:
-                raise
+                raise _busy(path, opened_by(mount.minor)) from None
             time.sleep(_PAUSE_SECONDS)
         else:
             return False
@@ -274,5 +303,6 @@ def _unmount_as_user(path: str, *, lazy: bool) -> None:
         raise UnmountError(f"{path} cannot be unmounted: {done.stderr.strip()}")
 
 
-def _busy(path: str) -> _BusyError:
-    return _BusyError(f"{path} is busy: some program has a file open there, or its working directory")
+def _busy(path: str, held: Sequence[str] = ()) -> _BusyError:
+    by = f"it is held by {'; '.join(held)}" if held else "some program has a file open there, or its working directory"
+    return _BusyError(f"{path} is busy: {by}")

@@ -18,7 +18,8 @@ Everything here runs in the trio thread. Between two awaits nothing else runs, s
 #       |-----> waits at a PageRequest --(answered, failed, too old)--> System.woken --> looks again in `settle`
 #       +-----> rests (System.resting): it has much to do --(a slice)--> goes on in `_go_on`
 #
-# An `Access` is a generator of the core. `token` is whoever waits for it: a worker of `Turns`, or a trio task. `settle`
+# An `Access` is a generator of the core. `token` is whoever waits for it: a worker of `Turns`, a READ (`WaitingRead`),
+# which answers while it is woken, or a trio task. `settle`
 # acts on the three lists that the model fills: accesses that were woken, ports that got a packet, pages that are stale.
 # The data of a finished read is copied from the model in `settle`. So an eviction that comes before its handler goes on
 # cannot take it away.
@@ -36,6 +37,7 @@ Everything here runs in the trio thread. Between two awaits nothing else runs, s
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import trio
@@ -103,19 +105,28 @@ class Engine:
 
     def start(self, access: Access[T]) -> bool:
         """Start a call and return whether it is finished; if not, ``wait`` for it."""
+        done = self.begin(access)
+        self.settle()
+        return done
+
+    def begin(self, access: Access[T]) -> bool:
+        """Do as ``start`` does, inside of ``change``."""
         access.may_rest = self._slices is not None
         done = access.start(trio.current_time())
         # Before `settle`, which starts `_go_on` for what rests.
         if access.is_resting:
             self.system.resting[access] = None
-        self.settle()
         return done
 
     async def start_patiently(self, access: Access[T], seconds: float = _PATIENCE_SECONDS) -> bool:
         """Start a call, and wait for a while if it rests; return whether it is finished; if not, ``wait`` for it."""
-        done = self.start(access)
+        self.start(access)
+        return await self.wait_patiently(access, seconds)
+
+    async def wait_patiently(self, access: Access[T], seconds: float) -> bool:
+        """Wait for a while for a call that was started, if it rests; return whether it is finished."""
         # Only a call that rests is waited for. One that waits for a pager may wait for the very writer of this command.
-        if not done and access.is_resting:
+        if not access.done and access.is_resting:
             rested = self._patient[access] = trio.Event()
             with trio.move_on_after(seconds):
                 await rested.wait()
@@ -186,6 +197,10 @@ class Engine:
             access.abort(error)
             _wake(access)
 
+    def interruptible(self, let_go: Callable[[], None]) -> AbstractContextManager[None]:
+        """Return a context in which ``let_go`` is called when the request that is being handled is interrupted."""
+        return nullcontext() if self._turns is None else self._turns.interruptible(let_go)
+
     async def answer_first(self) -> None:
         """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""
         if self._turns is not None:
@@ -238,7 +253,7 @@ class _Change:
 def _wake(access: Access[object]) -> None:
     """Let the one go on who waits for a finished access, if somebody does; once only."""
     waits, access.token = access.token, None
-    if isinstance(waits, Worker):
-        waits.wake()
-    elif isinstance(waits, trio.lowlevel.Task):
+    if isinstance(waits, trio.lowlevel.Task):
         trio.lowlevel.reschedule(waits)
+    elif waits is not None:
+        waits.wake()  # type: ignore[attr-defined] # a Worker, or a READ

@@ -3,9 +3,10 @@
 pyfuse3 reads requests in several tasks, here called workers. One of them waits for the device while it holds a lock. On
 trio's own lock, tasks and readiness a request that waits for a pager costs five turns of the event loop: the lock is
 handed on, epoll armed again, the answer waits for its turn. Here one trio task, the driver, runs all workers by itself.
-It takes the next request if it is there already. A handler that waits for a pager is put aside, and goes on as soon as
-the pager has answered. The event loop has its turn when there is nothing else to do, or after ``_TURNS`` requests. What
-that brings is measured by tools/bench.
+It takes messages from the device as long as there are any. Most are served by plain calls while they are taken. What is
+handed on to libfuse, a worker of pyfuse3 reads at once. A handler that waits for a pager is put aside, and goes on as
+soon as the pager has answered. The event loop has its turn when there is nothing else to do, or after ``_TURNS``
+messages. What that brings is measured by tools/bench.
 
 A handler may await anything. If it awaits something of trio, the driver becomes the trio task of that worker alone
 until its handler has answered, and another driver takes over.
@@ -23,13 +24,15 @@ pyfuse3 offers the seam: its asyncio mode replaces the name ``pyfuse3.trio`` in 
 # 4. After a stop for one of ours (`_Trap`) a handler may go on in another trio task. So nothing that belongs to a trio
 #    task may span one: no `trio.Lock`, no cancel scope around `park`.
 # 5. The driver must never end while a worker is ready, idle or the holder. `_ensure_driver` stands wherever it could.
+# 6. A message is taken only while there is a holder, so that what is handed on to libfuse is read at once.
 #
 # How it works
 #
 # pyfuse3's loop is, for each of its tasks: take the lock, wait for the device, let the lock go, read a request, start
 # another task if none waits for the lock, run the handler, begin again. The names `Lock`, `lowlevel.wait_readable` and
 # `open_nursery` are looked up in `pyfuse3.trio`, so they lead here. A worker is a coroutine that the driver resumes by
-# hand. What it yields is either one of ours (`_Trap`) or something of trio.
+# hand. What it yields is either one of ours (`_Trap`) or something of trio. `start` makes a worker that is none of
+# pyfuse3's: the handler of one request.
 #
 #     start_soon --> _ready --> running --LOCK----------> _idle ---(nobody holds the lock)---> running
 #                      ^           |-----DEVICE---------> _holder -(a request is there)------> running
@@ -47,8 +50,9 @@ pyfuse3 offers the seam: its asyncio mode replaces the name ``pyfuse3.trio`` in 
 # What else changes with this file
 #
 # `Engine.run` and `answer_first` in engine.py; `Idleness` in trim.py (`retire_idle`); front/session.py (`plug_in`,
-# `before_wait`, MAX_TASKS); "Who takes requests" in mount/CONCURRENCY.md. tests/trio/test_mount_turns.py has a loop
-# that does what pyfuse3's does: if another version of pyfuse3 does otherwise, it must too.
+# MAX_TASKS); front/device.py, which is driven here; "Who takes requests" in mount/CONCURRENCY.md.
+# tests/trio/test_mount_turns.py has a loop that does what pyfuse3's does: if another version of pyfuse3 does otherwise,
+# it must too.
 
 from __future__ import annotations
 
@@ -56,12 +60,11 @@ import select
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from enum import Enum
-from functools import partial
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Protocol
 
 import pyfuse3
 import trio
@@ -83,17 +86,44 @@ class _Trap(Enum):
     AFTER_OTHERS = "it goes on when those that were woken have gone on"
 
 
-A = TypeVar("A")
+class Taken(Enum):
+    """What became of an attempt to take a message."""
+
+    NOTHING = "there is none"
+    SERVED = "it was served, or put aside"
+    HANDED_ON = "libfuse can read it"
+    GONE = "no more will come"
+
+
+class Source(Protocol):
+    """Where messages come from."""
+
+    unique: int
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when there is a message."""
+
+    def take(self) -> Taken:
+        """Take a message, if there is one. The number of the request is ``unique`` then."""
+
+    def collect(self) -> None:
+        """Hand on what libfuse has answered to the message that was handed on."""
 
 
 class Worker:
-    """One of pyfuse3's tasks."""
+    """One of pyfuse3's tasks, or the handler of one request: ``unique``.
 
-    __slots__ = ("_turns", "coroutine")
+    ``let_go`` ends what it waits for; ``is_interrupted``: that is to be done, also if it does not wait yet.
+    """
 
-    def __init__(self, turns: Turns, coroutine: Coroutine[object, object, None]) -> None:
+    __slots__ = ("_turns", "coroutine", "is_interrupted", "let_go", "unique")
+
+    def __init__(self, turns: Turns, coroutine: Coroutine[object, object, None], unique: int = 0) -> None:
         self._turns = turns
         self.coroutine = coroutine
+        self.unique = unique
+        self.is_interrupted = False
+        self.let_go: Callable[[], None] | None = None
 
     async def park(self) -> None:
         """Wait until ``wake`` is called. Only for the worker that is running, outside of cancel scopes."""
@@ -112,7 +142,8 @@ class Turns:
 
     ClosedResourceError = trio.ClosedResourceError
 
-    def __init__(self, spin_seconds: float = 0.0) -> None:
+    def __init__(self, device: Source, spin_seconds: float = 0.0) -> None:
+        self._device = device
         self._spin_seconds = spin_seconds
         self._nursery: trio.Nursery | None = None
         self._workers: set[Worker] = set()
@@ -122,15 +153,18 @@ class Turns:
         self._has_driver = False
         self.running: Worker | None = None
         """The worker that the driver runs just now; None while anything else runs."""
-        self._device = -1
-        self._poll = select.poll()
+        self._is_closing = False
+        self._is_taking = False  # the driver takes messages: whoever is woken goes on as soon as it has
+        self._by_request: dict[int, Worker] = {}  # those that have a request
+        self.current: Worker | None = None
+        """The worker that runs just now, be it by the driver or in a task of its own."""
         self._turns_left = _TURNS
         self.requests = 0
         """How many the kernel has sent."""
         self.lowlevel = types.SimpleNamespace(
             current_task=trio.lowlevel.current_task,
             current_trio_token=trio.lowlevel.current_trio_token,
-            notify_closing=trio.lowlevel.notify_closing,
+            notify_closing=self._notify_closing,
             wait_readable=self._wait_readable,
         )
 
@@ -143,15 +177,37 @@ class Turns:
         if self._ready and self.running is not None:
             await _stop(_Trap.AFTER_OTHERS)
 
-    def before_wait(self, call: Callable[[], None]) -> None:
-        """Call once, when a worker is about to wait for the device: what libfuse had to answer is answered then."""
+    def start(self, unique: int, handle: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run the handler of a request as soon as the message has been taken."""
+        worker = Worker(self, handle(), unique)
+        self._by_request[unique] = worker
+        self._workers.add(worker)
+        self._ready.append(worker)
 
-        async def wait_readable(fd: int) -> None:
-            self.lowlevel.wait_readable = self._wait_readable
-            call()
-            await self._wait_readable(fd)
+    def interrupt(self, unique: int) -> bool:
+        """Let the handler of a request go; return False if there is none."""
+        worker = self._by_request.get(unique)
+        if worker is None:
+            return False
+        worker.is_interrupted = True
+        if worker.let_go is not None:
+            worker.let_go()
+        return True
 
-        self.lowlevel.wait_readable = wait_readable
+    @contextmanager
+    def interruptible(self, let_go: Callable[[], None]) -> Iterator[None]:
+        """Call ``let_go`` when the request of the worker that runs just now is interrupted, or has been."""
+        worker = self.current
+        if worker is None:  # a task that has no request
+            yield
+            return
+        worker.let_go = let_go
+        if worker.is_interrupted:
+            let_go()
+        try:
+            yield
+        finally:
+            worker.let_go = None
 
     def retire_idle(self) -> None:
         """End the workers that wait for their turn, which frees their buffers; one stays to take the next request."""
@@ -159,7 +215,7 @@ class Turns:
         retired = self._idle if self._holder is not None else self._idle[:-1]
         self._idle = self._idle[len(retired) :]
         for worker in retired:
-            self._put(worker, _run(worker.coroutine.throw, trio.ClosedResourceError()))
+            self._put(worker, self._step(worker, worker.coroutine.throw, trio.ClosedResourceError()))
 
     # What pyfuse3 calls
 
@@ -177,16 +233,15 @@ class Turns:
         """Let the lock go: the worker does not wait for the device any more."""
 
     async def _wait_readable(self, fd: int) -> None:
-        """Return when a request is there. Only with the lock, for the worker that is running."""
-        # Once: pyfuse3 has one descriptor for the life of the mount.
-        if fd != self._device:
-            self._poll.register(fd, select.POLLIN)
-            self._device = fd
-        self._turns_left -= 1
-        # Before it is certain that a request is there. `Slices` only looks whether the number changes.
-        self.requests += 1
-        if not self._turns_left or not self._poll.poll(0):
-            await _stop(_Trap.DEVICE)
+        """Return when a request was handed on. Only with the lock, for the worker that is running."""
+        del fd  # libfuse's; what is waited for is the device
+        await _stop(_Trap.DEVICE)
+
+    def _notify_closing(self, fd: int) -> None:
+        """Let the one end that waits for the device: pyfuse3 is about to end."""
+        del fd
+        self._is_closing = True
+        trio.lowlevel.notify_closing(self._device.fileno())
 
     def open_nursery(self) -> AbstractAsyncContextManager[Turns]:
         """Open the nursery for pyfuse3's tasks, which is this object too."""
@@ -218,7 +273,7 @@ class Turns:
     def woken(self, worker: Worker) -> None:
         """Let a parked worker go on: after the running one, or in a trio task of its own if the driver is asleep."""
         # Not resumed here: the worker that wakes it is in the middle of a step, and must stop first.
-        if self.running is not None:
+        if self.running is not None or self._is_taking:
             self._ready.append(worker)
         elif self._nursery is not None:
             # The nursery may just have ended, because the mount is gone: nobody is left to be answered, and ``close``
@@ -234,22 +289,31 @@ class Turns:
     async def _drive(self) -> None:
         """Run workers until all wait for pagers, or one needs this task for itself."""
         while True:
+            error: BaseException | None = None
             # Those that were woken first: they have an answer to give. An idle worker only if nobody holds the lock.
             if self._ready:
-                worker, error = self._ready.popleft(), None
+                worker = self._ready.popleft()
             elif self._holder is not None:
-                error = await self._wait_for_request()
+                taken = await self._take_messages()
+                if taken is Taken.SERVED:
+                    continue
                 worker, self._holder = self._holder, None
+                if taken is Taken.GONE:
+                    error = trio.ClosedResourceError()
+                else:
+                    worker.unique = self._device.unique
+                    self._by_request[worker.unique] = worker
             elif self._idle:
-                worker, error = self._idle.pop(), None
+                worker = self._idle.pop()
             else:
                 self._has_driver = False
                 return
             self.running = worker
             try:
-                trap = _run(worker.coroutine.send, None) if error is None else _run(worker.coroutine.throw, error)
+                trap = self._step(worker, worker.coroutine.send if error is None else worker.coroutine.throw, error)
             finally:
                 self.running = None
+                self._device.collect()
             if not self._put(worker, trap):
                 self._has_driver = False
                 self._ensure_driver()
@@ -261,49 +325,85 @@ class Turns:
     async def _run_alone(self, worker: Worker, trap: object = None) -> None:
         """Run a worker in a trio task of its own until it stops for nothing of trio."""
         if trap is None:
-            trap = _run(worker.coroutine.send, None)
+            trap = self._step(worker, worker.coroutine.send, None)
         while not self._put(worker, trap):
-            go_on = await _step_after(trap, worker)
-            trap = go_on()
+            go_on, argument = await _answer_to(trap, worker)
+            trap = self._step(worker, go_on, argument)
         # It is ready, idle, the holder or parked now, and no task of its own runs it any more.
         self._ensure_driver()
+
+    def _step(self, worker: Worker, step: Callable[[Any], object], argument: object) -> object:
+        """Let a worker go on, by its ``send`` or ``throw``; return what it stopped for, None if it has ended."""
+        before, self.current = self.current, worker
+        try:
+            return step(argument)
+        except StopIteration:
+            return None
+        finally:
+            self.current = before
 
     def _put(self, worker: Worker, trap: object) -> bool:
         """Put a worker that has stopped where it belongs; return False if it stopped for something of trio."""
         if trap is _Trap.PARKED:
-            pass  # whoever wakes it has it
-        elif trap is _Trap.LOCK:
+            return True  # whoever wakes it has it
+        if trap is _Trap.AFTER_OTHERS:
+            self._ready.append(worker)
+            return True
+        if trap is _Trap.LOCK:
             self._idle.append(worker)
         elif trap is _Trap.DEVICE:
             self._holder = worker
-        elif trap is _Trap.AFTER_OTHERS:
-            self._ready.append(worker)
-        # Its coroutine has ended: pyfuse3 has enough idle tasks, or the session is over.
+        # Its coroutine has ended: the request is answered, pyfuse3 has enough idle tasks, or the session is over.
         elif trap is None:
             self._workers.discard(worker)
         else:
             return False
+        if worker.unique:
+            del self._by_request[worker.unique]
+            worker.unique, worker.is_interrupted = 0, False
         return True
 
-    async def _wait_for_request(self) -> BaseException | None:
-        """Return when a request is there, or with the error that says that none will come."""
-        if not self._turns_left:
-            await trio.lowlevel.checkpoint()  # and a second one below: within one turn the order is random
+    async def _take_messages(self) -> Taken:
+        """Take messages until one was handed on, or by one that was served a worker is ready, or no more will come."""
+        while not self._is_closing:
+            if not self._turns_left:
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()  # within one turn the order is random
+                self._turns_left = _TURNS
+            taken = self._take()
+            if taken is Taken.NOTHING:
+                await self._wait_for_message()
+            elif taken is not Taken.SERVED or self._ready:
+                return taken
+        return Taken.GONE
+
+    def _take(self) -> Taken:
+        self._is_taking = True
+        try:
+            taken = self._device.take()
+        finally:
+            self._is_taking = False
+        if taken is not Taken.NOTHING:
+            self.requests += 1
+            self._turns_left -= 1
+        return taken
+
+    async def _wait_for_message(self) -> None:
+        """Return when there is a message, or none will come."""
         self._turns_left = _TURNS
         if self._spin_seconds and await self._spin():
-            return None
-        try:
-            await trio.lowlevel.wait_readable(self._device)
-        except trio.ClosedResourceError as error:
-            return error
-        return None
+            return
+        with suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_readable(self._device.fileno())
 
     async def _spin(self) -> bool:
-        """Look for a request again and again, after every other task had its turn; return whether there is one."""
+        """Look for a message again and again, after every other task had its turn; return whether there is one."""
         await trio.lowlevel.checkpoint()
         end = time.perf_counter() + self._spin_seconds
+        poll = select.poll()
+        poll.register(self._device.fileno(), select.POLLIN)
         while time.perf_counter() < end:
-            if self._poll.poll(0):
+            if poll.poll(0):
                 return True
         return False
 
@@ -333,18 +433,10 @@ def _stop(trap: object) -> Generator[object, object, object]:
     return (yield trap)
 
 
-def _run(step: Callable[[A], object], argument: A) -> object:
-    """Let a coroutine go on, by its ``send`` or ``throw``; return what it stopped for, None if it has ended."""
-    try:
-        return step(argument)
-    except StopIteration:
-        return None
-
-
-async def _step_after(trap: object, worker: Worker) -> Callable[[], object]:
-    """Wait as a coroutine asks trio to; return what lets it go on, and returns what it stops for next."""
+async def _answer_to(trap: object, worker: Worker) -> tuple[Callable[[Any], object], object]:
+    """Wait as a coroutine asks trio to; return what lets it go on, its ``send`` or ``throw``, and with what."""
     try:
         # Handed to trio as if this task had asked for it. What comes back, a result or Cancelled, is the worker's.
-        return partial(_run, worker.coroutine.send, await _stop(trap))
+        return worker.coroutine.send, await _stop(trap)
     except BaseException as error:  # noqa: BLE001 - handed on
-        return partial(_run, worker.coroutine.throw, error)
+        return worker.coroutine.throw, error

@@ -64,6 +64,7 @@ class Pagers:
         """Make a pager out of a new directory, with files that belong to the caller."""
         system = self._engine.system
         core_pager = Pager(system, self._vmo_freed)
+        core_pager.owner = directory
         supply = SupplyRealm(self._tree, self._vmo, core_pager)
         pager = PagerDirectory(directory, core_pager, system, supply, self._known.deadlines)
         self._known.add(pager)

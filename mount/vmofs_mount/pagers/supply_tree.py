@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from vmofs.core.pager import Pager
 from vmofs.status import InvalidArgsError
 from vmofs.units import PAGE_SIZE, is_page_aligned
-from vmofs_mount.files.open_files import Data, Handle
+from vmofs_mount.files.open_files import Data, ReadHandle
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.answers import Answers
 from vmofs_mount.rights.identity import Identity
@@ -23,8 +23,9 @@ from vmofs_mount.rights.resolver import Names
 from vmofs_mount.tree.inodes import Directory, Node, Realm, VmoFile
 from vmofs_mount.tree.tree import Tree
 
-_CUT_BYTES = 2**20 - PAGE_SIZE
-"""The kernel cuts longer writes into pieces that may end anywhere in a page."""
+_CUT_BYTES = 2**19
+"""From here on a write that ends within a page may be the beginning of a longer one: the kernel cuts what is gathered
+from many pieces of memory, two to a page, where they are 256."""
 
 _VMO = b"vmo"
 
@@ -168,7 +169,7 @@ class SupplyRealm(Realm):
         return node
 
 
-class SupplyHandle(Handle):
+class SupplyHandle(ReadHandle):
     """An open supply file: each write is a supply_pages of the written bytes."""
 
     def __init__(
@@ -187,7 +188,8 @@ class SupplyHandle(Handle):
         self._supply = node
         self._names = names
         self._answers = answers
-        self._checked = False
+        self.may_write_at_once = False
+        """The rights have been checked: ``write_at_once`` may be called."""
 
     async def read(self, offset: int, size: int) -> Data:
         """Refuse: nothing can be read here."""
@@ -195,13 +197,21 @@ class SupplyHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         """Supply whole pages; the last page of the VMO may be short. Anything else is INVALID_ARGS."""
-        if not self._checked:
+        if not self.may_write_at_once:
             await self._names.check_node(self.identity, self._supply.file, os.W_OK)
-            self._checked = True
+            self.may_write_at_once = True
+        return self.write_at_once(offset, data)
+
+    def write_at_once(self, offset: int, data: bytes | memoryview) -> int:
+        """Do as ``write`` does, once the rights have been checked.
+
+        Raises:
+            VmoError: nothing was supplied.
+        """
         end = offset + len(data)
-        if len(data) >= _CUT_BYTES and not is_page_aligned(end):
+        if not is_page_aligned(end) and end != self._supply.file.size_bytes:
+            if len(data) < _CUT_BYTES:
+                raise InvalidArgsError(f"the write {offset}+{len(data)} does not end with a page, or with the VMO")
             data = data[: len(data) - end % PAGE_SIZE]  # the rest comes again
-        elif not is_page_aligned(end) and end != self._supply.file.size_bytes:
-            raise InvalidArgsError(f"the write {offset}+{len(data)} does not end with a page, or with the VMO")
-        await self._answers.supply_bytes(self._supply.pager, self._supply.file, offset, data)
+        self._answers.supply_bytes(self._supply.pager, self._supply.file, offset, data)
         return len(data)

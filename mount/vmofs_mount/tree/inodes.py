@@ -21,11 +21,14 @@ from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import Vmo
 from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
-from vmofs.units import PageRange
+from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.wire.names import escape
 from vmofs_mount.linux.caller import Caller
 
 PagedVmo = PagerVmo | CloneVmo | PagerView
 """What a file in ``vmo/`` shows: the VMO of a pager, or a child of one."""
+
+BLOCKS_PER_PAGE = PAGE_SIZE // 512
 
 FIRST_COOKIE = 3
 """Directory positions 1 and 2 are those of ``.`` and ``..``."""
@@ -95,8 +98,8 @@ class Node:
         return 0
 
     @property
-    def committed_pages(self) -> int:
-        """Pages of memory behind the file: an eighth of ``st_blocks``."""
+    def blocks(self) -> int:
+        """``st_blocks``: the memory behind the file."""
         return 0
 
     def computed_xattrs(self) -> Mapping[bytes, bytes]:
@@ -334,9 +337,13 @@ class VmoFile(Node):
         return self.vmo.stream_size
 
     @property
-    def committed_pages(self) -> int:
-        """Pages that were supplied or written."""
-        return self.vmo.committed_pages
+    def blocks(self) -> int:
+        """The pages that were supplied or written, and 1 if there are none but some are absent.
+
+        Programs that ask for holes take a file of 0 blocks for one big hole, and store zeros without reading it.
+        """
+        vmo = self.vmo
+        return vmo.committed_pages * BLOCKS_PER_PAGE or int(vmo.may_lack_pages)
 
     def release(self) -> bool:
         """Give up the handle; a VMO that has children goes on asking for pages, by this name."""
@@ -346,20 +353,37 @@ class VmoFile(Node):
         return self.pager is not None and self.vmo in self.pager.vmos
 
     def computed_xattrs(self) -> Mapping[bytes, bytes]:
-        """Return key, options, state, and the page counts."""
+        """Return pager, key, kind, options, state, and the page counts."""
         vmo = self.vmo
         counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
         counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
         counts["runs"] = counts.pop("runs_pages", 0)
         options = asdict(vmo.node.options) if isinstance(vmo, PagerVmo) else {"resizable": vmo.resizable}
         values = {
+            "pager": _pager_name(vmo.source.owner),
             "key": vmo.source.key,
+            "kind": _kind_of(vmo),
             "state": vmo.source.state.value,
             "options": ",".join(name for name, is_set in options.items() if is_set),
             "children": vmo.lineage.num_children,
             **counts,
         }
         return {name.encode(): str(value).encode() for name, value in values.items()}
+
+
+def _kind_of(vmo: PagedVmo) -> str:
+    match vmo:
+        case PagerView():
+            return "slice" if vmo.is_slice else "reference"
+        case CloneVmo():
+            return "clone"
+    return "root"
+
+
+def _pager_name(file: object) -> str:
+    """Return what the pager is called that made the VMO of a file, as commands write it; empty if it has no name."""
+    directory = file.pager.owner if isinstance(file, VmoFile) and file.pager is not None else None
+    return escape(directory.name.decode()) if isinstance(directory, Directory) else ""
 
 
 class AuxFile(Node):
@@ -383,9 +407,9 @@ class AuxFile(Node):
         return self.aux.size_bytes
 
     @property
-    def committed_pages(self) -> int:
-        """Pages that hold data; holes and supplied pages hold none."""
-        return self.aux.committed_pages
+    def blocks(self) -> int:
+        """The pages that hold data; holes, and pages that were supplied from here, hold none."""
+        return self.aux.committed_pages * BLOCKS_PER_PAGE
 
     def release(self) -> bool:
         """Give up the handle."""

@@ -123,6 +123,15 @@ class Limits:
         else:
             by_user.pop(uid, None)
 
+    def held(self, resource: Resource, uid: int) -> int:
+        """Return how much a user holds, of what is taken and given here."""
+        return self._held[resource].get(uid, 0)
+
+    def left(self, resource: Resource, uid: int) -> int | None:
+        """Return how much more a user may hold, None for no limit."""
+        limit = 0 if uid in self._exempt else self._limits.get(resource, 0)
+        return limit - self.held(resource, uid) if limit else None
+
     def _of_users(self, resource: Resource) -> int:
         held = self._held[resource]
         return sum(held.values()) - sum(held.get(uid, 0) for uid in self._exempt)

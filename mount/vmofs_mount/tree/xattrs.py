@@ -1,5 +1,9 @@
 """Extended attributes: ``user.*`` is stored, ``user.vmofs.*`` is computed and read-only, ACLs go to ``acl``.
 
+What is computed is answered by name and not listed. Programs that copy files copy what is listed, with ``cp -a`` and
+``rsync -X`` among them: they would put a key and page counts on a file that has neither, and fail where they cannot be
+set.
+
 Namespace rules of xattr(7) (``user.*`` only on files and directories, permissions) are enforced by the kernel.
 """
 
@@ -12,6 +16,9 @@ from vmofs_mount.tree import acl
 from vmofs_mount.tree.inodes import Node
 
 VIRTUAL_PREFIX = b"user.vmofs."
+ALL = b"all"
+"""The computed attribute that gives all others, one ``name=value`` in each line: no list tells which there are."""
+
 MAX_TOTAL_BYTES = 128 * 1024
 """Names and values of one node; the kernel itself bounds one value to 64 KiB and the list of names too."""
 
@@ -30,7 +37,7 @@ def get_xattr(node: Node, name: bytes) -> bytes:
         OSError: ENODATA; EOPNOTSUPP for another namespace.
     """
     if name.startswith(VIRTUAL_PREFIX):
-        value = node.computed_xattrs().get(name.removeprefix(VIRTUAL_PREFIX))
+        value = _computed(node, name.removeprefix(VIRTUAL_PREFIX))
     else:
         _check_namespace(name)
         value = (node.xattrs or {}).get(name)
@@ -40,8 +47,8 @@ def get_xattr(node: Node, name: bytes) -> bytes:
 
 
 def list_xattrs(node: Node) -> list[bytes]:
-    """Return all names, the computed ones last."""
-    return [*(node.xattrs or {}), *(VIRTUAL_PREFIX + name for name in node.computed_xattrs())]
+    """Return the names of those that are stored."""
+    return list(node.xattrs or {})
 
 
 def set_xattr(node: Node, name: bytes, value: bytes) -> None:
@@ -72,6 +79,13 @@ def remove_xattr(node: Node, name: bytes) -> None:
     if node.xattrs is None or name not in node.xattrs:
         raise OSError(errno.ENODATA, f"{node.path} has no attribute {name!r}")
     del node.xattrs[name]
+
+
+def _computed(node: Node, name: bytes) -> bytes | None:
+    values = node.computed_xattrs()
+    if name == ALL and values:
+        return b"".join(b"%s=%s\n" % item for item in values.items())
+    return values.get(name)
 
 
 def _check_namespace(name: bytes) -> None:

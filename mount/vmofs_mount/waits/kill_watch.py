@@ -1,12 +1,15 @@
-"""Who was killed, of all the processes that wait in the kernel for an answer of ours and cannot end before it comes.
+"""Who was killed, of the processes that cannot end before an answer of ours comes, where the kernel says nothing.
 
-The kernel tells a filesystem by FUSE_INTERRUPT, but pyfuse3 does not hand that on. So ``/proc`` is looked at now and
-then: one look for all who wait, or many of them would take all time.
+It tells by FUSE_INTERRUPT that somebody has a signal who waits for the answer to a request: the first signal, and not
+that it kills him. It does not tell of those who wait for an asynchronous read or write, which they may have begun with
+O_DIRECT, nor of those who wait while what was stored through a mapping is written back. So of these ``/proc`` is looked
+at now and then: one look for all, or many of them would take all time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -29,6 +32,7 @@ class KillWatch:
         self._spawn = spawn
         self._calls: dict[object, tuple[int, Callable[[], None]]] = {}
         self._is_looking = False
+        self._soon = trio.Event()
         self._looker = trio.CapacityLimiter(1)
 
     def add(self, call: object, process: int, let_go: Callable[[], None]) -> None:
@@ -38,6 +42,19 @@ class KillWatch:
             self._is_looking = True
             self._spawn(self._look)
 
+    @contextmanager
+    def watch(self, process: int | None, let_go: Callable[[], None]) -> Iterator[None]:
+        """Do as ``add`` does, if there is a process to watch, and ``remove`` when this is left."""
+        if process is None:
+            yield
+            return
+        call = object()
+        self.add(call, process, let_go)
+        try:
+            yield
+        finally:
+            self.remove(call)
+
     def remove(self, call: object) -> None:
         """Forget a call that is about to be answered."""
         del self._calls[call]
@@ -46,11 +63,17 @@ class KillWatch:
         """Return how many calls wait."""
         return len(self._calls)
 
+    def look(self) -> None:
+        """Look at once."""
+        self._soon.set()
+
     async def _look(self) -> None:
         pause = KILL_SECONDS
         try:
             while self._calls:
-                await trio.sleep(pause)
+                with trio.move_on_after(pause):
+                    await self._soon.wait()
+                self._soon = trio.Event()
                 began = trio.current_time()
                 processes = {process for process, _ in self._calls.values()}
                 dying = await trio.to_thread.run_sync(_dying, processes, limiter=self._looker, abandon_on_cancel=True)

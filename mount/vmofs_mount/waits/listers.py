@@ -115,8 +115,8 @@ class Listers:
         for number, access in enumerate(waiting):
             if number % _READS_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            reader = access.origin
-            if access.done or not isinstance(reader, Reader):
+            reader = Reader.of(access)
+            if access.done or reader is None:
                 continue
             if reader.uid == uid or (reader.ino in buffers and buffers[reader.ino].over(reader.pages)):
                 sentence = f"the pages {reader.pages} are waited for with a directory locked"

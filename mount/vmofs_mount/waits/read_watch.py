@@ -65,8 +65,8 @@ the answer to SETATTR. It gets that answer, and it would only be sent behind the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -74,9 +74,8 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from vmofs.core.pages.content import Bytes
-from vmofs.core.requests.access import Access
 from vmofs.status import BadStateError
+from vmofs_mount.cache.waiting_reads import WaitingRead, WaitingReads
 from vmofs_mount.linux.procfs import descendants, has_ended, is_behind, is_dying, is_stuck, state_of
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.loop.lanes import Lanes
@@ -110,20 +109,6 @@ class LetGoError(BadStateError):
     """
 
 
-@dataclass(eq=False, slots=True)
-class WaitingRead:
-    """A READ: what waits, and for which process.
-
-    ``has_locked``: it has pages of the page cache locked, as all but those with O_DIRECT have.
-    ``again``: it may be the second time that the kernel asks for it.
-    """
-
-    access: Access[Bytes]
-    process: int
-    has_locked: bool
-    again: bool
-
-
 class _Seen(NamedTuple):
     """Which readers have ended, who of all was killed, and whether somebody else sleeps uninterruptibly."""
 
@@ -145,55 +130,55 @@ class ReadWatch:
         directories: LockedDirectories,
         killed: KillWatch,
         openers: Mapping[VmoFile, Iterable[int]],
+        reads: WaitingReads,
     ) -> None:
         self._engine = engine
         self._spawn = spawn
         self._directories = directories
         self._killed = killed
         self._openers = openers
-        self._reads: dict[VmoFile, dict[WaitingRead, None]] = {}  # those that have pages locked
-        self._changing: dict[VmoFile, trio.Event] = {}  # whose size somebody waits to change; set when no READ waits
+        self._reads = reads
+        self._changing: Counter[VmoFile] = Counter()  # whose size somebody waits to change
         self._watched: set[VmoFile] = set()
         self._locked: WeakKeyDictionary[VmoFile, tuple[float, float]] = WeakKeyDictionary()  # from when to when
         self._judged: set[VmoFile] = set()
         self._lookers = Lanes(8)
 
-    def began(self, file: VmoFile, read: WaitingRead) -> None:
-        """Note that a READ waits."""
-        self._killed.add(read, read.process, lambda: self._let_go(file, [read]))
-        if read.has_locked:
-            self._reads.setdefault(file, {})[read] = None
+    def began(self, read: WaitingRead) -> None:
+        """Learn of a READ that waits."""
+        if not read.handle.has_page_cache:
+            # Of one by libaio the kernel does not tell that its process was killed, which waits for the answer.
+            self._watch_process(read)
+        elif read.handle.file.writer_count:
             # A process that may write may be about to wait for a page of this READ, with the file locked.
-            if file.writer_count:
-                self.watch(file)
+            self.watch(read.handle.file)
 
-    def ended(self, file: VmoFile, read: WaitingRead) -> None:
-        """Note that it is about to be answered."""
+    def interrupted(self, read: WaitingRead) -> None:
+        """Let a READ go if who waits for it was killed, now or later: the kernel tells of a first signal only."""
+        if not read.is_watched:
+            self._watch_process(read)
+        self._killed.look()
+
+    def _watch_process(self, read: WaitingRead) -> None:
+        read.is_watched = True
+        self._killed.add(read, read.thread or read.handle.process, lambda: self._let_go(read.handle.file, [read]))
+
+    def ended(self, read: WaitingRead) -> None:
+        """Learn that a READ whose process is watched is about to be answered."""
         self._killed.remove(read)
-        if not read.has_locked:
-            return
-        reads = self._reads[file]
-        del reads[read]
-        if not reads:
-            del self._reads[file]
-            if file in self._changing:
-                self._changing[file].set()
-
-    def waits(self, file: VmoFile) -> bool:
-        """Return whether a READ of a file waits."""
-        return file in self._reads
 
     async def wait_until_free(self, file: VmoFile) -> None:
         """Wait until no READ of a file waits, to answer SETATTR before the next await."""
-        while file in self._reads:
-            free = self._changing.setdefault(file, trio.Event())
-            self.watch(file)
-            try:
-                await free.wait()
+        self._changing[file] += 1
+        try:
+            while self._reads.waits(file):
+                self.watch(file)
+                await self._reads.wait_until_free(file)
                 await trio.sleep(_SETTLE_SECONDS)  # readers who were behind that READ are about to ask themselves
-            finally:
-                if self._changing.get(file) is free:
-                    del self._changing[file]
+        finally:
+            self._changing[file] -= 1
+            if not self._changing[file]:
+                del self._changing[file]
 
     def size_answered(self, file: VmoFile, thread: int) -> None:
         """Note that SETATTR is about to be answered: a READ may come before the kernel has acted on the answer."""
@@ -203,8 +188,8 @@ class ReadWatch:
     async def _see_through(self, file: VmoFile, thread: int) -> None:
         await trio.sleep(_SETTLE_SECONDS)
         # SETATTR is answered. A thread that is in state D now most likely waits for a page that a READ has locked.
-        while file in self._reads and await self._state_of(file, thread) == "D":
-            self._let_go(file, [read for read in self._reads.get(file, ()) if not read.again])
+        while self._reads.waits(file) and await self._state_of(file, thread) == "D":
+            self._let_go(file, [read for read in self._reads.of(file) if not read.again])
             await trio.sleep(_SETTLE_SECONDS)
 
     def watch(self, file: VmoFile) -> None:
@@ -215,7 +200,7 @@ class ReadWatch:
 
     def _is_critical(self, file: VmoFile) -> bool:
         """Return whether READs wait, and somebody may wait for them who has the file locked."""
-        return file in self._reads and (file.writer_count > 0 or file in self._changing)
+        return self._reads.waits(file) and (file.writer_count > 0 or file in self._changing)
 
     async def _watch(self, file: VmoFile) -> None:
         try:
@@ -234,19 +219,19 @@ class ReadWatch:
 
     async def _let_the_dead_go(self, file: VmoFile) -> None:
         # Taken before the await; the READs are looked up again behind it.
-        readers = {read.process for read in self._reads[file]}
+        readers = {read.handle.process for read in self._reads.of(file)}
         openers = {opener for opener in self._openers.get(file, ()) if opener not in readers}
         seen = await self._lookers.run(file.uid, lambda: _look_at(readers, openers))
         is_changing = file in self._changing
 
         def may_go(read: WaitingRead) -> bool:
-            if read.process in seen.dying:
+            if read.handle.process in seen.dying:
                 return True
-            if read.process in seen.ended:  # but somebody may have inherited what it had open, and wait
+            if read.handle.process in seen.ended:  # but somebody may have inherited what it had open, and wait
                 return bool(seen.dying) or is_changing or (seen.somebody_stuck and not read.again)
             return bool(seen.dying) and not is_changing and not read.again
 
-        self._let_go(file, filter(may_go, self._reads.get(file, ())))
+        self._let_go(file, filter(may_go, self._reads.of(file)))
 
     def _directory_locked(self, file: VmoFile) -> None:
         """Note that the directory of a file was seen locked: it may be because of this file, or of another."""
@@ -272,7 +257,7 @@ class ReadWatch:
             if found:
                 self._directories.blame(file.uid)
             if (found or unexplained) and file not in self._changing:
-                self._let_go(file, self._reads.get(file, ()))
+                self._let_go(file, self._reads.of(file))
         finally:
             self._judged.discard(file)
 
@@ -284,11 +269,6 @@ class ReadWatch:
 
     async def _state_of(self, file: VmoFile, thread: int) -> str:
         return await self._lookers.run(file.uid, lambda: state_of(Path(f"/proc/{thread}")))
-
-    def check(self) -> None:
-        """Assert that only files with a READ are remembered."""
-        assert all(self._reads.values())
-        assert all(file.open_count for file in self._reads)
 
 
 def _family(openers: set[int]) -> set[int]:

@@ -59,6 +59,7 @@ from vmofs.core.requests.port import Port
 from vmofs.status import BadStateError
 from vmofs.units import PageRange
 from vmofs.vocabulary import PacketCommand
+from vmofs_mount.cache.waiting_reads import WaitingRead
 from vmofs_mount.linux.procfs import can_see_everybody, has_mapped, in_fault
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.observe.event_log import EventLog
@@ -88,6 +89,15 @@ class Reader(NamedTuple):
     ino: int
     pages: PageRange
     uid: int = 0
+
+    @classmethod
+    def of(cls, access: Access[object]) -> Reader | None:
+        """Return who waits for a call, if it is a READ."""
+        read = access.origin
+        if not isinstance(read, WaitingRead):
+            return None
+        handle = read.handle
+        return cls(handle.process, handle.file.ino, read.pages, handle.caller.uid)
 
 
 class PagerFiles(NamedTuple):
@@ -156,14 +166,15 @@ class Deadlocks:
             if request.command is not PacketCommand.READ or request.primary is None:
                 continue
             access = request.primary.access
-            if not isinstance(access.origin, Reader) or access.origin.process in self._cleared:
+            reader = Reader.of(access)
+            if reader is None or reader.process in self._cleared:
                 continue
             port = request.source.port
             if port not in known:  # it looks at all that is open
                 known[port] = self._files_of(port)
             files = known[port]
             if files is not None:
-                suspects.setdefault(files, {})[access] = access.origin
+                suspects.setdefault(files, {})[access] = reader
         return suspects
 
     async def _examine(self, files: PagerFiles, accesses: dict[Access[object], Reader]) -> None:

@@ -4,7 +4,8 @@ Recency is kept for aligned groups of 16 pages, as in Zircon, and only where the
 ordered dictionary for a group, moved to the end when a page of it is used. So a use costs O(1) for 16 pages, and so
 does an eviction, whatever the number of VMOs and pages. An entry promises nothing: what is evictable in its group is
 looked up when its turn comes. But every evictable page of a VMO that takes part has its group in the order. So whatever
-makes a page evictable (it is supplied, becomes clean, is unpinned) puts the group there.
+makes a page evictable (it is supplied, becomes clean, is unpinned) puts the group there. Zeros without a frame have no
+place: they cannot be evicted.
 
 Pages that DONT_NEED named go before all others, unless they were used since.
 
@@ -28,20 +29,22 @@ Only what the model is asked for is a use. A read that the kernel serves from it
 #     reclaim: unneeded pages --> groups from the front --> (until enough frames are free, or nothing is left)
 #
 # A VMO that leaves is forgotten by number. Its groups stay in the order until their turn comes, or until `_sweep`. That
-# runs when there are more than twice as many groups as frames in use. `EvictedPages` keeps a bit for each page that was
-# evicted, for one counter only: how many came back.
+# runs when there are more than twice as many groups as frames in use. What it leaves has a frame each, so it takes away
+# more than half of what it looks at, and costs no more than putting that there did. `EvictedPages` keeps a bit for each
+# page that was evicted, for one counter only: how many came back.
 #
 # What is not nice
 #
 # A read that the kernel serves from its page cache is no use that is seen here. So the pages that are read most may
 # look like those that are not used at all. The key of a group is a number packed from two, so that one dictionary does
-# for all VMOs. There is no model of eviction in tests/model/, only tests of cases and the soak.
+# for all VMOs.
 #
 # What else changes with this file
 #
-# `PagerVmo.evict_idle`, `next_present` and `check` in vmofs/core/vmos/vmo.py; hints.py; `System.reclaim`; `_reclaim` in
-# mount/vmofs_mount/loop/reclaim.py, which drops from the page cache what went. Tests:
-# tests/unit/test_core_eviction.py, tests/unit/test_core_hints.py, tests/fuse/test_memory_limit.py.
+# `PagerPages.evict_idle`, `next_present`, `has_frames` and `check` in vmofs/core/vmos/pager_pages.py; hints.py;
+# `System.reclaim`; mount/vmofs_mount/loop/reclaim.py, which drops from the page cache what went. Tests:
+# tests/unit/test_core_eviction.py, tests/unit/test_core_hints.py, tests/fuse/test_memory_limit.py;
+# tests/oracle/eviction_model.py is the naive model.
 
 from __future__ import annotations
 
@@ -68,8 +71,15 @@ class Member(Protocol):
 
     unneeded: RangeSet
 
+    @property
+    def idle_pages(self) -> int:
+        """How many pages may be evicted, at least."""
+
     def next_present(self, page: int, limit: int) -> int:
         """Return the first present page from ``page`` on, at most ``limit``."""
+
+    def has_frames(self, pages: PageRange) -> bool:
+        """Return whether any page of a range has a frame."""
 
     def evict_idle(self, pages: PageRange, spared: RangeSet) -> list[PageRange]:
         """Drop what is evictable in a range, except pages in the frames ``spared``; return what was dropped."""
@@ -126,7 +136,7 @@ class Eviction:
             # Only a use moves it. A page that has just become clean was not used.
             elif now:
                 groups.move_to_end(key)
-        # A group that is worth its place has a frame. So this happens after at least as many uses as it looks at.
+        # A group that is worth its place has a frame. So this happens after more than half as many uses as it looks at.
         if len(groups) > 2 * self._frames.used + _FEW:
             self._sweep()
 
@@ -139,14 +149,13 @@ class Eviction:
         self._refaulted_total += self.evicted.take(number, pages)
 
     def _sweep(self) -> None:
-        # A group with no page left, or of a VMO that is gone.
+        # A group without a frame, or of a VMO that is gone. Zeros are no reason to stay: a sweep would find them again.
         for key in [key for key in self.groups if not self._is_worth_its_place(key)]:
             del self.groups[key]
 
     def _is_worth_its_place(self, key: int) -> bool:
         member = self._members.get(key >> _NUMBER_SHIFT)
-        pages = _pages_of(key)
-        return member is not None and member.next_present(pages.start, pages.end) < pages.end
+        return member is not None and member.has_frames(_pages_of(key))
 
     def reclaim(self, pages: int, spared: Iterable[FrameRun] = ()) -> None:
         """Evict until that many frames are free again, or nothing is left that may go.
@@ -193,6 +202,10 @@ class Eviction:
             self.evicted.add(number, part)
         return bool(kept)
 
+    def idle_pages(self) -> int:
+        """Return how many pages may be evicted, at least. Costs a look at each VMO."""
+        return sum(member.idle_pages for member in self._members.values())
+
     def statistics(self) -> EvictionStatistics:
         """Return the present counts."""
         return EvictionStatistics(len(self.groups), self._evicted_total, self._refaulted_total)
@@ -230,7 +243,7 @@ class Recency:
     def used(self, start: int, end: int) -> None:
         """Note that the pages ``[start, end)`` are being used; they are unneeded no longer.
 
-        There must be frames, or at least runs, in most of the range.
+        All of them have frames.
         """
         key = self._base + start // GROUP_PAGES
         groups = self._eviction.groups

@@ -95,6 +95,11 @@ class RunMap(Spans):
         counts = self._counts
         return counts[_CLEAN] + counts[_DIRTY] + counts[_AWAITING]
 
+    @property
+    def pages(self) -> int:
+        """Pages that have a state, whatever it is: all that are no gaps."""
+        return sum(self._counts)
+
     def pages_in(self, state: PageState) -> int:
         """Return the number of pages in a stored state; ZERO counts those awaiting clean too."""
         return self._counts[state.code]

@@ -232,7 +232,7 @@ class CowPages:
         """Return the bytes ``[start, end)`` of something found, counted from its first page. It is not absent."""
         if found.run is None:
             return content.zeros(end - start)
-        if found.node is not None and found.node.recency is not None:
+        if found.node is not None and found.node.recency is not None and found.has_frames:
             found.node.recency.used(found.page, found.page + found.pages)
         base = found.page * PAGE_SIZE
         return content.run_bytes(self.frames, found.run, base + start, base + end)
@@ -242,13 +242,16 @@ class CowPages:
         page = offset // PAGE_SIZE
         held = self.runs.frames_from(page)
         if held is not None and end <= (page + held.pages) * PAGE_SIZE:  # mostly
-            data: Bytes | None = self.frames.part(held, offset % PAGE_SIZE, end - offset)
-        elif self.parent is None:
-            data = content.read_present(self.frames, self.runs, offset, end, gaps_are_zero=not self.has_source)
-        else:
+            if self.recency is not None:
+                self.recency.used(page, page_count(end))
+            return self.frames.part(held, offset % PAGE_SIZE, end - offset)
+        if self.parent is not None:
             return self._read_through(offset, end)
+        data = content.read_present(self.frames, self.runs, offset, end, gaps_are_zero=not self.has_source)
         if self.recency is not None and data is not None:
-            self.recency.used(page, page_count(end))
+            for run in self.runs.over(PageRange(page, page_count(end))):
+                if run.frame != NO_FRAME:
+                    self.recency.used(run.start, run.end)
         return data
 
     def _read_through(self, offset: int, end: int) -> Bytes | None:

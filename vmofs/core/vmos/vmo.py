@@ -51,6 +51,7 @@ from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
     from vmofs.core.pages.account import Account
+    from vmofs.core.requests.request import Reader
     from vmofs.core.requests.system import System
 
 T = TypeVar("T")
@@ -259,6 +260,11 @@ class PagedVmo(Vmo):
     node: PagerPages | ClonePages
 
     @property
+    def may_lack_pages(self) -> bool:
+        """Whether a page may be absent, as far as that is known without a look at each: in ancestors it is not."""
+        return self.size_pages > 0
+
+    @property
     def of(self) -> PagerVmo | CloneVmo:
         """The VMO whose pages these are; this itself, if it is no view."""
         return cast("PagerVmo | CloneVmo", self.node.owner)
@@ -281,6 +287,9 @@ class PagedVmo(Vmo):
     def state_at(self, page: int) -> PageState:
         """Return the state of one page."""
         return self.node.state_at(page + self.start // PAGE_SIZE)
+
+    def promote(self, pages: PageRange = ALL_PAGES) -> None:
+        """Make ordinary reads of those on the short path of a miss, if some of these pages are missed."""
 
     def read_nowait(self, offset: int, length: int) -> Bytes | None:
         """Return the bytes if every page is there, else None. Valid until the next call on any object.
@@ -416,6 +425,23 @@ class PagerVmo(PagedVmo):
     ) -> None:
         super().__init__(PagerPages(system, self, source, stream_size, options, maker, account))
 
+    def miss(self, offset: int, reader: Reader, lane: object, now: float) -> bool | None:
+        """Let somebody wait for an absent page of the content that ``read_nowait`` has just not found.
+
+        Return whether its packet is to be sent by ``lane``, as for ``Port.miss``; None if a ``read`` is needed.
+        """
+        node = self.node
+        if offset % PAGE_SIZE or offset + PAGE_SIZE > node.stream_size:
+            return None
+        source = node.source
+        return source.port.miss(source, offset // PAGE_SIZE, reader, lane, now)
+
+    def promote(self, pages: PageRange = ALL_PAGES) -> None:
+        """Make ordinary reads of those on the short path of a miss, if some of these pages are missed."""
+        source = self.node.source
+        if source.misses and source.port.missed(source, pages):
+            source.port.promote()
+
     @property
     def modified(self) -> bool:
         """Whether it was written to, or resized, since the pager last asked."""
@@ -425,6 +451,11 @@ class PagerVmo(PagedVmo):
     def dirty_pages(self) -> int:
         """Pages that were not written back, zeros and those that await it included. Costs nothing to ask."""
         return sum(map(self.node.runs.pages_in, (PageState.DIRTY, PageState.AWAITING, PageState.ZERO)))
+
+    @property
+    def may_lack_pages(self) -> bool:
+        """Whether a page is absent."""
+        return self.node.runs.pages < self.node.size_pages
 
     def statistics(self) -> VmoStatistics:
         """Return the present page counts."""

@@ -1,0 +1,79 @@
+"""``vmofs run``: a command with files of URLs, whose failed reads cannot be hidden by it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.faulty_server import SIZE, FaultyServer, faulty_server
+from tests.support.opened import User, user_in
+
+pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    with user_in(tmp_path) as user:
+        yield user
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with faulty_server() as server:
+        yield server
+
+
+def url(server: FaultyServer, name: str = "data") -> str:
+    return f"http://127.0.0.1:{server.port}/{name}"
+
+
+def test_the_exit_code_is_that_of_the_command(user: User, server: FaultyServer) -> None:
+    both = (url(server, "one"), url(server, "two"))
+    result = user.run("run", *both, "--", "sh", "-c", 'stat -c "%n %s" "$@"; exit 77', "sh", "{2}", "{}", code=77)
+    names = [line.split()[0].rpartition("/")[2] for line in result.stdout.splitlines()]
+    assert names == ["two", "one", "two"]
+    assert not user.is_mounted()
+    user.run("run", url(server), "--", "sh", "-c", "kill -TERM $$", code=143)
+    user.run("run", url(server), "--", "there-is-no-such-program", code=2)
+
+
+def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server: FaultyServer) -> None:
+    # It hides the error, as a dozen libraries do.
+    script = "wget -q -O /dev/null {} 2>/dev/null; cat {} >/dev/null 2>&1; exit 0"
+    server.refusals["once it is open"] = (418, {})
+    gate = threading.Thread(target=_spoil_after, args=(server, 1, "once it is open"), daemon=True)
+    gate.start()
+    result = user.run("run", "--soft", url(server), "--", "sh", "-c", script, code=9)
+    assert "data: a read failed at 0+" in result.stderr
+    assert "418" in result.stderr
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(user: User, server: FaultyServer) -> None:
+    gate = threading.Thread(target=_spoil_after, args=(server, 1, "503", 3.0), daemon=True)
+    gate.start()
+    result = user.run("run", url(server), "--", "sh", "-c", "wc -c <{}; cat {} | wc -c")
+    assert result.stdout.split() == [str(SIZE), str(SIZE)]
+    gate.join()
+
+
+def test_soft_files_fail_by_the_deadline(user: User, server: FaultyServer) -> None:
+    gate = threading.Thread(target=_spoil_after, args=(server, 1, "503"), daemon=True)
+    gate.start()
+    began = time.monotonic()
+    user.run("run", "--soft", "--deadline", "1", url(server), "--", "cat", "{}", code=9)
+    assert time.monotonic() - began < 20
+
+
+def _spoil_after(server: FaultyServer, count: int, fault: str, seconds: float = 0) -> None:
+    """Let a server misbehave once it has answered so many requests, for so long or for good."""
+    while server.count < count:
+        time.sleep(0.001)
+    time.sleep(0.05)  # the answer goes out
+    server.fault = fault
+    if seconds:
+        time.sleep(seconds)
+        server.fault = ""
