@@ -18,6 +18,7 @@ from vmofs.pagers.source import ExitCode, Refusal, Source, patiently
 from vmofs.status import VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import VmoOp
+from vmofs_mount.cli.progress import Progress
 from vmofs_mount.linux.mountinfo import mount_at
 from vmofs_mount.openers import records
 from vmofs_mount.openers.places import answers, mount_above, own_mount
@@ -160,13 +161,15 @@ def run_prefetch(parsed: argparse.Namespace) -> int:
         size = where.stat().st_size
         start, end = _range(parsed.range, size)
         vmo = Mount(mount).vmo(str(where.relative_to(mount / "vmo")))
-        for at in range(start, end, _PIECE):
-            length = -(-(min(at + _PIECE, end) - at) // PAGE_SIZE) * PAGE_SIZE
-            try:
-                vmo.op_range(VmoOp.PREFETCH, at, length)
-            except (VmoError, OSError) as error:
-                raise Refusal(f"{path}: {at}+{length}: {error}", ExitCode.TEMPORARY) from error
-            _progress(path, min(at + _PIECE, end) - start, end - start, is_quiet=parsed.quiet)
+        with Progress() as progress:
+            for at in range(start, end, _PIECE):
+                if not parsed.quiet:
+                    progress.tell(f"{path}: {_short(at - start)} of {_short(end - start)}")
+                length = -(-(min(at + _PIECE, end) - at) // PAGE_SIZE) * PAGE_SIZE
+                try:
+                    vmo.op_range(VmoOp.PREFETCH, at, length)
+                except (VmoError, OSError) as error:
+                    raise Refusal(f"{path}: {at}+{length}: {error}", ExitCode.TEMPORARY) from error
     return 0
 
 
@@ -181,12 +184,6 @@ def _range(text: str | None, size: int) -> tuple[int, int]:
     if not start < end:
         raise Refusal(f"{text} is no range within {size} bytes", ExitCode.USAGE)
     return start // PAGE_SIZE * PAGE_SIZE, end
-
-
-def _progress(path: str, done: int, total: int, *, is_quiet: bool) -> None:
-    if sys.stderr.isatty() and not is_quiet:
-        sys.stderr.write(f"\r{path}: {_short(done)} of {_short(total)}" + ("\n" if done >= total else ""))
-        sys.stderr.flush()
 
 
 def run_check(parsed: argparse.Namespace) -> int:
