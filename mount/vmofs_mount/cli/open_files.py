@@ -20,6 +20,7 @@ from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import VmoOp
 from vmofs_mount.cli.progress import Progress
 from vmofs_mount.linux.mountinfo import mount_at
+from vmofs_mount.linux.resident import resident_pages
 from vmofs_mount.openers import records
 from vmofs_mount.openers.places import answers, mount_above, own_mount
 
@@ -228,14 +229,12 @@ def _source_again(record: records.Record, file: records.ServedFile) -> Source:
 def _there(descriptor: int, size: int, *, everything: bool) -> Iterator[tuple[int, bytes]]:
     """Yield what is there: all, if nothing is missing; otherwise what the kernel has, which it gives without asking."""
     status = os.fstat(descriptor)
-    is_whole = everything or status.st_blocks * 512 >= size
-    for at in range(0, size, _PIECE if is_whole else PAGE_SIZE):
-        if is_whole:
+    if everything or status.st_blocks * 512 >= size:
+        for at in range(0, size, _PIECE):
             yield at, os.pread(descriptor, _PIECE, at)
-            continue
-        page = bytearray(PAGE_SIZE)
-        with suppress(BlockingIOError):
-            yield at, bytes(page[: os.preadv(descriptor, [page], at, os.RWF_NOWAIT)])
+        return
+    for at in resident_pages(descriptor, size):
+        yield at, os.pread(descriptor, PAGE_SIZE, at)
 
 
 def _compare(source: Source, at: int, data: bytes, name: str) -> int:
