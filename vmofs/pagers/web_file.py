@@ -90,11 +90,11 @@ class WebFile(Source):
         found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
         is_empty = status == 416 and found is not None and found[3] == "0"
         if status == 200:
-            raise Refusal(f"{self.url}: the server answers a range with the whole file; fetch it first, with curl -O")
+            raise Refusal(f"{self.url}: the server answers a range with the whole file; --whole fetches that once")
         if status not in {206, 416} or (status == 416 and not is_empty):
             raise Refusal(f"{self.url}: the server answers {status} to a request for the first byte", ExitCode.OTHER)
         if found is None or found[3] == "*":
-            raise Refusal(f"{self.url}: the server does not say how large the file is; fetch it first, with curl -O")
+            raise Refusal(f"{self.url}: the server does not say how large the file is; --whole fetches it once")
         if not is_empty and (found[1], found[2], len(answer.body)) != ("0", "0", 1):
             raise Refusal(
                 f"{self.url}: asked for its first byte, the server sent {found[0]!r}, {len(answer.body)} bytes"

@@ -209,12 +209,13 @@ def _source_again(record: records.Record, file: records.ServedFile) -> Source:
     flags = record.request
     header_file, member, as_format = flags.get("header_file"), flags.get("member"), flags.get("as_format")
     request = Request(
-        str(as_format) if as_format else None,
-        str(member) if member else None,
-        bool(flags.get("tree")),
-        str(flags["endpoint"]) if flags.get("endpoint") else None,
-        bool(flags.get("anonymous")),
-        Path(str(header_file)) if header_file else None,
+        as_format=str(as_format) if as_format else None,
+        member=str(member) if member else None,
+        tree=bool(flags.get("tree")),
+        whole=bool(flags.get("whole")),
+        endpoint=str(flags["endpoint"]) if flags.get("endpoint") else None,
+        anonymous=bool(flags.get("anonymous")),
+        header_file=Path(str(header_file)) if header_file else None,
     )
     urls = flags.get("urls")
     for url in urls if isinstance(urls, list) else []:
