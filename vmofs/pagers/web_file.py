@@ -58,8 +58,7 @@ class WebFile(Source):
         self._stale: str | None = None
         self._if_match: dict[str, str] = {}
         answer = self._prove(patience)
-        total = answer.headers["content-range"].rpartition("/")[2]
-        self.size = int(total)
+        self.size = int(answer.headers["content-range"].rpartition("/")[2]) if answer.status != 200 else 0
         self._version = _version(answer, self.size)
         self.version = str(self._version)
         tag = answer.headers.get("etag", "")
@@ -89,6 +88,8 @@ class WebFile(Source):
             raise Refusal(f"{self.url}: the server encodes it ({encoding}) although it was asked not to")
         found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
         is_empty = status == 416 and found is not None and found[3] == "0"
+        if status == 200 and headers.get("content-length") == "0":  # what nginx has no first byte of
+            return answer
         if status == 200:
             raise Refusal(f"{self.url}: the server answers a range with the whole file; --whole fetches that once")
         if status not in {206, 416} or (status == 416 and not is_empty):
