@@ -24,6 +24,9 @@ SILENT_SECONDS = 5
 """A server that sends no byte for so long has failed."""
 
 _MOST_REDIRECTS = 10
+_BUFFER_BYTES = 512 << 10
+"""How much libcurl gives at a time. With its own 16 KiB a range of 4 MiB costs 1.5 times the CPU time."""
+
 _MOST_OF_AN_ERROR = 2048
 _MOMENTARY = {
     pycurl.E_COULDNT_RESOLVE_HOST,
@@ -157,23 +160,19 @@ class HttpClient:
 
     def _get_once(self, receiver: _Receiver, headers: list[str]) -> Answer:
         with self._lock:
-            handle = self._idle.pop() if self._idle else pycurl.Curl()
-        handle.reset()  # its connections stay
+            handle = self._idle.pop() if self._idle else None
+        handle = handle or self._new_handle()
         handle.setopt(pycurl.URL, receiver.answer.url)
-        if receiver.ends is not None:
-            handle.setopt(pycurl.RANGE, "{}-{}".format(*receiver.ends))
-            # All of a file may take as long as it likes, as long as something comes.
-            handle.setopt(pycurl.TIMEOUT_MS, max(1, int(self._seconds * 1000)))
         handle.setopt(pycurl.HTTPHEADER, ["Accept-Encoding: identity", *headers])
-        handle.setopt(pycurl.USERAGENT, f"vmofs/{__version__}")
-        handle.setopt(pycurl.NOSIGNAL, 1)  # it is used in threads
-        handle.setopt(pycurl.CONNECTTIMEOUT, CONNECT_SECONDS)
-        handle.setopt(pycurl.LOW_SPEED_LIMIT, 1)
-        handle.setopt(pycurl.LOW_SPEED_TIME, SILENT_SECONDS)
+        if receiver.ends is None:
+            # All of a file may take as long as it likes, as long as something comes.
+            handle.unsetopt(pycurl.RANGE)
+            handle.setopt(pycurl.TIMEOUT_MS, 0)
+        else:
+            handle.setopt(pycurl.RANGE, "{}-{}".format(*receiver.ends))
+            handle.setopt(pycurl.TIMEOUT_MS, max(1, int(self._seconds * 1000)))
         handle.setopt(pycurl.HEADERFUNCTION, receiver.take_line)
         handle.setopt(pycurl.WRITEFUNCTION, receiver.take_piece)
-        if self._certificates:
-            handle.setopt(pycurl.CAINFO, self._certificates)
         try:
             handle.perform()
         except pycurl.error as error:
@@ -184,6 +183,19 @@ class HttpClient:
             with self._lock:
                 self._idle.append(handle)
         return receiver.answer
+
+    def _new_handle(self) -> pycurl.Curl:
+        """Return a handle of libcurl, which keeps its connections between requests."""
+        handle = pycurl.Curl()
+        handle.setopt(pycurl.USERAGENT, f"vmofs/{__version__}")
+        handle.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
+        handle.setopt(pycurl.NOSIGNAL, 1)  # it is used in threads
+        handle.setopt(pycurl.CONNECTTIMEOUT, CONNECT_SECONDS)
+        handle.setopt(pycurl.LOW_SPEED_LIMIT, 1)
+        handle.setopt(pycurl.LOW_SPEED_TIME, SILENT_SECONDS)
+        if self._certificates:
+            handle.setopt(pycurl.CAINFO, self._certificates)
+        return handle
 
 
 _CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
