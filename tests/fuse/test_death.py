@@ -217,6 +217,7 @@ def has_thread_in(process: int, state: str) -> bool:
     return any(stat.rpartition(")")[2].split()[0] == state for stat in stats)
 
 
+@pytest.mark.alone
 def test_while_the_pager_is_stopped_readers_time_out_and_all_else_goes_on(
     mounter: Mounter, readers: Readers, serve: PagerProcesses
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
 from tests.support.pager_client import Background, PagerClient, ReaderProcess
+from vmofs import __version__
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.front import unmounting
 from vmofs_mount.linux import knobs
@@ -250,11 +251,20 @@ def test_an_aborted_connection_ends_the_daemon_and_the_mount(mount: Mounted) -> 
     assert not mount.is_mounted()
 
 
+def test_the_version_is_said_by_all_names_of_the_program() -> None:
+    for command in ([*vmofs_command(), "-V"], [sys.executable, "-m", "vmofs", "--version"]):
+        done = subprocess.run(command, env=vmofs_environment(), capture_output=True, text=True, check=True)
+        assert done.stdout == f"vmofs {__version__}\n"
+
+
 def test_version_is_fast() -> None:
+    assert min(seconds_of_version() for _ in range(5)) < 0.5  # the machine may do something else, but not all the time
+
+
+def seconds_of_version() -> float:
     began = time.monotonic()
-    done = vmofs("--version")
-    assert done.stdout.startswith("vmofs ")
-    assert time.monotonic() - began < 0.5
+    assert vmofs("--version").stdout.startswith("vmofs ")
+    return time.monotonic() - began
 
 
 def test_a_mount_that_is_unmounted_at_once_ends_well(mounter: Mounter) -> None:

@@ -19,7 +19,7 @@ from vmofs.units import PAGE_SIZE
 
 GIB = 2**30
 MIB = 2**20
-SNAPSHOTS = 100 if NIGHTLY else 5  # 0.3 s each
+SNAPSHOTS = 100 if NIGHTLY else 3  # 0.3 s each
 CHANGED_PAGES = 1000  # in each of them
 
 

@@ -7,7 +7,6 @@ import pwd
 import shlex
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Protocol
 import pytest
 
 from tests.support.mounted import Mounted, vmofs_command, vmofs_environment
+from tests.support.own_namespace import commands_for_others
 from vmofs_mount.cli import doctor
 from vmofs_mount.linux import knobs, procfs
 from vmofs_mount.rights import privileges
@@ -52,7 +52,8 @@ def run_as_user() -> Iterator[Run]:
             (directory / "script").write_text(f'vmofs() {{ {vmofs} "$@"; }}\nM={directory}/mnt\n{script}')
             namespace = (
                 f"mount -t tmpfs -o dev none {directory}/dev && mknod -m 666 {directory}/dev/fuse c 10 229 && "
-                f"chmod 666 {directory}/dev/fuse && mount --bind {directory}/dev/fuse /dev/fuse && {_show_python()} && "
+                f"chmod 666 {directory}/dev/fuse && mount --bind {directory}/dev/fuse /dev/fuse && "
+                f"{commands_for_others()} && "
                 f"{_show_connections() if connections else _hide_connections()} && "
                 f"exec setpriv --reuid {USER} --regid {USER} --clear-groups bash {directory}/script"
             )
@@ -77,18 +78,6 @@ def _hide_connections() -> str:
 
 def _show_connections() -> str:
     return f"{_hide_connections()} && mount -t fusectl none {_CONNECTIONS}"
-
-
-def _show_python() -> str:
-    """Return a command that lets others get to this interpreter, if it lies in root's home."""
-    home, base = Path("/root"), Path(sys.base_prefix)
-    if home not in base.parents:
-        return "true"
-    return (
-        f"mkdir -p /run/vmofs-python && mount -t tmpfs none /run/vmofs-python && mkdir /run/vmofs-python/base && "
-        f"mount --bind {base} /run/vmofs-python/base && mount -t tmpfs -o mode=755 none {home} && "
-        f"mkdir -p {base} && mount --bind /run/vmofs-python/base {base}"
-    )
 
 
 def test_an_ordinary_user_mounts_is_told_what_is_degraded_and_is_a_pager(run_as_user: Run) -> None:

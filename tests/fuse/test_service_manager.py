@@ -1,9 +1,8 @@
-"""vmofs under systemd and under mount(8), as far as that can be tried without them."""
+"""What vmofs tells a service manager, and its helper for mount(8) alone; see also ``test_mount_command.py``."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 
 from tests.support.mounted import ROOT, vmofs_command, vmofs_environment, wait_for
 
-UNIT = ROOT / "tools" / "systemd" / "vmofs@.service"
 HELPER = ROOT / "tools" / "mount.fuse.vmofs"
 
 
@@ -56,16 +54,6 @@ def test_a_service_manager_that_cannot_be_told_is_no_reason_to_fail(place: Path,
     assert daemon.wait(10) == 0
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, commands: Path) -> None:
-    text = UNIT.read_text()
-    assert "/usr/local/bin/vmofs" in text
-    copy = tmp_path / UNIT.name
-    copy.write_text(text.replace("/usr/local/bin/vmofs", str(commands / "vmofs")))
-    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
 def test_the_mount_helper_takes_what_mount_gives_it(place: Path, commands: Path) -> None:
     environment = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}"}
     options = "rw,nofail,x-systemd.automount,deadline=7"
@@ -79,32 +67,3 @@ def test_the_mount_helper_takes_what_mount_gives_it(place: Path, commands: Path)
         done = subprocess.run([HELPER, *bad], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert done.stderr
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace of its own")
-def test_mount_of_util_linux_finds_the_helper_and_reads_fstab(place: Path, commands: Path, tmp_path: Path) -> None:
-    """In a mount namespace where the helper stands in place of mount.fuse, which mount(8) falls back to.
-
-    mount(8) is set-user-ID and so gives its helper a PATH of its own.
-    """
-    installed = Path("/sbin/mount.fuse").resolve()
-    if not installed.exists():
-        pytest.skip("there is no mount.fuse whose place the helper could take")
-    fstab = tmp_path / "fstab"
-    fstab.write_text(f"none {place} fuse.vmofs deadline=7,noauto 0 0\n")
-    script = f"""
-        set -e
-        mount --bind {HELPER} {installed}
-        mount --bind {commands} /usr/local/bin
-        mount -t fuse.vmofs -o deadline=9 none {place}
-        mkdir {place}/control/p
-        cat {place}/control/p/deadline
-        vmofs umount {place}
-        mount --fstab {fstab} {place}
-        mkdir {place}/control/p
-        cat {place}/control/p/deadline
-        umount {place}
-    """
-    command = ["unshare", "-m", "sh", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "9\n7\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.support.mounted import Mounted, wait_for
 from tests.support.pager_client import Background, PagerClient, Vmo, metric
 from vmofs.units import PAGE_SIZE
+from vmofs.vocabulary import PacketCommand
 
 P = PAGE_SIZE
 
@@ -20,7 +22,7 @@ def supply_path(pager: PagerClient, vmo: Vmo) -> Path:
     return pager.control / "supply" / vmo.path.relative_to(pager.mount)
 
 
-def write(path: Path, data: bytes, offset: int) -> int:
+def write(path: Path, data: bytes | memoryview, offset: int) -> int:
     fd = os.open(path, os.O_WRONLY)
     try:
         return os.pwrite(fd, data, offset)
@@ -188,3 +190,63 @@ def test_a_write_that_is_not_aligned_in_memory_supplies_everything(pager: PagerC
         done += write(supply_path(pager, vmo), data[done:], done)
         assert done % P == 0
     assert vmo.path.read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [P, 2**20, 2**20 + P, 2**24], ids=["4K", "1M", "1M+4K", "16M"])
+@pytest.mark.parametrize("begin", [0, 32, P - 1])
+def test_one_write_supplies_whatever_it_is_given_wherever_in_memory_it_begins(
+    pager: PagerClient, size: int, begin: int
+) -> None:
+    vmo = pager.create(size=size)
+    memory = mmap.mmap(-1, begin + size)
+    memory[begin:] = data = os.urandom(size)
+    with memoryview(memory) as view:
+        assert write(supply_path(pager, vmo), view[begin:], 0) == size
+    memory.close()
+    assert vmo.path.stat().st_blocks == size // 512
+    assert vmo.path.read_bytes() == data
+    assert pager.read_requests == 0
+
+
+@pytest.mark.parametrize("size", [P, 2**20, 2**20 + P, 2**24], ids=["4K", "1M", "1M+4K", "16M"])
+def test_one_write_of_bytes_of_python_supplies_them_all(pager: PagerClient, size: int) -> None:
+    vmo = pager.create(size=size)
+    assert write(supply_path(pager, vmo), bytes(size), 0) == size
+    assert vmo.path.stat().st_blocks == size // 512
+
+
+def test_a_large_write_that_ends_within_a_page_supplies_the_whole_ones_and_says_so(pager: PagerClient) -> None:
+    vmo = pager.create(size=4 * 2**20)
+    written = write(supply_path(pager, vmo), bytes(2**20 + 100), 0)
+    assert written == vmo.path.stat().st_blocks * 512 > 0
+    assert written % P == 0
+
+
+def test_writes_that_are_gathered_from_many_places_supply_every_page(pager: PagerClient) -> None:
+    """Each piece begins within a page of memory, so the kernel cuts where it has 256 pages, and not where ours end."""
+    data, at = os.urandom(2 * 2**20), 0
+    vmo = pager.create(size=len(data))
+    fd = os.open(supply_path(pager, vmo), os.O_WRONLY)
+    while at < len(data):
+        at += os.pwritev(fd, [data[start : start + 5000] for start in range(at, len(data), 5000)], at)
+    os.close(fd)
+    assert vmo.path.read_bytes() == data
+
+
+def test_closing_a_file_that_was_only_read_does_not_wait_for_what_others_have_stored(pager: PagerClient) -> None:
+    """Nor does closing one in ``supply/``, which has no page cache."""
+    vmo = pager.create(size=P, options="trap_dirty")
+    write(supply_path(pager, vmo), b"s" * P, 0)
+    fds = [os.open(vmo.path, os.O_RDONLY), os.open(supply_path(pager, vmo), os.O_WRONLY)]
+    writer = os.open(vmo.path, os.O_RDWR)
+    mapping = mmap.mmap(writer, P)
+    mapping[0] = 1
+    for fd in fds:
+        closing = Background(lambda fd=fd: os.close(fd))  # type: ignore[misc]
+        closing.result(1)
+    closing = Background(lambda: os.close(writer))
+    assert pager.requests.next().command is PacketCommand.DIRTY
+    assert not closing.done
+    pager.command("op_range", f"DIRTY {vmo.name} 0 {P}")
+    closing.result()
+    mapping.close()

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vmofs.core.pages.states import PageState
-from vmofs.core.requests.page_source import SourceState
+from vmofs.core.requests.request import SourceState
 from vmofs.status import Status, VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand

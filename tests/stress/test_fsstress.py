@@ -25,7 +25,7 @@ from tests.support.fsstress import Job
 from tests.support.mounted import Mounter
 from tests.support.store import ENVIRONMENT, Store
 
-OPERATIONS = int(os.environ.get("VMOFS_FSX_OPERATIONS", "100000" if NIGHTLY else "1500"))
+OPERATIONS = int(os.environ.get("VMOFS_FSX_OPERATIONS", "100000" if NIGHTLY else "1000"))
 SEED = int(os.environ.get("VMOFS_FSX_SEED", str(random.randrange(2**32))))
 PROCESSES = 4
 HISTORY = 200

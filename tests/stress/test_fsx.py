@@ -28,7 +28,7 @@ from tests.support.store import ENVIRONMENT, Store, beside
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 
-OPERATIONS = int(os.environ.get("VMOFS_FSX_OPERATIONS", "100000" if NIGHTLY else "800"))
+OPERATIONS = int(os.environ.get("VMOFS_FSX_OPERATIONS", "100000" if NIGHTLY else "500"))
 SEED = int(os.environ.get("VMOFS_FSX_SEED", str(random.randrange(2**32))))
 HISTORY = 200
 PAGES = 64

@@ -1,6 +1,6 @@
 """A user who does everything at random, beside a pager and its readers, who must not notice.
 
-``VMOFS_HAMMER_SECONDS`` says for how long (default 6), ``VMOFS_HAMMER_SEED`` with which seed.
+``VMOFS_HAMMER_SECONDS`` says for how long (3; with ``VMOFS_NIGHTLY=1`` 6), ``VMOFS_HAMMER_SEED`` with which seed.
 """
 
 # ruff: noqa: S311 - nothing here is a secret
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NIGHTLY
 from tests.support.hammer import Hammer, shared_writer
 from tests.support.identity import Actor, Who, reachable_mount
 from tests.support.mounted import Mounted, wait_for
@@ -27,7 +28,7 @@ from tests.support.pager_client import metric
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 
-SECONDS = float(os.environ.get("VMOFS_HAMMER_SECONDS", "6"))
+SECONDS = float(os.environ.get("VMOFS_HAMMER_SECONDS", "6" if NIGHTLY else "3"))
 SEED = int(os.environ.get("VMOFS_HAMMER_SEED", str(random.randrange(2**32))))
 PAGES = 256
 MAY_GROW_KIB = 6 * 1024

@@ -1,6 +1,6 @@
-"""The soak: half a minute with a plan that is always the same, and with a fresh one, and what it says of faults.
+"""The soak: some seconds with a plan that is always the same, and with a fresh one, and what it says of faults.
 
-``VMOFS_SOAK_SECONDS`` says for how long (default 30 each).
+``VMOFS_SOAK_SECONDS`` says for how long (10 each; with ``VMOFS_NIGHTLY=1`` 30).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NIGHTLY
 from tests.soak import conductor
 from tests.soak.conductor import MOUNT_OPTIONS, Settings, Soak, SoakError
 from tests.support.mounted import ROOT, Mounter
 
-SECONDS = float(os.environ.get("VMOFS_SOAK_SECONDS", "30"))
+SECONDS = float(os.environ.get("VMOFS_SOAK_SECONDS", "30" if NIGHTLY else "10"))
 FIXED_SEED = 20261125
 
 pytestmark = [
@@ -56,8 +57,8 @@ def test_a_lying_pager_is_found_and_the_shortest_history_that_shows_it_is_told()
 
 
 def test_what_is_left_after_a_round_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conductor, "CLEAN_SECONDS", 5.0)
-    monkeypatch.setattr(conductor, "ROUND_SECONDS", 2.0)
+    monkeypatch.setattr(conductor, "CLEAN_SECONDS", 3.0)
+    monkeypatch.setattr(conductor, "ROUND_SECONDS", 1.0)
     mounter = Mounter(tmp_path)
     try:
         mounted = mounter(MOUNT_OPTIONS)

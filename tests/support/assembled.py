@@ -8,6 +8,7 @@ from vmofs.core.pages.content import Bytes
 from vmofs.core.requests.system import System
 from vmofs_mount.assembly.mount import AssembledMount, assemble
 from vmofs_mount.daemon.options import MountOptions
+from vmofs_mount.front.device import Device
 from vmofs_mount.front.session import Session
 from vmofs_mount.linux.device_messages import Kernel
 from vmofs_mount.loop.scheduler import Taken, Turns
@@ -42,9 +43,9 @@ class NoDevice:
         self.answers[unique] = error
 
 
-def assembled(nursery: trio.Nursery) -> AssembledMount:
-    """Return a mount whose messages to the kernel reach nobody."""
-    kernel, device = Kernel(-1), NoDevice()
+def assembled(nursery: trio.Nursery, device: Device | NoDevice | None = None) -> AssembledMount:
+    """Return a mount whose messages to the kernel reach nobody. Its answers go to ``device``, if there is one."""
+    kernel, device = Kernel(-1), device or NoDevice()
     kernel.close()
     session = Session("/nowhere", kernel, nursery, Turns(device), device)
     return assemble(System(), MountOptions(allow_other=True), Limits(), session)

@@ -201,7 +201,11 @@ class Worlds:
         self.written |= {call.member.core for call in self.calls if call.name == "write"}
         ended = self.system.run_ready(self.now)
         expected = self.model.run(self.now)
-        assert {id(access) for access in ended} == {id(c.core) for c in self.calls if c.model in expected}
+        assert {id(access) for access in ended} == {id(self.access_of(c)) for c in self.calls if c.model in expected}
+
+    def access_of(self, call: Call) -> object:
+        """Return the access in the core."""
+        return call.core
 
     def kill(self, call: Call) -> None:
         """Kill who waits."""
@@ -235,18 +239,19 @@ class Worlds:
     def supply_pages(self, member: Member, where: tuple[int, int], pages: list[bytes | None]) -> object:
         """Supply pages, None for a marker; return those that were filled or the error."""
         side = member.tree.side
-        aux, model_aux = AuxVmo(self.system, where[1], account=self.payers.next()), ModelAux(list(pages))
+        aux = AuxVmo(self.system, where[1], account=self.payers.next())
         for page, data in enumerate(pages):
             if data is not None:
                 aux.write_nowait(page * PAGE_SIZE, data)
         filled = outcome(lambda: pages_of(side.core.supply_pages(member.core, *where, aux, 0)))
         aux.close()
-        assert filled == (
-            outcome(lambda: self.model.supply(side.model, member.root, *where, model_aux, 0))
-            if member.is_root
-            else Status.INVALID_ARGS
-        )
+        assert filled == (self.model_supply(member, where, pages) if member.is_root else Status.INVALID_ARGS)
         return filled
+
+    def model_supply(self, member: Member, where: tuple[int, int], pages: list[bytes | None]) -> object:
+        """Supply pages to the model alone."""
+        aux = ModelAux(list(pages))
+        return outcome(lambda: self.model.supply(member.tree.side.model, member.root, *where, aux, 0))
 
     def op_range(self, member: Member, op: PagerOp, where: tuple[int, int], data: int) -> object:
         """Answer or announce something."""
@@ -328,13 +333,16 @@ class Worlds:
             self._compare_root(tree)
         for member in self.members:
             compare_content(member, shown[member.core])
+        self._compare_requests()
+        self._compare_calls()
+
+    def _compare_requests(self) -> None:
         assert [(r.source.key, r.command, list(range(*r.range)), r.pending_count) for r in self.system.requests] == [
             (r.vmo.key, r.command, r.pages, r.count) for r in self.model.requests
         ]
         assert [[(list(range(*w.range)), w.wanted, w.latched) for w in r.waiters()] for r in self.system.requests] == [
             [(w.pages, w.wanted, w.latched) for w in r.waiters] for r in self.model.requests
         ]
-        self._compare_calls()
 
     def _compare_root(self, tree: Tree) -> None:
         core, model, pager = tree.core, tree.model.vmo, tree.side.core
@@ -353,7 +361,7 @@ class Worlds:
         """Compare who has ended, and how; forget those."""
         for call in self.calls:
             assert call.core.done == (call.model.outcome is not None)
-            assert (call.core in self.system.woken) == (call.model in self.model.woken)
+            assert (self.access_of(call) in self.system.woken) == (call.model in self.model.woken)
             if not call.core.done:
                 continue
             result, expected = outcome(call.core.result), call.model.outcome

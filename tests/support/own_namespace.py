@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+from pathlib import Path
 
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mounts
 
@@ -29,3 +31,15 @@ def leave_mount_namespace() -> None:
     for mount in reversed(list(mounts())):
         if mount.filesystem == FILESYSTEM_TYPE:
             libc.umount2(os.fsencode(mount.path), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+
+
+def commands_for_others() -> str:
+    """Return a command of the shell that lets others get to this interpreter, if it lies in root's home."""
+    home, base = Path("/root"), Path(sys.base_prefix)
+    if home not in base.parents:
+        return "true"
+    return (
+        f"mkdir -p /run/vmofs-python && mount -t tmpfs none /run/vmofs-python && mkdir /run/vmofs-python/base && "
+        f"mount --bind {base} /run/vmofs-python/base && mount -t tmpfs -o mode=755 none {home} && "
+        f"mkdir -p {base} && mount --bind /run/vmofs-python/base {base}"
+    )

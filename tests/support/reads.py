@@ -7,6 +7,7 @@ import os
 from types import SimpleNamespace
 from typing import cast
 
+from tests.oracle.world import World
 from vmofs.units import PageRange
 from vmofs_mount.cache.waiting_reads import OpenFile, WaitingRead
 from vmofs_mount.linux.caller import Caller
@@ -20,6 +21,7 @@ class _Nowhere:
 
     ino = 1
     open_count = 1
+    vmo = World().vmo()
 
 
 def waiting_read(

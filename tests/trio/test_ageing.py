@@ -48,7 +48,7 @@ async def test_requests_are_looked_at_as_often_as_the_shortest_deadline_needs(
     autojump_clock: MockClock, deadline: float, looks: int
 ) -> None:
     system = System()
-    requests = system.requests = CountedRequests()
+    requests = system.ordinary = CountedRequests()
     engine = Engine(system, lambda _port: None, lambda _owner, _pages: None)
     ageing = Ageing(engine, EventLog(), Answerers(deadline), warn=20, stall=None)
     with trio.move_on_after(1.005):

@@ -115,6 +115,19 @@ def test_what_several_snapshots_share_goes_to_who_has_room(world: World, room: i
     assert world.system.statistics().objects == 0
 
 
+@pytest.mark.parametrize("payers", [(None, Account()), (Account(), None), (Account(), Account())])
+def test_what_a_snapshot_kept_is_paid_for_by_its_account_if_it_has_one(
+    world: World, payers: tuple[Account | None, Account | None]
+) -> None:
+    maker, keeper = payers
+    aux = made(world, maker, 3)
+    snapshot = create_child(aux, FULL, 0, 3 * P, account=keeper)
+    aux.close()
+    assert [account.pages for account in payers if account is not None] == [3 * (it is keeper) for it in payers if it]
+    snapshot.close()
+    assert not any(account.pages for account in payers if account is not None)
+
+
 def test_a_root_is_paid_for_by_who_has_a_clone_of_it(world: World) -> None:
     maker, keeper = Account(), Account()
     vmo = vmo_of(world, maker)

@@ -9,7 +9,7 @@ from tests.support.children_harness import FULL, MODIFIED, ON_WRITE, P, shows, s
 from vmofs.core.operations import op_range
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.status import AccessDeniedError, NoMemoryError, NotSupportedError, UnavailableError
+from vmofs.status import AccessDeniedError, NoMemoryError, NotSupportedError, OutOfRangeError, UnavailableError
 from vmofs.testing import pattern
 from vmofs.units import PageRange
 from vmofs.vocabulary import ChildKind, VmoOp
@@ -156,6 +156,8 @@ def test_a_fixed_snapshot_does_not_grow_and_one_without_write_does_not_change(wo
     for call in (child.commit, child.decommit, child.op_zero, child.check_can_give):
         with pytest.raises(AccessDeniedError):
             call(0, P)
+    with pytest.raises(OutOfRangeError):  # the range is looked at first
+        child.op_zero(2 * P, P)
     assert snapshot(child, 0, 2).write_nowait(0, b"x") == 1
 
 

@@ -87,6 +87,15 @@ def test_fail_error_code_reaches_the_reader_as_it_is(world: World, code: Status)
     assert caught.value.status is code
 
 
+def test_a_code_may_be_given_as_an_unsigned_number(world: World) -> None:
+    vmo = world.vmo()
+    reader = world.start_read(vmo, 0)
+    world.op(PagerOp.FAIL, vmo, 0, 1, 2**64 + Status.IO)
+    with pytest.raises(VmoError) as caught:
+        reader.result()
+    assert caught.value.status is Status.IO
+
+
 def test_fail_is_momentary_the_next_access_asks_again(world: World) -> None:
     vmo = world.vmo()
     world.start_read(vmo, 0)

@@ -158,3 +158,8 @@ def test_a_pattern_can_be_made_from_any_byte_to_any_other(offset: int, length: i
     assert pattern.make(KEY, offset, length) == whole[offset : offset + length]
     assert int.from_bytes(whole[16:24], "little") == KEY + 2
     pattern.check(memoryview(whole)[offset : offset + length], KEY, offset)
+
+
+def test_nothing_is_stale_of_a_range_without_pages(world: World) -> None:
+    world.system.mark_stale(world.vmo(), PageRange(3, 3))
+    assert world.system.take_stale() == {}

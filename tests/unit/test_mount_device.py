@@ -4,55 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.device import ANSWER, READ, READ_IN, Kernel
 from vmofs.status import IoError
-from vmofs_mount.front.device import Device, Request
-from vmofs_mount.front.init_flags import INIT, changed
+from vmofs_mount.front.answers_of_libfuse import INIT, changed
+from vmofs_mount.front.device import Request
 from vmofs_mount.loop.scheduler import Taken
 
-HEADER, ANSWER = struct.Struct("=IIQQIIIHH"), struct.Struct("=IiQ")
-READ_IN = struct.Struct("=QQII")
-READ, OTHER = 15, 3
-
-
-class Kernel:
-    """The other end of the device, and libfuse, which knows a number only."""
-
-    def __init__(self) -> None:
-        self.end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.number = theirs.detach()
-        self.device = Device(self.number)
-        self.end.setblocking(False)
-
-    def ask(self, opcode: int, unique: int, body: bytes) -> bytes:
-        """Send a message, and return it."""
-        message = HEADER.pack(40 + len(body), opcode, unique, 1, 0, 0, 7, 0, 0) + body
-        self.end.send(message)
-        return message
-
-    def read(self, unique: int, offset: int, size: int) -> bytes:
-        """Send a READ of the open file 5."""
-        return self.ask(READ, unique, READ_IN.pack(5, offset, size, 0) + bytes(16))
-
-    def answers(self) -> list[bytes]:
-        """Return the answers that have come."""
-        found = []
-        try:
-            while True:
-                found.append(self.end.recv(2**20))
-        except BlockingIOError:
-            return found
-
-    def close(self) -> None:
-        """Close everything."""
-        self.device.close()
-        os.close(self.number)
-        self.end.close()
+OTHER = 3
 
 
 @pytest.fixture
@@ -141,7 +104,7 @@ def test_the_answer_to_init_is_changed_and_then_the_mount_has_begun(kernel: Kern
     os.write(kernel.number, answer)
     assert begun == []
     kernel.device.collect()
-    assert kernel.answers() == [changed(answer)] != [answer]
+    assert kernel.answers() == [changed(INIT, answer)] != [answer]
     assert begun == [True]
 
 

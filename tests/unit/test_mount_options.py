@@ -40,7 +40,16 @@ def test_the_deadline_of_the_mount_is_at_most_the_longest(text: str, seconds: fl
 
 
 def test_what_stands_in_fstab_is_accepted() -> None:
-    assert parse_options(["rw,noauto,nofail,user,_netdev,defaults,x-systemd.automount,,"]) == MountOptions()
+    given = "noauto,nofail,user,_netdev,defaults,x-systemd.automount,X-mount.mkdir,comment=a,relatime,users,,"
+    assert parse_options([given]) == MountOptions()
+    assert parse_options(["ro,rw"]).kernel == {"rw", "nodev", "nosuid"}
+
+
+def test_a_mount_has_the_name_that_mount_gives_it() -> None:
+    assert parse_options(["fsname=pages"]).source == "pages"
+    for name in ("a b", "a\\b", "a\n"):
+        with pytest.raises(OptionError, match="without blanks, commas and backslashes"):
+            parse_options([f"fsname={name}"])
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,7 @@ def test_what_makes_no_sense_is_refused(text: str, sentence: str) -> None:
 
 def test_a_line_of_mountinfo_is_read() -> None:
     mount = _parse("36 35 0:98 / /mnt/a\\040b rw,noatime shared:1 master:2 - fuse.vmofs vmofs rw,user_id=1001")
-    assert mount == (36, "/mnt/a b", "fuse.vmofs", "0:98", "rw,user_id=1001")
+    assert mount == (36, "/", "/mnt/a b", "fuse.vmofs", "0:98", "rw,user_id=1001")
     assert (mount.minor, mount.uid) == (98, 1001)
 
 

@@ -43,6 +43,10 @@ class Fifo:
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [parse_packet(line) for line in lines]
 
+    def fileno(self) -> int:
+        """Return the descriptor, to be waited for."""
+        return self._fd
+
     def wake(self) -> None:
         """Let ``wait`` return."""
         os.eventfd_write(self._wake, 1)

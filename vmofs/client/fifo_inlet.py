@@ -13,6 +13,7 @@ from vmofs.client.fifo import Fifo
 from vmofs.client.mount import PagerDirectory, PagerVmo
 from vmofs.client.pager import Data, Object
 from vmofs.client.service import Entry, Read, Service, Task
+from vmofs.client.supply_file import SupplyFile
 from vmofs.status import BadHandleError, Status, VmoError
 from vmofs.vocabulary import PacketCommand
 from vmofs.wire.packets import RequestLine, parse_packet
@@ -27,13 +28,16 @@ class Answers:
     def __init__(self, vmo: PagerVmo, key: int) -> None:
         self.vmo, self.key = vmo, key
         self._lock = threading.Lock()
-        self._is_checked = False
+        self._file: SupplyFile | None = None
+        self._is_closed = False
 
     def supply(self, offset: int, data: Data) -> None:
-        """Supply whole pages."""
-        if not self._is_checked:
-            self._check()
-        self.vmo.supply(offset, data)
+        """Supply whole pages.
+
+        Raises:
+            OSError: They were not taken; ENOENT, nobody has the VMO any more.
+        """
+        (self._file or self._open()).write(offset, data)
 
     def fail(self, offset: int, length: int, status: Status, sentence: str) -> None:
         """Fail a range."""
@@ -44,21 +48,31 @@ class Answers:
             self._follow()
             self.vmo.fail(offset, length, status)
 
-    def _check(self) -> None:
+    def close(self) -> None:
+        """Take no more answers."""
+        with self._lock:
+            self._is_closed = True
+            self.vmo.close()
+            self._file = None
+
+    def _open(self) -> SupplyFile:
         """Hold open what pages are supplied by, and see to it that this is the VMO, since names may be exchanged."""
         with self._lock:
-            if self._is_checked:
-                return
+            if self._is_closed:
+                raise FileNotFoundError(errno.ENOENT, "nobody has it any more", self.vmo.field)
+            if self._file:
+                return self._file
             try:
-                self.vmo.open_supply()
+                file = self.vmo.open_supply()
                 is_it = self._is_it()
             except FileNotFoundError:
                 is_it = False
             if not is_it:
                 self._follow()
                 self.vmo.close()
-                self.vmo.open_supply()
-            self._is_checked = True  # what is open stays this VMO's, whatever is renamed
+                file = self.vmo.open_supply()
+            self._file = file  # what is open stays this VMO's, whatever is renamed
+            return file
 
     def _is_it(self) -> bool:
         try:
@@ -124,7 +138,7 @@ class FifoInlet:
         """Close the FIFO, and all files of VMOs."""
         self._fifo.close()
         for entry in self._entries.values():
-            vmo_of(entry).close()
+            entry.outlet.close()
 
     def entry(self, key: int, name: str) -> Entry | None:
         """Return the object with a key, whose VMO has this name now; None if it is of an object of before."""
@@ -159,7 +173,7 @@ class FifoInlet:
                 return
         self._service.forget(entry)
         self._entries.pop(line.key, None)
-        vmo_of(entry).close()
+        entry.outlet.close()
         self._closed(entry.obj)
 
     def _bring_back(self, line: RequestLine, entry: Entry, write_back: Callable[[Entry], None]) -> None:

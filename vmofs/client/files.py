@@ -43,7 +43,8 @@ class Files:
     def __init__(self, directory: PagerDirectory, *, may_write: bool) -> None:
         self._directory = directory
         self._may_write = may_write
-        self._made: set[PurePosixPath] = set()
+        self._directories: set[PurePosixPath] = set()
+        self._made: list[str] = []
 
     def make(self, objects: Iterable[Object], *, is_new: bool) -> Iterator[tuple[int, Object]]:
         """Make the files of objects, as far as they are not there; yield each object with its key.
@@ -85,8 +86,15 @@ class Files:
             self._make_room(wanted[0][0])
             return 0
         for obj, _ in wanted[:done]:
+            self._made.append(obj.name)
             self._describe(obj)
         return done
+
+    def unmake(self) -> None:
+        """Remove the files that were made, since others could not be."""
+        for name in self._made:
+            self._directory.vmo(name).unlink()
+        self._made.clear()
 
     def _command(self, obj: Object, key: int) -> CreateVmo:
         is_written = self.is_written(obj)
@@ -133,10 +141,14 @@ class Files:
             except InvalidArgsError:
                 raise AlreadyExistsError(f"vmo/{obj.name} is there, and is another pager's") from None
         _log.info("vmo/%s is another one now", obj.name)
-        vmo.unlink()
+        # Who has the old one open may ask for pages of it. A VMO that was unlinked is called by the name that it had
+        # last, which must not be that of the new one.
+        old = vmo.path.with_name(f".old-{vmo.key:x}")
+        vmo.path.rename(old)
+        old.unlink()
 
     def _make_parents(self, name: PurePosixPath) -> None:
         for parent in reversed(name.parents[:-1]):
-            if parent not in self._made:
+            if parent not in self._directories:
                 (self._directory.mount.path / "vmo" / parent).mkdir(exist_ok=True)
-                self._made.add(parent)
+                self._directories.add(parent)

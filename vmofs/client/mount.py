@@ -26,6 +26,7 @@ from typing import Self
 from vmofs.client.command_file import CommandFile
 from vmofs.client.pager import Data
 from vmofs.client.requests import Requests
+from vmofs.client.supply_file import SupplyFile
 from vmofs.status import Status
 from vmofs.vocabulary import AuxKind, ChildKind, DirtyRange, PagerOp, VmoOp
 from vmofs.wire.commands import (
@@ -163,7 +164,7 @@ class PagerVmo(Vmo):
     def __init__(self, pager: PagerDirectory, name: str) -> None:
         super().__init__(pager.mount, name)
         self.pager = pager
-        self._supply = -1
+        self._supply: SupplyFile | None = None
         self._lock = threading.Lock()
 
     def supply(self, offset: int, data: Data) -> None:
@@ -172,10 +173,7 @@ class PagerVmo(Vmo):
         Raises:
             OSError: As the errno of README's table; ENOENT, the file is gone.
         """
-        fd, view = self.open_supply(), memoryview(data)
-        while view:
-            written = os.pwrite(fd, view, offset)
-            offset, view = offset + written, view[written:]
+        self.open_supply().write(offset, data)
 
     def supply_from(self, offset: int, length: int, aux: Aux, aux_offset: int = 0, xxh3: int | None = None) -> None:
         """Move pages from an aux file. Zircon: zx_pager_supply_pages."""
@@ -217,19 +215,19 @@ class PagerVmo(Vmo):
     def close(self) -> None:
         """Close what is open of it in ``supply/``."""
         with self._lock:
-            if self._supply >= 0:
-                os.close(self._supply)
-                self._supply = -1
+            if self._supply:
+                self._supply.close()
+                self._supply = None
 
-    def open_supply(self) -> int:
-        """Open the file of ``supply/``, if it is not open; it stays that of this VMO whatever is renamed.
+    def open_supply(self) -> SupplyFile:
+        """Return its file in ``supply/``, held open until ``close``.
 
         Raises:
             FileNotFoundError: No VMO of the pager has this name.
         """
         with self._lock:
-            if self._supply < 0:
-                self._supply = os.open(self.pager.path / "supply" / self.field, os.O_WRONLY | os.O_CLOEXEC)
+            if self._supply is None:
+                self._supply = SupplyFile(self.pager.path / "supply" / self.field)
             return self._supply
 
 

@@ -124,8 +124,16 @@ class Requests:
             if not lines and seconds is not None:
                 raise TimeoutError(f"no request within {seconds} s")
             self._lines = lines[::-1]
-        line = self._lines.pop()
-        return Request(line, self._vmo_of(line))
+        return self.buffered()
+
+    def buffered(self) -> Request | None:
+        """Return the next of those that were read from the FIFO already, or None."""
+        line = self._lines.pop() if self._lines else None
+        return line and Request(line, self._vmo_of(line))
+
+    def fileno(self) -> int:
+        """Return the descriptor of the FIFO, for who waits by other means; ``next(0)`` is what to call then."""
+        return self._fifo.fileno()
 
     def _vmo_of(self, line: RequestLine) -> Answering:
         """Return the VMO, the same for requests of the same; what is open of it stays open."""

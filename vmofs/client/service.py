@@ -50,6 +50,9 @@ class Outlet(Protocol):
     def fail(self, offset: int, length: int, status: Status, sentence: str) -> None:
         """Tell those who wait for a range that it cannot be had."""
 
+    def close(self) -> None:
+        """Take no more answers."""
+
 
 class Entry:
     """An object that is served."""

@@ -66,8 +66,15 @@ class Server:
         is_new = not self.directory.is_there
         if is_new:
             self.directory.path.mkdir()
-        self._set_deadline()
-        self._objects.update(self._files.make(self.pager.objects(), is_new=is_new))
+        try:
+            self._set_deadline()
+            self._objects.update(self._files.make(self.pager.objects(), is_new=is_new))
+        except BaseException:
+            self._files.unmake()
+            self.directory.close()
+            if is_new:
+                self.directory.remove()
+            raise
         self._inlet = FifoInlet(
             self.directory, self._objects, self._write_back if self._may_write else None, self._closed
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, KeysView
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from vmofs.core.pages import content
@@ -18,9 +19,9 @@ from vmofs.core.pages.runs import Run, RunMap
 from vmofs.core.pages.spans import SLICE
 from vmofs.core.pages.states import PageEvent
 from vmofs.core.requests.access import Access, Steps, at_once
-from vmofs.core.requests.page_source import PageSource, SourceState, Tally
+from vmofs.core.requests.page_source import PageSource, Tally
 from vmofs.core.requests.port import Port
-from vmofs.core.requests.request import SIZE_PAGE, PageRequest
+from vmofs.core.requests.request import SIZE_PAGE, PageRequest, SourceState
 from vmofs.core.requests.system import System
 from vmofs.core.vmos import children, writeback
 from vmofs.core.vmos.aux import AnonymousVmo
@@ -40,6 +41,9 @@ from vmofs.status import (
 )
 from vmofs.units import MAX_VMO_BYTES, PAGE_SIZE, UINT64_MAX, Key, PageRange, is_page_aligned
 from vmofs.vocabulary import DirtyRange, PacketCommand, PagerOp
+
+if TYPE_CHECKING:
+    from vmofs.core.requests.request import Reader
 
 FAIL_CODES = frozenset(
     {Status.IO, Status.IO_DATA_INTEGRITY, Status.BAD_STATE, Status.NO_SPACE, Status.BUFFER_TOO_SMALL}
@@ -270,6 +274,28 @@ class Pager:
         self._totals["supply_calls"] += 1
         return self._insert(target, pages, fresh)
 
+    def supply_page(self, vmo: Vmo, offset: int, data: Bytes) -> list[Reader] | None:
+        """Supply the page of a miss; return its readers, who are to be given these bytes.
+
+        None if that is not possible, for whatever reason; then nothing has changed, and ``supply_bytes`` is to be used.
+
+        Raises:
+            NoMemoryError: the memory limit is reached; nothing has changed.
+        """
+        if vmo not in self._vmos or len(data) != PAGE_SIZE:
+            return None
+        node = vmo.node
+        source = node.source
+        page, rest = divmod(offset, PAGE_SIZE)
+        # A VMO that is being detached may have misses still, which are to fail.
+        if rest or (source, page) not in source.port.misses or source.state is not SourceState.ATTACHED:
+            return None
+        readers = node.answer(page, data)
+        totals = self._totals
+        totals["supply_calls"] += 1
+        totals["pages_supplied"] += 1
+        return readers
+
     def _insert(self, target: PagerPages, pages: PageRange, supplied: list[Run]) -> list[PageRange]:
         filled = target.insert(pages, supplied)
         count = sum(part.pages for part in filled)
@@ -445,7 +471,7 @@ class Pager:
     def check(self) -> None:
         """Assert that a closed pager has no VMO left, and that outstanding requests are counted right."""
         assert not (self._closed and self._vmos)
-        assert self._tally.outstanding == sum(vmo.source.statistics().outstanding for vmo in self._vmos)
+        assert self._tally.outstanding == sum(vmo.source.outstanding_count for vmo in self._vmos)
 
 
 def _check_accounts(target: RunMap, aux: CowPages, pages: PageRange) -> None:

@@ -13,6 +13,7 @@ from vmofs_mount.assembly.opening import Opening
 from vmofs_mount.assembly.statistics import Statistics
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import PageCache
+from vmofs_mount.cache.waiting_reads import WaitingReads
 from vmofs_mount.commands.execute import Commands
 from vmofs_mount.commands.pager_commands import PagerCommands
 from vmofs_mount.commands.vmo_commands import VmoCommands
@@ -21,7 +22,7 @@ from vmofs_mount.files.open_files import Handles
 from vmofs_mount.files.vmo_file import OpenVmos, Surroundings
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.front.session import Session
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.loop.reclaim import Reclaim
 from vmofs_mount.loop.slices import Slices
@@ -100,7 +101,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
 
     # The model, and who learns what its calls brought about: pagers of requests, the page cache of pages that went.
     known = KnownPagers(Deadlines(settings.deadline_seconds, settings.max_deadline_seconds))
-    cache = PageCache(kernel, system.frames, spawn, known.controller_of)
+    cache = PageCache(kernel, system.frames, spawn, known.controller_of, WaitingReads(system.promote))
     slices = Slices(spawn, lambda: turns.requests)
     engine = Engine(system, known.kick, cache.stale, turns, slices)
     if system.eviction is not None:
@@ -124,7 +125,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
 
     # Open files, and the commands that are written to some of them.
     stores = MappedStores(cache)
-    vmos = OpenVmos(engine, cache, stores, tree, place, Surroundings(spawn, session.replies))
+    vmos = OpenVmos(engine, cache, stores, tree, place, Surroundings(spawn, session.replies, known))
     auxes = AuxFiles(engine, cache, stores, tree)
     names = Names(tree, place)
     answers = Answers(engine, vmos, cache)

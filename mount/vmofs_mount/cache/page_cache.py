@@ -124,6 +124,7 @@ class PageCache:
         frames: Frames,
         spawn: Callable[..., None],
         controller: Callable[[CachedFile], int] = lambda file: file.uid,
+        reads: WaitingReads | None = None,
     ) -> None:
         self._kernel = kernel
         self._frames = frames
@@ -134,9 +135,13 @@ class PageCache:
         self._drops = Drops(kernel, controller)
         self._attributes = Attributes(kernel, spawn)
         self._controller = controller
-        self.reads = WaitingReads()
+        self.reads = WaitingReads() if reads is None else reads
         self.writes = PendingWrites()
         self._stored_pages_total = 0
+
+    def changed(self, file: VmoFile) -> None:
+        """Let the kernel know that a file has more pages, which READs bring that are answered."""
+        self._attributes.changed(file)
 
     def supplied(self, file: VmoFile, filled: list[PageRange]) -> None:
         """Store newly supplied pages if the file is open, except those that a waiting READ brings.

@@ -1,11 +1,11 @@
 """WRITEs that were answered before they were carried out, so that nothing is lost when they have to be let go.
 
 A WRITE that waits for a pager holds up a process that removes or renames the file, and so everybody who uses the
-directory. A killed process does not end before its WRITE is answered. An error would let them go on. But what comes may
-have been stored through a mapping: the kernel sends that once, and forgets it, whatever the answer. Only if a thread of
-the process that opened the file is seen to sleep in a ``write`` to it, and no other WRITE waits, is an error right.
+directory. A killed process does not end before its WRITE is answered. An error lets them go on, and is right for what a
+program writes, since it learns of it. What was stored through a mapping the kernel sends once, and forgets it, whatever
+the answer. WRITE says which of both it is (FUSE_WRITE_CACHE).
 
-So such a WRITE is *taken*: it is answered as if it were carried out, and is carried out when the pager has consented.
+So the latter is *taken*: it is answered as if it were carried out, and is carried out when the pager has consented.
 Until then a READ of the file gets its bytes, from here. FSYNC and changes of the size wait for it, and a later WRITE of
 the same pages is taken as well, behind it: the last one wins. By other names (references, slices) it is seen when it is
 carried out, as stores through mappings are. If it fails after all, the next FSYNC says so, once, as after a failed

@@ -3,6 +3,8 @@
 Whoever has to know of a READ that waits looks here: the page cache by file and pages, the counting of retries by
 process, who looks after locks by file, FUSE_INTERRUPT by its number. The search for deadlocks finds it by the request
 that it waits for.
+
+A READ on the short path of a miss is not in the book as long as nobody looks for it. Whoever looks has it put there.
 """
 
 from __future__ import annotations
@@ -97,6 +99,10 @@ class WaitingRead:
         self._finish(self)
 
 
+def _nothing() -> None:
+    """Add none: there is no short path."""
+
+
 _Stripes = dict[int, dict[WaitingRead, None]]
 
 
@@ -105,9 +111,12 @@ class WaitingReads:
 
     A file is cut into stripes, each of which knows the READs that have pages in it. A READ has at most 256 pages and
     two that wait have seldom one in common, so it is in few stripes, and in a stripe are few.
+
+    ``promote`` has all READs added that are on the short path of a miss.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, promote: Callable[[], None] = _nothing) -> None:
+        self._promote = promote
         self._by_number: dict[int, WaitingRead] = {}
         self._of_process: dict[int, int] = {}
         self._by_file: dict[VmoFile, _Stripes] = {}  # those that have pages locked; no empty one
@@ -115,6 +124,7 @@ class WaitingReads:
 
     def __len__(self) -> int:
         """Return how many wait."""
+        self._promote()
         return len(self._by_number)
 
     def add(self, read: WaitingRead) -> None:
@@ -153,22 +163,27 @@ class WaitingReads:
 
     def find(self, unique: int) -> WaitingRead | None:
         """Return the one with a number."""
+        self._promote()
         return self._by_number.get(unique)
 
     def count_of(self, process: int) -> int:
         """Return how many wait of those for what a process has opened."""
+        self._promote()
         return self._of_process.get(process, 0)
 
     def waits(self, file: VmoFile) -> bool:
         """Return whether a READ of a file has pages locked."""
+        file.vmo.promote()
         return file in self._by_file
 
     def of(self, file: VmoFile) -> list[WaitingRead]:
         """Return those that have pages of a file locked."""
+        file.vmo.promote()
         return list({read: None for reads in self._by_file.get(file, {}).values() for read in reads})
 
     async def wait_until_free(self, file: VmoFile) -> None:
         """Wait until no READ has pages of a file locked."""
+        file.vmo.promote()
         if file in self._by_file:
             await self._freed.setdefault(file, trio.Event()).wait()
 
@@ -185,6 +200,7 @@ class WaitingReads:
         return [read.pages for read in self._over(file, pages)]
 
     def _over(self, file: VmoFile, pages: PageRange) -> Iterable[WaitingRead]:
+        file.vmo.promote(pages)
         of_file = self._by_file.get(file)
         if of_file is None or not pages:
             return ()

@@ -28,7 +28,9 @@ requests=N (outstanding, of all users but root; default 60000),
 user_memory=BYTES (per user; default half of 'memory_limit'), user_pagers=N, user_vmos=N, user_aux_files=N,
 user_fifos=N, user_nodes=N, user_requests=N, user_queue_bytes=N, user_xattr_bytes=N, user_ranges=N,
 user_descriptors=N (per user other than root; 0 = no limit),
-log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid, exec, ro, noatime"""
+fsname=NAME (what findmnt and df show as the source; default vmofs),
+log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid, exec, ro, noatime,
+nodiratime, sync, dirsync"""
 
 
 class _CommandError(Exception):
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vmofs", description="Files whose pages any program supplies on demand.")
-    parser.add_argument("--version", action="version", version=f"vmofs {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"vmofs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     mount = commands.add_parser("mount", help="mount a vmofs at a directory", epilog=_OPTIONS_HELP)
     mount.formatter_class = argparse.RawDescriptionHelpFormatter

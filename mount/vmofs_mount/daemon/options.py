@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -17,14 +18,24 @@ from vmofs_mount.tree.limits import DEFAULTS, Resource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-_IGNORED = frozenset({"rw", "noauto", "auto", "nofail", "user", "nouser", "users", "_netdev", "defaults"})
-"""What mount(8) and fstab(5) put among the options, and which says nothing to a filesystem."""
+_IGNORED = frozenset(
+    {"auto", "noauto", "nofail", "_netdev", "defaults", "relatime", "async"}
+    | {f"{no}{who}" for no in ("", "no") for who in ("user", "users", "owner", "group")}
+)
+"""What mount(8) and fstab(5) put among the options, and which says nothing to a filesystem, or what is so anyway."""
 
-_PASSED_ON = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "ro", "noatime", "dirsync", "sync"})
+_IGNORED_PREFIXES = ("x-", "X-", "user=", "comment=", "uhelper=")
+
+_PASSED_ON = frozenset(
+    {"dev", "nodev", "suid", "nosuid", "exec", "noexec", "ro", "rw", "noatime", "nodiratime", "dirsync", "sync"}
+)
 """What the kernel's mount itself understands."""
 
 _OPPOSITES = {"dev": "nodev", "nodev": "dev", "suid": "nosuid", "nosuid": "suid", "exec": "noexec", "noexec": "exec"}
+_OPPOSITES |= {"ro": "rw", "rw": "ro"}
 
+_NOT_IN_NAMES = re.compile(r"[\s,\\]")
+"""What no source of a mount may have: libfuse and /proc/mounts escape it, each in its own way."""
 
 _MAX_SPIN_MICROSECONDS = 10_000
 """While it spins the daemon hears nothing but requests: not the end of a thread, no deadline."""
@@ -51,6 +62,7 @@ class MountOptions:
         pager_gid: only members of this group may make pagers; None is everybody.
         requests: how many requests all users but root may have outstanding; 0 is no limit.
         user_limits: what each user may hold; 0 is no limit. The default for memory is half of that for all.
+        source: the name of what is mounted, as findmnt and df show it.
         kernel: options for the kernel's mount.
     """
 
@@ -65,6 +77,7 @@ class MountOptions:
     pager_gid: int | None = None
     requests: int = 60_000  # the kernel holds 65535 at most, and root may need some
     user_limits: dict[Resource, int] = field(default_factory=lambda: dict(DEFAULTS))
+    source: str = "vmofs"
     kernel: set[str] = field(default_factory=lambda: {"nodev", "nosuid"})
 
 
@@ -86,7 +99,7 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
         elif option in _PASSED_ON:
             options.kernel.discard(_OPPOSITES.get(option, ""))
             options.kernel.add(option)
-        elif option not in _IGNORED and not option.startswith("x-"):
+        elif option not in _IGNORED and not option.startswith(_IGNORED_PREFIXES):
             raise OptionError(f"unknown mount option '{option}'")
     if options.max_deadline_seconds:
         options.deadline_seconds = min(options.deadline_seconds or inf, options.max_deadline_seconds)
@@ -143,6 +156,12 @@ def _set_spin(options: MountOptions, value: str) -> None:
     options.spin_seconds = microseconds / 1e6
 
 
+def _set_source(options: MountOptions, value: str) -> None:
+    if _NOT_IN_NAMES.search(value):
+        raise OptionError(f"option 'fsname' takes a name without blanks, commas and backslashes, not '{value}'")
+    options.source = value
+
+
 def _set_log(options: MountOptions, value: str) -> None:
     options.log_path = Path(value).absolute()
 
@@ -171,6 +190,7 @@ def _set_user_limit(resource: Resource) -> Callable[[MountOptions, str], None]:
 
 _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
     "deadline": _set_deadline,
+    "fsname": _set_source,
     "log": _set_log,
     "max_deadline": _set_max_deadline,
     "memory": _set_memory,

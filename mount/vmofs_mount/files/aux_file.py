@@ -72,7 +72,6 @@ class AuxHandle(ReadHandle):
         node.maybe_cached |= not self.direct_io
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         self._is_direct = bool(flags & os.O_DIRECT) and not self.direct_io
-        self.is_mapped = False
         node.mapper_count += self._may_map
 
     async def read(self, offset: int, size: int) -> Data:
@@ -85,6 +84,13 @@ class AuxHandle(ReadHandle):
         Raises:
             NoSpaceError: there is no memory, or its owner may have no more.
         """
+        written = await self.write_back(offset, data)
+        if self._is_direct:
+            await self._auxes.direct_writes.written(self.file, PageRange.of_bytes(offset, written))
+        return written
+
+    async def write_back(self, offset: int, data: bytes) -> int:
+        """Write what was stored through a mapping."""
         try:
             written = self._aux.write_nowait(offset, data)
         except NoMemoryError as error:
@@ -96,8 +102,6 @@ class AuxHandle(ReadHandle):
             self.file.note_changed(PageRange(page_count(offset), (offset + written) // PAGE_SIZE))
         if self._aux.node.windows:
             await self._auxes.shown_elsewhere(self.file)
-        if self._is_direct:
-            await self._auxes.direct_writes.written(self, self.file, PageRange.of_bytes(offset, written))
         return written
 
     def release(self) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 
 import trio
 
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.rights.identity import can_open_inodes, opened_inode
 from vmofs_mount.tree.inodes import VmoFile
 
@@ -76,7 +76,7 @@ class KernelSizes:
             self._asking.discard(file)
 
     async def _in_thread(self, file: VmoFile, sync: int, limiter: trio.CapacityLimiter | None = None) -> int | None:
-        path = None if self._by_number else f"{self._place.mountpoint}/{file.path}"
+        path = None if self._by_number else file.path
         look = partial(_size, self._place, file.ino, path, sync)
         return await trio.to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True)
 
@@ -84,15 +84,16 @@ class KernelSizes:
 def _size(place: Place, ino: int, path: str | None, sync: int) -> int | None:
     """Return ``st_size`` of an inode, None if it cannot be found. In a worker thread."""
     try:
-        with opened_inode(place, ino) if path is None else _opened_path(path, ino) as fd:
+        with opened_inode(place, ino) if path is None else _opened_path(place, path, ino) as fd:
             return _statx_size(fd, sync)
     except OSError:
         return None
 
 
 @contextmanager
-def _opened_path(path: str, ino: int) -> Iterator[int]:
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+def _opened_path(place: Place, path: str, ino: int) -> Iterator[int]:
+    with place.opened_root() as root:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=root)
     try:
         if os.fstat(fd).st_ino != ino:
             raise FileNotFoundError(path)

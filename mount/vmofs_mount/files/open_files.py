@@ -47,6 +47,10 @@ class Handle(ABC):
     async def write(self, offset: int, data: bytes) -> int:
         """Write the bytes and return how many were taken."""
 
+    async def write_back(self, offset: int, data: bytes) -> int:
+        """Write what was stored through a mapping, and return how many bytes were taken."""
+        return await self.write(offset, data)
+
     async def fsync(self) -> None:  # noqa: B027 - what is in memory only is as safe as it gets, as on a tmpfs
         """Wait until what was written is safe."""
 

@@ -6,7 +6,6 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -15,7 +14,7 @@ import trio
 
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.vmo import PagerView, PagerVmo
-from vmofs.status import BadStateError, VmoError
+from vmofs.status import VmoError
 from vmofs.units import ALL_PAGES, PageRange
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
@@ -24,10 +23,10 @@ from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.failed_reads import FailedReads
 from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle, content_changed
-from vmofs_mount.files.vmo_reads import Replies, VmoReads
+from vmofs_mount.files.vmo_reads import Delivery, Replies, VmoReads
 from vmofs_mount.linux.caller import Caller
-from vmofs_mount.linux.mountinfo import Place
-from vmofs_mount.linux.procfs import thread_group, writes_file
+from vmofs_mount.linux.place import Place
+from vmofs_mount.linux.procfs import thread_group
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.tree.inodes import VmoFile
 from vmofs_mount.tree.limits import Resource
@@ -44,10 +43,11 @@ STORE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What files need of the session: where tasks are started, and where answers go."""
+    """What files need of others: where tasks are started, where answers go, and by whom misses are delivered."""
 
     spawn: Callable[..., None]
     replies: Replies
+    delivery: Delivery
 
 
 class OpenVmos:
@@ -71,14 +71,13 @@ class OpenVmos:
         self.cache = cache
         self._open: dict[VmoFile, Counter[int]] = {}
         self._spawn = spawn
-        self.directories = LockedDirectories(place.mountpoint, spawn)
+        self.directories = LockedDirectories(place, spawn)
         self._killed = KillWatch(spawn)
         self.taken = TakenWrites(cache, spawn)
-        self._looker = trio.CapacityLimiter(8)
         self.watch = ReadWatch(engine, spawn, self.directories, self._killed, self._open, cache.reads)
         self.sizes = KernelSizes(place, spawn)
         self.failures = FailedReads(cache, place.minor, self._open, spawn)
-        self.reads = VmoReads(self, surroundings.replies, spawn)
+        self.reads = VmoReads(self, surroundings)
 
     def add(self, file: VmoFile, process: int) -> None:
         """Count an open file of a process."""
@@ -99,40 +98,65 @@ class OpenVmos:
 
         Raises:
             VmoError: as the VMO's ``set_size``.
-            LetGoError: as ``run_unless_killed``.
+            LetGoError: as ``run``.
         """
         await self.stores.bring_in_for_size(file, size_bytes)
-        process = thread_group(caller.pid)
-        await self.wait_until_written(file, process)
+        await self.wait_until_written(file)
         self.cache.size_changed(file.vmo)  # while this waits for a pager, the size has changed already
         try:
-            await self.run_unless_killed(file.vmo.set_size(size_bytes), process, file)
+            await self.run(file.vmo.set_size(size_bytes), file)
         finally:
             self.cache.size_changed(file.vmo)
         await self.cache.wait_dropped_everywhere(file.vmo, DROP_SECONDS, but=file)
-        await self.wait_until_unread(file, process)  # last: none may begin before the answer
+        if self.cache.reads.waits(file):  # last: none may begin before the answer
+            await self._unless_let_go(partial(self.watch.wait_until_free, file), file)
         self.watch.size_answered(file, caller.pid)
         content_changed(self.cache, file, caller, own=False)
         self.tree.modified(file)
 
     async def wait_writable(self, file: VmoFile) -> None:
         """Wait until what is being stored into the page cache cannot undo what somebody writes who has just opened."""
-        await self.cache.wait_stored(file, STORE_SECONDS)
+        with trio.CancelScope() as scope, self.engine.interruptible(scope.cancel):
+            await self.cache.wait_stored(file, STORE_SECONDS)
 
-    async def run_counted(self, access: Access[T], handle: VmoHandle, locked: VmoFile | None = None) -> T:
-        """Do as ``run_unless_killed`` does, and count what waits as a request of whoever opened the file.
+    async def wait_until_written(self, file: VmoFile) -> None:
+        """Wait until all WRITEs that were taken are carried out.
+
+        Raises:
+            LetGoError: as ``run``.
+        """
+        if self.taken.over(file, ALL_PAGES):
+            await self._unless_let_go(partial(self.taken.wait_over, file), file)
+
+    async def run(self, access: Access[T], file: VmoFile) -> T:
+        """Carry out a call that nobody can be killed in before it is answered. It is let go with EINTR if need be.
+
+        The kernel has the file locked meanwhile. If its directory gets locked too, because somebody who is about to
+        remove the file waits for it, the answer is EINTR as well: most programs then simply make the call again.
+
+        Raises:
+            VmoError: the call failed.
+            LetGoError: who made it was killed or interrupted, or keeps everybody from a directory.
+        """
+        if not self.engine.start(access):
+            await self._unless_let_go(partial(self.engine.wait, access), file)
+        return access.result()
+
+    async def run_counted(self, access: Access[T], handle: VmoHandle) -> T:
+        """Do as ``run`` does, and count what waits as a request of whoever opened the file.
 
         Raises:
             VmoError: the call failed; NO_MEMORY, he has too many.
-            LetGoError: as ``run_unless_killed``.
+            LetGoError: as ``run``.
         """
         if self.engine.start(access):
             return access.result()
         self._count(access, handle.caller.uid)
         try:
-            return await self.run_unless_killed(access, handle.process, locked, is_started=True)
+            await self._unless_let_go(partial(self.engine.wait, access), handle.file, handle.watched_process)
         finally:
             self.limits.give(Resource.REQUESTS, handle.caller.uid)
+        return access.result()
 
     def _count(self, access: Access[T], uid: int) -> None:
         """Count a call that waits as a request of a user, or end it.
@@ -147,30 +171,22 @@ class OpenVmos:
                 access.cancel()
             raise
 
-    async def write(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
-        """Do as ``run_counted`` does for a WRITE of a file that may be mapped.
-
-        If it is to be let go, it is taken, unless it must be that of a ``write``, whose caller learns that it failed.
+    async def write_back(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
+        """Carry out a WRITE of what was stored through a mapping. If it has to be let go, it is taken.
 
         Raises:
-            VmoError: as ``run_counted``.
-            LetGoError: as ``run_counted``, for a ``write``.
+            VmoError: the call failed; NO_MEMORY, whoever opened the file has too many.
         """
         file, uid = handle.file, handle.caller.uid
-        if self.taken.over(file, PageRange.of_bytes(offset, len(data))):
-            self.limits.take(Resource.REQUESTS, uid)
-            return self.taken.take(file, offset, data, partial(self._carry_out, access, uid))
         if self.engine.start(access):
             return access.result()
         self._count(access, uid)
         over = trio.Event()
         self._spawn(self._wait, access, uid, over)
         try:
-            await self._unless_killed(over.wait, handle.process, file)
+            # Nobody waits for it whom the kernel could interrupt; but who closes or unmaps the file waits behind it.
+            await self._unless_let_go(over.wait, file, handle.process)
         except LetGoError:
-            if await self._is_of_write(file, handle.process) and not access.done:
-                self.engine.abort(access, BadStateError("it was let go"))
-                raise
             if not access.done:
 
                 async def result() -> None:
@@ -180,11 +196,15 @@ class OpenVmos:
                 return self.taken.take(file, offset, data, result)
         return access.result()
 
-    async def _is_of_write(self, file: VmoFile, process: int) -> bool:
-        """Return whether the only WRITE of a file that waits is that of a ``write`` of a process."""
-        return self.cache.writes.count(file) == 1 and await trio.to_thread.run_sync(
-            writes_file, process, file.ino, limiter=self._looker
-        )
+    def write_behind(self, access: Access[int], handle: VmoHandle, offset: int, data: bytes) -> int:
+        """Take a WRITE because others of the same pages were taken and are not carried out yet: the last one wins.
+
+        Raises:
+            NoMemoryError: whoever opened the file has too many.
+        """
+        uid = handle.caller.uid
+        self.limits.take(Resource.REQUESTS, uid)
+        return self.taken.take(handle.file, offset, data, partial(self._carry_out, access, uid))
 
     async def _carry_out(self, access: Access[int], uid: int) -> None:
         try:
@@ -199,51 +219,23 @@ class OpenVmos:
             self.limits.give(Resource.REQUESTS, uid)
             over.set()
 
-    async def wait_until_written(self, file: VmoFile, process: int) -> None:
-        """Wait until all WRITEs that were taken are carried out, as ``run_unless_killed`` does.
+    async def _unless_let_go(
+        self, wait: Callable[[], Awaitable[None]], file: VmoFile, process: int | None = None
+    ) -> None:
+        """Wait for something with a file locked; ``process``: whose death the kernel does not tell.
 
         Raises:
-            LetGoError: the process was killed, or keeps everybody from a directory.
+            LetGoError: it was interrupted, the process was killed, or others must go on.
         """
-        if self.taken.over(file, ALL_PAGES):
-            await self._unless_killed(partial(self.taken.wait_over, file), process, file)
-
-    async def run_unless_killed(
-        self, access: Access[T], process: int, locked: VmoFile | None = None, *, is_started: bool = False
-    ) -> T:
-        """Carry out a call for a process that cannot die before it is answered; if it is killed, answer EINTR.
-
-        ``locked`` is the file that the kernel has locked meanwhile, if any. If its directory gets locked too, because
-        somebody who is about to remove the file waits for it, the answer is EINTR as well: most programs then simply
-        make the call again.
-
-        Raises:
-            VmoError: the call failed.
-            LetGoError: the process was killed, or keeps everybody from a directory.
-        """
-        if not (access.done if is_started else self.engine.start(access)):
-            await self._unless_killed(partial(self.engine.wait, access), process, locked)
-        return access.result()
-
-    async def wait_until_unread(self, file: VmoFile, process: int) -> None:
-        """Wait until no READ of a file has pages locked, as ``run_unless_killed`` does.
-
-        Raises:
-            LetGoError: the process was killed, or keeps everybody from a directory.
-        """
-        if self.cache.reads.waits(file):
-            await self._unless_killed(partial(self.watch.wait_until_free, file), process, file)
-
-    async def _unless_killed(self, wait: Callable[[], Awaitable[None]], process: int, locked: VmoFile | None) -> None:
-        with trio.CancelScope() as scope:
-            self._killed.add(scope, process, scope.cancel)
-            try:
-                with nullcontext() if locked is None else self.directories.watch(locked, scope.cancel):
-                    await wait()
-            finally:
-                self._killed.remove(scope)
+        with (
+            trio.CancelScope() as scope,
+            self.directories.watch(file, scope.cancel),
+            self.engine.interruptible(scope.cancel),
+            self._killed.watch(process, scope.cancel),
+        ):
+            await wait()
         if scope.cancelled_caught:
-            raise LetGoError(f"process {process} was killed, or others must go on")
+            raise LetGoError(f"{file.path}: who waited was killed or interrupted, or others must go on")
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""
@@ -260,32 +252,44 @@ class VmoHandle(Handle):
         self.process = thread_group(caller.pid)
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
-        self.is_mapped = False
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         file.maybe_cached = True
         file.mapper_count += self._may_map
         file.writer_count += self._may_write
         file.writers_total += self._may_write
         self.has_page_cache = not flags & os.O_DIRECT
+        # Who waits for an asynchronous write, which only O_DIRECT makes of one, is not told of by FUSE_INTERRUPT.
+        self.watched_process = None if self.has_page_cache else self.process
         opened.add(file, self.process)
         opened.watch.watch(file)
 
     async def write(self, offset: int, data: bytes) -> int:
         """Write; absent pages are read from the pager first. Growing a VMO that cannot grow is ENOSPC."""
+        written = await self._write_noted(offset, data, is_stored=False)
+        if not self.has_page_cache:
+            await self._opened.direct_writes.written(self.file, PageRange.of_bytes(offset, len(data)))
+        # Who reads the same memory by another name sees it. Our own pages the kernel has: it may keep them locked.
+        await self._opened.cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
+        return written
+
+    async def write_back(self, offset: int, data: bytes) -> int:
+        """Write what was stored through a mapping."""
+        written = await self._write_noted(offset, data, is_stored=True)
+        await self._opened.cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
+        return written
+
+    async def _write_noted(self, offset: int, data: bytes, *, is_stored: bool) -> int:
+        """Write, and see to it that what READs bring meanwhile is dropped."""
         cache = self._opened.cache
         pending = cache.writes.begin(self.file, PageRange.of_bytes(offset, len(data)))
         try:
-            written = await self._write(offset, data)
+            written = await self._write(offset, data, is_stored=is_stored)
         finally:
             cache.writes.end(pending)
         await cache.written(pending, DROP_SECONDS)
-        if self.flags & os.O_DIRECT:
-            await self._opened.direct_writes.written(self, self.file, pending.pages)
-        # Who reads the same memory by another name sees it. Our own pages the kernel has: it may keep them locked.
-        await cache.wait_dropped_everywhere(self.file.vmo, DROP_SECONDS, but=self.file)
         return written
 
-    async def _write(self, offset: int, data: bytes) -> int:
+    async def _write(self, offset: int, data: bytes, *, is_stored: bool) -> int:
         room = await self._make_room(offset, len(data))
         if self.file.vmo.node.windows or self.file.vmo.node.children:
             content_changed(self._opened.cache, self.file, self.caller, own=False)
@@ -293,9 +297,11 @@ class VmoHandle(Handle):
         try:
             data = data[:room]
             access: Access[int] = self.file.vmo.write(offset, data)
-            if self.file.mapper_count:
-                return await self._opened.write(access, self, offset, data)
-            return await self._opened.run_counted(access, self, self.file)
+            if self._opened.taken.over(self.file, PageRange.of_bytes(offset, len(data))):
+                return self._opened.write_behind(access, self, offset, data)
+            if is_stored:
+                return await self._opened.write_back(access, self, offset, data)
+            return await self._opened.run_counted(access, self)
         except VmoError:
             # The page cache has what was refused, also what was stored through a mapping.
             self._opened.cache.drop(self.file, [PageRange.of_bytes(offset, len(data))])
@@ -310,9 +316,9 @@ class VmoHandle(Handle):
         if end <= vmo.stream_size:
             return length
         if vmo.resizable:
-            await self._opened.run_counted(vmo.set_size(end), self, self.file)
+            await self._opened.run_counted(vmo.set_size(end), self)
         elif isinstance(vmo, PagerVmo) and vmo.node.options.unbounded:
-            await self._opened.run_counted(vmo.set_stream_size(end), self, self.file)
+            await self._opened.run_counted(vmo.set_stream_size(end), self)
         elif offset >= vmo.stream_size:
             raise OSError(errno.ENOSPC, f"{self.file.path} ends at {vmo.stream_size} and cannot grow")
         self._opened.cache.size_changed(vmo, but=self.file)  # ours the kernel knows when the write is answered
@@ -320,13 +326,13 @@ class VmoHandle(Handle):
 
     async def fsync(self) -> None:
         """Wait until the pager has written back what is dirty now, if the VMO was made so."""
-        await self._opened.wait_until_written(self.file, self.process)
+        await self._opened.wait_until_written(self.file)
         self._opened.taken.raise_failure(self.file)
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo):
-            await self._opened.run_counted(vmo.sync(), self, self.file)
+            await self._opened.run_counted(vmo.sync(), self)
 
     def release(self) -> None:
         """Count the file as open no longer."""

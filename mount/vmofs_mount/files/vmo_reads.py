@@ -11,21 +11,35 @@ book (``WaitingReads``) until it is answered. Whatever resolves it, it is answer
 # 2. `Engine.settle` answers those whose pages have come (`WaitingRead.wake`), so nothing here may raise, and nothing
 #    may start a call of the model: what has to ask again does so in a task.
 # 3. Only what seldom happens is a coroutine: failures and their retries, a size that the kernel does not know yet.
+# 4. A READ on the short path of a miss is in no book. The core has it, as a `Missed`, and whoever would look for it in
+#    the book has it put there first (`Missed.become_access`). So it must be one that nothing has to know of at once:
+#    no READ of the file has failed, and nobody may write to it.
 #
 # How it works
 #
 #     serve --> there: `_answer`                      +--> `_answer`
 #       |-----> failures remembered: `_begin_slowly`  |
+#       |-----> absent, one page: `_miss` --> the core has it --> `answer_missed`
+#       |                                          |
+#       |                                          | somebody looks
+#       |                                          v
 #       +-----> absent: `_ask` --> in the book --> `_finish` --> failed: `_fail` --> refused
 #                 ^                                   |
 #                 +------- `_begin_slowly` <----------+  outdated, or cut off meanwhile
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple, Protocol, cast
+
+import trio
 
 from vmofs.core.pages.content import Bytes
+from vmofs.core.requests.access import Access
+from vmofs.core.requests.page_source import PageSource
+from vmofs.core.requests.port import Port
+from vmofs.core.requests.request import Reader
+from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import OutOfRangeError, VmoError
 from vmofs.units import PAGE_SIZE, PageRange, page_count
 from vmofs_mount.cache.page_cache import PageCache
@@ -50,6 +64,50 @@ class Replies(Protocol):
         """Answer a request with an error."""
 
 
+class Lane(Protocol):
+    """By which request lines go."""
+
+    def send_miss(self, source: PageSource, page: int) -> None:
+        """Have the line for a page written."""
+
+
+class Delivery(Protocol):
+    """Who knows the lanes."""
+
+    def lane_for_miss(self, port: Port) -> Lane | None:
+        """Return the only lane of a port, if it has a reader and room for a line."""
+
+
+class Surroundings(Protocol):
+    """What the READs need of others."""
+
+    @property
+    def spawn(self) -> Callable[..., None]:
+        """Starts a task."""
+
+    @property
+    def replies(self) -> Replies:
+        """Where answers go."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """Who delivers misses."""
+
+
+class Missed(NamedTuple):
+    """A READ of one page on the short path of a miss."""
+
+    reads: VmoReads
+    handle: OpenFile
+    unique: int
+    thread: int
+    offset: int
+
+    def become_access(self) -> Access[object]:
+        """Be a ``WaitingRead`` from now on, and return its call."""
+        return self.reads.put_in_book(self)
+
+
 class Shared(Protocol):
     """What the READs need of what all VMO files share."""
 
@@ -63,9 +121,9 @@ class Shared(Protocol):
 
 
 class VmoReads:
-    """The READs of all VMO files. Tasks run in ``spawn``'s nursery."""
+    """The READs of all VMO files."""
 
-    def __init__(self, shared: Shared, replies: Replies, spawn: Callable[..., None]) -> None:
+    def __init__(self, shared: Shared, surroundings: Surroundings) -> None:
         self._engine = shared.engine
         self._cache = shared.cache
         self._limits = shared.limits
@@ -73,8 +131,9 @@ class VmoReads:
         self._sizes = shared.sizes
         self._failures = shared.failures
         self._watch = shared.watch
-        self._replies = replies
-        self._spawn = spawn
+        self._replies = surroundings.replies
+        self._spawn = surroundings.spawn
+        self._delivery = surroundings.delivery
         self._in_tasks = 0
 
     @property
@@ -94,12 +153,48 @@ class VmoReads:
         if data is not None and not _is_filled_up(handle.file, end, offset + size):
             self._answer(handle, unique, offset, data)
             return
-        read = WaitingRead(handle, unique, thread, offset, size, self._finish)
-        if data is None and handle.file not in self._failures:
-            # Here the short path of a miss begins: of a file of which no READ has failed.
-            self._ask(read, end)
-        else:
-            self._in_task(read, self._begin_slowly)
+        if data is not None or handle.file in self._failures:
+            self._in_task(WaitingRead(handle, unique, thread, offset, size, self._finish), self._begin_slowly)
+        elif size != PAGE_SIZE or not self._miss(handle, unique, thread, offset):
+            self._ask(WaitingRead(handle, unique, thread, offset, size, self._finish), end)
+
+    # The short path of a miss
+
+    def _miss(self, handle: OpenFile, unique: int, thread: int, offset: int) -> bool:
+        """Ask the pager for one page on the short path; return False if that cannot be."""
+        file = handle.file
+        vmo = file.vmo
+        if type(vmo) is not PagerVmo or file.writer_count or not handle.has_page_cache:
+            return False
+        source = vmo.source
+        lane = self._delivery.lane_for_miss(source.port)
+        if lane is None:
+            return False
+        uid = handle.caller.uid
+        self._limits.take(Resource.REQUESTS, uid)
+        missed = tuple.__new__(Missed, (self, handle, unique, thread, offset))
+        is_to_be_sent = vmo.miss(offset, missed, lane, trio.current_time())
+        if is_to_be_sent:
+            lane.send_miss(source, offset // PAGE_SIZE)
+        elif is_to_be_sent is None:
+            self._limits.give(Resource.REQUESTS, uid)
+            return False
+        return True
+
+    def put_in_book(self, missed: Missed) -> Access[object]:
+        """Make a ``WaitingRead`` of a READ on the short path, and return its call, which is not started."""
+        _, handle, unique, thread, offset = missed
+        read = WaitingRead(handle, unique, thread, offset, PAGE_SIZE, self._finish)
+        self._note(read, offset + PAGE_SIZE, [])
+        return read.access
+
+    def answer_missed(self, readers: Iterable[Reader], data: Bytes) -> None:
+        """Answer the READs of a page with the bytes that it was supplied with."""
+        for missed in cast("Iterable[Missed]", readers):
+            self._limits.give(Resource.REQUESTS, missed.handle.caller.uid)
+            self._answer(missed.handle, missed.unique, missed.offset, data)
+
+    # The ordinary path
 
     def _answer(self, handle: OpenFile, unique: int, offset: int, data: Bytes) -> None:
         if self._taken:
@@ -110,16 +205,20 @@ class VmoReads:
 
     def _ask(self, read: WaitingRead, end: int, suspects: list[Failure] | None = None) -> None:
         """Ask the pager for what is missing."""
-        handle, offset = read.handle, read.offset
-        self._limits.take(Resource.REQUESTS, handle.caller.uid)
-        access = handle.file.vmo.read(offset, end - offset)
+        self._limits.take(Resource.REQUESTS, read.handle.caller.uid)
+        self._note(read, end, suspects or [])
+        if self._engine.start(read.access):
+            self._finish(read)
+
+    def _note(self, read: WaitingRead, end: int, suspects: list[Failure]) -> None:
+        """Make the call of a READ, and let those know of it who have to."""
+        offset = read.offset
+        access = read.handle.file.vmo.read(offset, end - offset)
         access.token = access.origin = read
-        read.access, read.end, read.suspects = access, end, suspects or []
+        read.access, read.end, read.suspects = access, end, suspects
         read.pages = PageRange.of_bytes(offset, end - offset)
         self._cache.reads.add(read)
         self._watch.began(read)
-        if self._engine.start(access):
-            self._finish(read)
 
     def _finish(self, read: WaitingRead) -> None:
         """Answer a READ whose call is finished."""
@@ -162,14 +261,10 @@ class VmoReads:
         read.access.origin = None  # they refer to each other
 
     def interrupt(self, unique: int) -> None:
-        """Let a READ go whose reader has a signal to see to, if that can be told him; else if he was killed."""
+        """Let a READ go if its reader was killed. Other signals he sees to later: a page fault would become SIGBUS."""
         read = self._cache.reads.find(unique)
-        if read is None or read.access.done:
-            return
-        if read.handle.has_page_cache:  # a page fault would become SIGBUS
+        if read is not None and not read.access.done:
             self._watch.interrupted(read)
-        else:
-            self._engine.abort(read.access, LetGoError("interrupted"))
 
     # What seldom happens
 

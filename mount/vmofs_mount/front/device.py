@@ -47,8 +47,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from vmofs_mount.front.answers_of_libfuse import INIT, changed
 from vmofs_mount.front.errno_map import errno_of_exception
-from vmofs_mount.front.init_flags import INIT, changed
 from vmofs_mount.loop.scheduler import Taken
 
 _log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ class Device:
         try:
             while True:
                 answer = self._ours.recv(_MOST_ANSWER_BYTES)
-                self._send(0, (changed(answer) if self._handed_on == INIT else answer,))
+                self._send(0, (changed(self._handed_on, answer),))
                 if self._handed_on == INIT:
                     self.begun()
         except BlockingIOError:

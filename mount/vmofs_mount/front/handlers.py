@@ -1,6 +1,6 @@
 """The handlers that libfuse calls: each converts its arguments, calls the model, and converts the result.
 
-READ, WRITE and FORGET are served without it, in ``requests``.
+OPEN, READ, WRITE, RELEASE and FORGET are served without it, in ``requests``.
 
 pyfuse3 ends its loop, and with it the mount, when a handler raises anything but ``FUSEError``; so every handler is
 wrapped. Handlers that do not await run whole: under trio nothing else runs meanwhile.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import stat
 from collections.abc import Callable, Coroutine
 from typing import ParamSpec, TypeVar
@@ -38,18 +37,32 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def handler(function: Callable[P, Coroutine[object, object, R]]) -> Callable[P, Coroutine[object, object, R]]:
-    """Let nothing but ``FUSEError`` out of a handler; cancellation passes. Its answer goes straight to the kernel."""
+Handler = Callable[P, Coroutine[object, object, R]]
+
+
+def guarded(function: Handler[P, R]) -> Handler[P, R]:
+    """Let nothing but ``FUSEError`` out of a handler; cancellation passes."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        except Exception as error:
+            raise pyfuse3.FUSEError(errno_of_exception(error)) from error
+
+    return wrapper
+
+
+def handler(function: Handler[P, R]) -> Handler[P, R]:
+    """Do as ``guarded`` does, and let the answer go straight to the kernel."""
+    call = guarded(function)
 
     @functools.wraps(function)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         operations = args[0]
         assert isinstance(operations, Operations)
         operations.answer_directly()
-        try:
-            return await function(*args, **kwargs)
-        except Exception as error:
-            raise pyfuse3.FUSEError(errno_of_exception(error)) from error
+        return await call(*args, **kwargs)
 
     return wrapper
 
@@ -107,7 +120,7 @@ class Operations(pyfuse3.Operations):
             return self._told(parent.realm.create(parent, name, mode, to_caller(ctx)))
         raise OSError(errno.EPERM, "neither devices nor sockets can be made")
 
-    @handler
+    @guarded  # its answer is changed on its way (``answers_of_libfuse``), so it must not wait for anything
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
@@ -238,20 +251,6 @@ class Operations(pyfuse3.Operations):
         return to_statvfs(self._room.of(ctx.uid))
 
     # Open files
-
-    @handler
-    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open a file. Truncation comes as a SETATTR of its own."""
-        node = self._tree.get(inode)
-        info = self._open(node, flags, ctx)
-        if isinstance(node, VmoFile) and flags & os.O_ACCMODE != os.O_RDONLY:
-            await self._vmos.wait_writable(node)
-        return info
-
-    @handler
-    async def release(self, fh: int) -> None:
-        """Close a file."""
-        self._handles.close(fh)
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -10,6 +10,7 @@ import logging
 import select
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,10 +24,10 @@ from vmofs_mount.front.device import Device
 from vmofs_mount.front.handlers import Operations
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.front.requests import Requests
-from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts
+from vmofs_mount.front.unmounting import UnmountError, remove_mounts
 from vmofs_mount.linux.device_messages import Kernel, fuse_devices
-from vmofs_mount.linux.knobs import tune
-from vmofs_mount.linux.mountinfo import mount_at
+from vmofs_mount.linux.knobs import break_connection, tune
+from vmofs_mount.linux.mountinfo import MountPoint, mount_at, mounts
 from vmofs_mount.loop.scheduler import IDLE_TASKS, Turns
 from vmofs_mount.observe.dirty import Dirty
 from vmofs_mount.rights.privileges import what_is_lacking
@@ -58,6 +59,7 @@ class SessionOptions(Protocol):
 
     allow_other: bool
     spin_seconds: float
+    source: str
     kernel: set[str]
 
 
@@ -133,8 +135,8 @@ async def serve(
     kernel = Kernel(device.fileno())
     turns = Turns(device, options.spin_seconds)
     turns.plug_in()
+    mount = mount_at(mountpoint)
     try:
-        mount = mount_at(mountpoint)
         end = _End(device, kernel, supervisor, shared=options.allow_other)
         async with trio.open_nursery() as background:
             assembled = assemble(Session(mountpoint, kernel, background, turns, device))
@@ -151,7 +153,7 @@ async def serve(
                 nursery.cancel_scope.cancel()
             background.cancel_scope.cancel()
     finally:
-        _unmount(mountpoint)
+        _unmount(mountpoint, mount, device.fileno())
         device.close()
     if end.failure:
         raise MountError(end.failure)
@@ -160,7 +162,7 @@ async def serve(
 
 def _mount(operations: Operations, mountpoint: str, options: SessionOptions) -> int:
     """Mount and return the descriptor of the device."""
-    names = {"fsname=vmofs", "subtype=vmofs", "default_permissions", *options.kernel}
+    names = {f"fsname={options.source}", "subtype=vmofs", "default_permissions", *options.kernel}
     if options.allow_other:
         names.add("allow_other")
     before = fuse_devices()
@@ -171,12 +173,31 @@ def _mount(operations: Operations, mountpoint: str, options: SessionOptions) -> 
     return (fuse_devices() - before).pop()
 
 
-def _unmount(mountpoint: str) -> None:
+def _unmount(mountpoint: str, mount: MountPoint | None, device: int) -> None:
+    """Unmount wherever it is by now; it may have been moved, and another one mounted where it was."""
+    ours = [] if mount is None else _places_of(mount, device)
+    there = mount_at(mountpoint)
+    if mount is not None and _is_connected(device) and (there is None or there.device != mount.device):
+        with suppress(OSError):  # else libfuse would unmount what is there now, or complain that there is nothing
+            break_connection(mount.minor)
     pyfuse3.close()
     try:
-        remove_stale_mounts(mountpoint)  # libfuse leaves the mount of an aborted connection
+        remove_mounts(ours)  # libfuse leaves other places, and the mount of an aborted connection
     except UnmountError as error:
         _log.warning("%s", error)
+
+
+def _places_of(mount: MountPoint, device: int) -> list[MountPoint]:
+    """Return where a mount of this process is. Of one that has gone the number may be another's by now."""
+    if _is_connected(device):
+        return [place for place in mounts() if place.device == mount.device]
+    return [place for place in mounts() if (place.number, place.device) == (mount.number, mount.device)]
+
+
+def _is_connected(device: int) -> bool:
+    poll = select.poll()
+    poll.register(device, 0)
+    return not poll.poll(0)
 
 
 class _End:

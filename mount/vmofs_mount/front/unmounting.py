@@ -18,7 +18,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,6 +89,18 @@ def remove_stale_mounts(path: str) -> None:
     """
     while mount_at(path) is not None and is_stale(path):
         _unmount(path, lazy=True)
+
+
+def remove_mounts(known: Iterable[MountPoint]) -> None:
+    """Unmount those of some mounts that are still there, and on top where they are; their daemon is this process.
+
+    Raises:
+        UnmountError: the caller may not.
+    """
+    for mount in known:
+        there = mount_at(mount.path)
+        if there is not None and (there.number, there.device) == (mount.number, mount.device):
+            _unmount(mount.path, lazy=True)
 
 
 def is_stale(path: str) -> bool:

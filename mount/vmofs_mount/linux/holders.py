@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from vmofs_mount.linux.mountinfo import mounts
+from vmofs_mount.linux.mountinfo import mounts, namespaces
 
 _AT_FDCWD = -100
 _AT_STATX_DONT_SYNC = 0x4000
@@ -50,14 +50,9 @@ def mounted_elsewhere(minor: int) -> list[str]:
     """Return a phrase for each place and each mount namespace where the mount is."""
     device = f"0:{minor}"
     found = mounted_here(minor)
-    seen = {_namespace("self")}
-    for pid in _processes():
-        namespace = _namespace(pid)
-        if namespace in seen or not namespace:
-            continue
+    for pid in namespaces():
         with suppress(OSError):
             places = [mount.path for mount in mounts(pid) if mount.device == device]
-            seen.add(namespace)  # another process of it may see more, if it has another root; that is rare
             if places:
                 found.append(f"the mount namespace of process {pid} ({_name(pid)}), at {places[0]}")
     return found[:_MOST]
@@ -69,13 +64,6 @@ def _some(phrases: Iterator[str]) -> list[str]:
 
 def _processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208 - only names are wanted
-
-
-def _namespace(process: int | str) -> str:
-    try:
-        return os.readlink(f"/proc/{process}/ns/mnt")  # noqa: PTH115 - no path of a file
-    except OSError:
-        return ""  # it has ended, or is another user's
 
 
 def _name(process: int) -> str:

@@ -75,6 +75,19 @@ def open_abort(minor: int) -> int:
         return os.open(f"{minor}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
 
 
+def break_connection(minor: int) -> None:
+    """Break the connection of the mount with this device number: who waits there gets an error.
+
+    Raises:
+        OSError: as ``open_abort``.
+    """
+    abort = open_abort(minor)
+    try:
+        os.write(abort, b"1")
+    finally:
+        os.close(abort)
+
+
 def read_ahead_kb_of(minor: int) -> int | None:
     """Return the read-ahead of a mount, None if it cannot be read."""
     return _number_in(lambda: Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb").read_text(encoding="ascii"))

@@ -14,11 +14,13 @@ FILESYSTEM_TYPE = "fuse.vmofs"
 class MountPoint(NamedTuple):
     """One mount.
 
-    ``number`` is the kernel's for this mount, and no other that there is at the same time; ``device`` is
-    ``major:minor``, as in ``st_dev``; ``options`` are those of the filesystem.
+    ``number`` is the kernel's for this mount, and no other that there is at the same time; ``root`` is what of the
+    filesystem is mounted, ``/`` but for some bind mounts; ``device`` is ``major:minor``, as in ``st_dev``; ``options``
+    are those of the filesystem.
     """
 
     number: int
+    root: str
     path: str
     filesystem: str
     device: str
@@ -34,24 +36,6 @@ class MountPoint(NamedTuple):
     def minor(self) -> int:
         """The number of the FUSE connection."""
         return int(self.device.partition(":")[2])
-
-
-class Place(NamedTuple):
-    """Where a mount is: its path, and ``st_dev`` of its files, by which a path that leads elsewhere is told."""
-
-    mountpoint: str
-    device: int
-
-    @classmethod
-    def of(cls, mountpoint: str) -> Place:
-        """Return the place of the topmost mount at a path; the device 0 is no mount's."""
-        mount = mount_at(mountpoint)
-        return cls(mountpoint, 0 if mount is None else os.makedev(0, mount.minor))
-
-    @property
-    def minor(self) -> int:
-        """The minor number, as /proc/PID/maps has it."""
-        return os.minor(self.device)
 
 
 def mount_at(path: str) -> MountPoint | None:
@@ -73,6 +57,24 @@ def mounts(process: int | str = "self") -> Iterator[MountPoint]:
     return map(_parse, text.splitlines())
 
 
+def namespaces() -> Iterator[int]:
+    """Yield a process of each mount namespace other than ours, as far as they may be looked at."""
+    seen = {_namespace("self"), ""}
+    for name in os.listdir("/proc"):  # noqa: PTH208 - only names are wanted
+        if name.isdecimal():
+            namespace = _namespace(name)
+            if namespace not in seen:
+                seen.add(namespace)  # another process of it may see more, if it has another root; that is rare
+                yield int(name)
+
+
+def _namespace(process: str) -> str:
+    try:
+        return os.readlink(f"/proc/{process}/ns/mnt")  # noqa: PTH115 - no path of a file
+    except OSError:
+        return ""  # it has ended, or is another user's
+
+
 def resolved(path: str) -> str:
     """Return a path without symbolic links. What is mounted there is not asked, which may not answer."""
     before, name = os.path.split(path.rstrip("/"))
@@ -88,7 +90,7 @@ def _parse(line: str) -> MountPoint:
     before, _, after = line.partition(" - ")
     fields = before.split(" ")
     filesystem, _, options = after.split(" ")
-    return MountPoint(int(fields[0]), _unescape(fields[4]), filesystem, fields[2], options)
+    return MountPoint(int(fields[0]), _unescape(fields[3]), _unescape(fields[4]), filesystem, fields[2], options)
 
 
 def _unescape(text: str) -> str:

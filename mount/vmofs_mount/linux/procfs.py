@@ -26,13 +26,6 @@ _READS = {
 }
 """Numbers of read, pread64, readv, preadv and preadv2, and what is shown of a thread in a page fault."""
 
-_WRITES = {
-    "x86_64": {"1", "18", "20", "40", "296", "328"},
-    "aarch64": {"64", "68", "66", "71", "70", "287"},
-    "riscv64": {"64", "68", "66", "71", "70", "287"},
-}
-"""Numbers of write, pwrite64, writev, sendfile, pwritev and pwritev2."""
-
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
 _FAULT = "handle_mm_fault"  # the same on every architecture
@@ -126,12 +119,6 @@ def descendants(process: int) -> Iterator[int]:
 def reads_file(process: int, ino: int) -> bool:
     """Return whether a thread sleeps in a system call with a descriptor of this inode as first or second argument."""
     return any(_names_file(process, call, ino) for call in _calls(process))
-
-
-def writes_file(process: int, ino: int) -> bool:
-    """Return whether a thread sleeps in a ``write`` to this inode, or the like; False where that cannot be known."""
-    writes = _WRITES.get(platform.machine(), set())
-    return any(call[0] in writes and _names_file(process, call, ino) for call in _calls(process))
 
 
 def _calls(process: int) -> Iterator[list[str]]:

@@ -37,6 +37,7 @@ Everything here runs in the trio thread. Between two awaits nothing else runs, s
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import trio
@@ -195,6 +196,10 @@ class Engine:
         with self.change():
             access.abort(error)
             _wake(access)
+
+    def interruptible(self, let_go: Callable[[], None]) -> AbstractContextManager[None]:
+        """Return a context in which ``let_go`` is called when the request that is being handled is interrupted."""
+        return nullcontext() if self._turns is None else self._turns.interruptible(let_go)
 
     async def answer_first(self) -> None:
         """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""

@@ -60,8 +60,8 @@ import select
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from enum import Enum
 from types import TracebackType
 from typing import Any, Protocol
@@ -193,6 +193,21 @@ class Turns:
         if worker.let_go is not None:
             worker.let_go()
         return True
+
+    @contextmanager
+    def interruptible(self, let_go: Callable[[], None]) -> Iterator[None]:
+        """Call ``let_go`` when the request of the worker that runs just now is interrupted, or has been."""
+        worker = self.current
+        if worker is None:  # a task that has no request
+            yield
+            return
+        worker.let_go = let_go
+        if worker.is_interrupted:
+            let_go()
+        try:
+            yield
+        finally:
+            worker.let_go = None
 
     def retire_idle(self) -> None:
         """End the workers that wait for their turn, which frees their buffers; one stays to take the next request."""

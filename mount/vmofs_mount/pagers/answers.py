@@ -20,7 +20,7 @@ from functools import partial
 from vmofs.core.pager import Pager
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.children import Vmo
-from vmofs.units import PageRange
+from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import PagerOp
 from vmofs.wire.commands import SupplyPages
 from vmofs_mount.cache.page_cache import PageCache
@@ -53,7 +53,13 @@ class Answers:
             VmoError: as ``Pager.supply_bytes``; nothing has changed.
         """
         with self._engine.change():
-            self._tell(file, pager.supply_bytes(file.vmo, offset, data))
+            readers = pager.supply_page(file.vmo, offset, data)
+            if readers is None:
+                self._tell(file, pager.supply_bytes(file.vmo, offset, data))
+            else:
+                self._opened.reads.answer_missed(readers, data)
+                self._opened.failures.supplied(file, (PageRange.of_bytes(offset, PAGE_SIZE),))
+                self._cache.changed(file)
 
     async def supply_pages(self, pager: Pager, file: VmoFile, aux: Vmo, pages: SupplyPages) -> Rest | None:
         """Move pages from an aux; return None, or what remains to be waited for.

@@ -59,9 +59,10 @@ import trio
 from vmofs.core.requests.page_source import PageSource
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.request import PageRequest
+from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
 from vmofs.wire.packets import format_packet
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.pagers.fifo_threads import Attempt, ClosedReaders, Writer, is_reader_gone
 from vmofs_mount.tree.inodes import Fifo, VmoFile
 
@@ -229,6 +230,17 @@ class FifoLane:
             attached.forget_read_completes()
         return True
 
+    @property
+    def has_room(self) -> bool:
+        """Whether somebody reads, and another line is taken."""
+        return self._attached is not None and self._attached.writer.has_room_for_line
+
+    def send_miss(self, source: PageSource, page: int) -> None:
+        """Have the line for a page written that is asked for on the short path of a miss. There must be room."""
+        assert self._attached is not None
+        line = format_packet(PacketCommand.READ, source.key, page * PAGE_SIZE, PAGE_SIZE, vmo_name(source))
+        self._attached.writer.hand(line)
+
     def send_again(self, request: PageRequest) -> bool:
         """Write the packet of a request that another FIFO was given and did not answer; return False if that fails."""
         if self._attached is None or not self._attached.writer.hand(self._line(request)):
@@ -239,10 +251,6 @@ class FifoLane:
     def _line(self, request: PageRequest) -> bytes:
         packet = request.packet()
         return format_packet(packet.command, packet.key, packet.offset, packet.length, vmo_name(packet.source))
-
-    @property
-    def _path(self) -> str:
-        return f"{self._place.mountpoint}/{self.node.path}"
 
     def end(self) -> None:
         """Let the readers see the end of the stream: the FIFO, or its pager, goes."""
@@ -272,7 +280,7 @@ class FifoLane:
             if self._attached is not None:
                 await self._serve(self._attached)
         except OSError as error:  # no descriptors, or no inotify watches, are left: others must not suffer from it
-            _log.warning("%s cannot be served now: %s", self._path, error)
+            _log.warning("%s cannot be served now: %s", self.node.path, error)
             self._hand_over()
             self._wanted.set()
             await trio.sleep(_POLL_SECONDS)
@@ -284,7 +292,7 @@ class FifoLane:
             with trio.move_on_after(delay):
                 await self._wanted.wait()
                 return False  # looked up again: start over with short delays
-            attempt = Attempt(self._path, self._place.device, self._closes)
+            attempt = Attempt(self._place, self.node.path, self._closes)
             try:
                 await trio.to_thread.run_sync(attempt.open, abandon_on_cancel=True, limiter=self._thread)
             except trio.Cancelled:
@@ -374,6 +382,14 @@ class PagerPorts:
     def __init__(self, default: Port) -> None:
         self.default = default
         self.fifos: dict[str, FifoLane] = {}
+
+    def lane_for_miss(self, port: Port) -> FifoLane | None:
+        """Return the only FIFO of the pager, if it can take a line at once."""
+        if len(self.fifos) == 1:
+            for fifo in self.fifos.values():
+                if fifo.has_room and port in fifo.ports:
+                    return fifo
+        return None
 
     def kick(self, port: Port) -> None:
         """Deliver the packets of a port by the FIFOs that have a reader, the least loaded first."""

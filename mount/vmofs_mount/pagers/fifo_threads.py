@@ -55,7 +55,7 @@ from typing import Protocol
 import trio
 
 from vmofs_mount.linux.inotify import CloseWatch
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.rights.identity import opened_inode
 
 attaching_threads: set[int] = set()
@@ -168,6 +168,11 @@ class Writer:
         """How many lines were written."""
         return self._handed_lines - len(self._lines)
 
+    @property
+    def has_room_for_line(self) -> bool:
+        """Whether ``hand`` takes a line."""
+        return len(self._lines) < _MAX_UNSENT_LINES
+
     def hand(self, line: bytes) -> bool:
         """Have a line written soon; return False if too many wait already."""
         if len(self._lines) >= _MAX_UNSENT_LINES:
@@ -265,9 +270,9 @@ class Writer:
 class Attempt:
     """One attempt to open a FIFO for writing through the mount, in a worker thread, which may be abandoned."""
 
-    def __init__(self, path: str, device: int, closes: ClosedReaders) -> None:
+    def __init__(self, place: Place, path: str, closes: ClosedReaders) -> None:
+        self._place = place
         self._path = path
-        self._device = device
         self._closes = closes
         self._lock = threading.Lock()
         self._opened: tuple[Writer, int] | None = None
@@ -307,15 +312,16 @@ class Attempt:
             opened[0].run()
 
     def _open_in_own_mount(self) -> int | None:
-        """Open the FIFO, unless the path leads elsewhere: another mount may lie over this one, or have replaced it."""
-        # O_PATH opens no FIFO. The open below is of this very place, wherever the name leads by then.
-        place = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+        """Open the FIFO, unless the path leads elsewhere: another mount may lie over a directory on the way."""
+        with self._place.opened_root() as root:
+            # O_PATH opens no FIFO. The open below is of this very file, wherever the name leads by then.
+            fifo = os.open(self._path, os.O_PATH | os.O_CLOEXEC, dir_fd=root)
         try:
-            if os.fstat(place).st_dev != self._device:
+            if os.fstat(fifo).st_dev != self._place.device:
                 return None
-            return os.open(f"/proc/self/fd/{place}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open(f"/proc/self/fd/{fifo}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:
-            os.close(place)
+            os.close(fifo)
 
     def take(self) -> tuple[Writer, int] | None:
         """Return the writer and the number of the watch for the readers; None if nobody reads it, or it is gone."""

@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from vmofs.core.requests.port import Port
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.loop.lanes import Lanes
 from vmofs_mount.pagers.delivery import CLOSE_SECONDS, SETTLE_SECONDS, FifoLane, PagerPorts
 from vmofs_mount.pagers.fifo_threads import ClosedReaders, attaching_threads, end_opens

@@ -10,7 +10,7 @@ from vmofs.core.requests.port import Port
 from vmofs.core.requests.request import PageRequest
 from vmofs_mount.files.open_files import Handles
 from vmofs_mount.observe.dirty import Dirty
-from vmofs_mount.pagers.delivery import PagerPorts
+from vmofs_mount.pagers.delivery import FifoLane, PagerPorts
 from vmofs_mount.pagers.pager_directory import Deadlines, PagerDirectory
 from vmofs_mount.pagers.supply_tree import SupplyFile
 from vmofs_mount.tree.inodes import AuxFile, Directory, VmoFile
@@ -65,6 +65,11 @@ class KnownPagers:
         ports = self._by_port.get(port)
         if ports is not None:
             ports.kick(port)
+
+    def lane_for_miss(self, port: Port) -> FifoLane | None:
+        """Return the FIFO that gets the misses of a port, if they can be delivered at once."""
+        ports = self._by_port.get(port)
+        return None if ports is None else ports.lane_for_miss(port)
 
     def of_file(self, file: VmoFile) -> PagerDirectory | None:
         """Return the pager that made the VMO of a file, if it still is there."""

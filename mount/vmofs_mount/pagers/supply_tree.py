@@ -213,6 +213,5 @@ class SupplyHandle(ReadHandle):
             if len(data) < _CUT_BYTES:
                 raise InvalidArgsError(f"the write {offset}+{len(data)} does not end with a page, or with the VMO")
             data = data[: len(data) - end % PAGE_SIZE]  # the rest comes again
-        # Here the short path of a supply begins: of one page, or some.
         self._answers.supply_bytes(self._supply.pager, self._supply.file, offset, data)
         return len(data)

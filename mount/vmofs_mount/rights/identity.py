@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 
 _AT_EACCESS = 0x200
 _AT_EMPTY_PATH = 0x1000
@@ -146,7 +146,7 @@ def examine(place: Place, directories: Sequence[int], ino: int, mode: int, ident
     ``ino`` 0 stands for no file. In a worker thread, if ``can_open_inodes``.
     """
     asked = [(number, os.X_OK) for number in directories] + ([(ino, mode)] if ino else [])
-    with _opened_root(place, os.O_RDONLY) as root:
+    with place.opened_root(os.O_RDONLY) as root:
         for first in range(0, len(asked), _OPENED_TOGETHER):  # a path may have 2,000 components
             some = asked[first : first + _OPENED_TOGETHER]
             for number, refused in enumerate(_refusals(root, some, identity), start=first):
@@ -168,7 +168,7 @@ def _refusals(root: int, asked: Sequence[tuple[int, int]], identity: Identity) -
 
 def examine_path(place: Place, path: str, mode: int, identity: Identity) -> Examined:
     """Ask as ``examine`` does, of all directories on the way to ``path`` and what it stands for. In a worker thread."""
-    with _opened_root(place, os.O_PATH) as root, _as(identity):
+    with place.opened_root(os.O_PATH) as root, _as(identity):
         fd = _open_path(root, path)
         if fd < 0:
             return Examined(found=False, errno=-fd)
@@ -183,26 +183,14 @@ def opened_inode(place: Place, ino: int) -> Iterator[int]:
     """Open an inode as a path, whether it has a name or not. In a worker thread, if ``can_open_inodes``.
 
     Raises:
-        OSError: the kernel does not know it, or another mount lies over this one.
+        OSError: the kernel does not know it, or the mount is not found.
     """
-    with _opened_root(place, os.O_RDONLY) as root:
+    with place.opened_root(os.O_RDONLY) as root:
         fd = _open_inode(root, ino)
     try:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _opened_root(place: Place, flags: int) -> Iterator[int]:
-    """Open the root of the mount, for a moment: it keeps the mount busy."""
-    root = os.open(place.mountpoint, flags | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if os.fstat(root).st_dev != place.device:
-            raise OSError(errno.EXDEV, f"another mount lies over {place.mountpoint}")
-        yield root
-    finally:
-        os.close(root)
 
 
 def _open_inode(root: int, ino: int) -> int:

@@ -21,7 +21,7 @@ from vmofs.status import (
     WrongTypeError,
 )
 from vmofs.wire.names import quote
-from vmofs_mount.linux.mountinfo import Place
+from vmofs_mount.linux.place import Place
 from vmofs_mount.loop.lanes import Lanes
 from vmofs_mount.rights.identity import Examined, Identity, can_examine, can_open_inodes, examine, examine_path
 from vmofs_mount.tree.directory_rules import adopt

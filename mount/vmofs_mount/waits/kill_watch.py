@@ -1,12 +1,15 @@
-"""Who was killed, of all the processes that wait in the kernel for an answer of ours and cannot end before it comes.
+"""Who was killed, of the processes that cannot end before an answer of ours comes, where the kernel says nothing.
 
-The kernel tells a filesystem by FUSE_INTERRUPT, but pyfuse3 does not hand that on. So ``/proc`` is looked at now and
-then: one look for all who wait, or many of them would take all time.
+It tells by FUSE_INTERRUPT that somebody has a signal who waits for the answer to a request: the first signal, and not
+that it kills him. It does not tell of those who wait for an asynchronous read or write, which they may have begun with
+O_DIRECT, nor of those who wait while what was stored through a mapping is written back. So of these ``/proc`` is looked
+at now and then: one look for all, or many of them would take all time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -38,6 +41,19 @@ class KillWatch:
         if not self._is_looking:
             self._is_looking = True
             self._spawn(self._look)
+
+    @contextmanager
+    def watch(self, process: int | None, let_go: Callable[[], None]) -> Iterator[None]:
+        """Do as ``add`` does, if there is a process to watch, and ``remove`` when this is left."""
+        if process is None:
+            yield
+            return
+        call = object()
+        self.add(call, process, let_go)
+        try:
+            yield
+        finally:
+            self.remove(call)
 
     def remove(self, call: object) -> None:
         """Forget a call that is about to be answered."""

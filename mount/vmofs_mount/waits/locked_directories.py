@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from vmofs_mount.linux.place import Place
 from vmofs_mount.linux.procfs import state_of
 from vmofs_mount.loop.lanes import Lanes
 from vmofs_mount.tree.inodes import Directory, VmoFile
@@ -51,12 +52,13 @@ class _Probe:
         self._thread = 0
         self.seen_in_lock = False
 
-    def look_up(self, path: str) -> None:
+    def look_up(self, place: Place, path: str) -> None:
         """Look a name up that is not there."""
-        self._thread = threading.get_native_id()
-        with suppress(OSError):
-            os.stat(path)  # noqa: PTH116 - a string, as there are many
-        self._thread = 0
+        with suppress(OSError), place.opened_root() as root:
+            self._thread = threading.get_native_id()
+            with suppress(OSError):
+                os.stat(path, dir_fd=root)
+            self._thread = 0
 
     def waits_for_lock(self) -> bool:
         """Return whether the thread sleeps uninterruptibly, and did so when this was called before."""
@@ -71,8 +73,8 @@ class _Probe:
 class LockedDirectories:
     """Finds out whether directories are locked. Tasks run in ``spawn``'s nursery."""
 
-    def __init__(self, mountpoint: str, spawn: Callable[..., None]) -> None:
-        self._mountpoint = mountpoint
+    def __init__(self, place: Place, spawn: Callable[..., None]) -> None:
+        self._place = place
         self._spawn = spawn
         self._names = (f".vmofs-probe-{number}" for number in itertools.count())
         self._threads = Lanes(16)
@@ -154,8 +156,8 @@ class LockedDirectories:
 
     async def _look_up(self, probe: _Probe, directory: Directory) -> None:
         try:
-            path = f"{self._mountpoint}/{directory.path}/{next(self._names)}"
-            await self._threads.run(directory.uid, partial(probe.look_up, path))
+            path = f"{directory.path}/{next(self._names)}"
+            await self._threads.run(directory.uid, partial(probe.look_up, self._place, path))
         finally:
             del self._probes[directory]
             self._free_until[directory] = trio.current_time() + _REST_SECONDS

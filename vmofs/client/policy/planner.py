@@ -93,7 +93,7 @@ class Planner:
 
     def prefetch(self, plan: Plan, ranges: Iterable[Range]) -> None:
         """Read ranges while nobody waits for others; what lies outside of the object is left out."""
-        for start, end in ranges:
+        for start, end in ranges if plan.changed is None else ():
             low, high = max(0, start) // PAGE_SIZE * PAGE_SIZE, min(-(-end // PAGE_SIZE) * PAGE_SIZE, plan.end)
             for part in plan.absent(low, max(low, high)):
                 self._queue_ahead(plan, *part)
@@ -130,11 +130,11 @@ class Planner:
     def _cut_idle(self, plan: Plan, start: int, end: int) -> None:
         """Take a range, which is now read for somebody, out of what is only to be read ahead."""
         for flight, _ in plan.on_its_way(start, end, idle=True):
-            if flight.is_idle:
-                stream = plan.flights[flight]
-                self._places.leave(flight)
-                for part in subtract([(flight.start, flight.end)], start, end):
-                    self._queue_ahead(plan, *part, stream, flight.marker)
+            assert flight.is_idle
+            stream = plan.flights[flight]
+            self._places.leave(flight)
+            for part in subtract([(flight.start, flight.end)], start, end):
+                self._queue_ahead(plan, *part, stream, flight.marker)
 
     # Reading ahead
 

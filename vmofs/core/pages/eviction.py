@@ -37,13 +37,14 @@ Only what the model is asked for is a use. A read that the kernel serves from it
 #
 # A read that the kernel serves from its page cache is no use that is seen here. So the pages that are read most may
 # look like those that are not used at all. The key of a group is a number packed from two, so that one dictionary does
-# for all VMOs. There is no model of eviction in tests/model/, only tests of cases and the soak.
+# for all VMOs.
 #
 # What else changes with this file
 #
 # `PagerPages.evict_idle`, `next_present`, `has_frames` and `check` in vmofs/core/vmos/pager_pages.py; hints.py;
 # `System.reclaim`; mount/vmofs_mount/loop/reclaim.py, which drops from the page cache what went. Tests:
-# tests/unit/test_core_eviction.py, tests/unit/test_core_hints.py, tests/fuse/test_memory_limit.py.
+# tests/unit/test_core_eviction.py, tests/unit/test_core_hints.py, tests/fuse/test_memory_limit.py;
+# tests/oracle/eviction_model.py is the naive model.
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.requests.page_source import PageSource
+    from vmofs.core.requests.request import PageRequest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -160,6 +161,15 @@ class Access(Generic[T_co]):
             else:
                 self._wait(need, now)
         return self.done
+
+    def wait_at(self, request: PageRequest) -> None:
+        """Wait for one page, without having started, at a request that was made of a miss. For ``PageSource`` only."""
+        waiter = self._waiter = Waiter(self, request.range, request.range.start)
+        waiter.request = request
+        if request.primary is None:
+            request.primary = waiter
+        else:
+            request.overlap(waiter)
 
     def _rest(self) -> None:
         """Wait for nobody."""

@@ -7,7 +7,7 @@ command never overlap; READ and DIRTY do not interact.
 # Rules
 #
 # 1. A request is outstanding until it is answered, failed, or left by its last waiter. Then it is nowhere: not in
-#    `_outstanding`, not in `System.requests`, not in the port.
+#    `_requests`, not in `System.requests`, not in the port.
 # 2. Requests of one command never overlap. READ and DIRTY know nothing of each other.
 # 3. A request has a primary waiter, and perhaps others behind it. When the primary leaves, the first of those inherits.
 # 4. No request exists once nobody can answer: `check_attached` is called before, `fail_all` or `fail_some` at the end.
@@ -22,6 +22,8 @@ command never overlap; READ and DIRTY do not interact.
 #         all are there  --> the request is complete, everybody wakes
 #         the one page that the primary wants next is there --> it wakes early, and those behind it whose page came too
 #
+# A miss of one page may be a record instead, see port.py. `_outstanding` makes requests of records, `_requests` not.
+#
 # At most one packet of a source is in the port, the head of `_packets`. The others move up one by one, by `pop_packet`.
 # A failure is latched at the waiters whose first or wanted page begins the failed part. The others wake, look again,
 # and ask again for what is still missing.
@@ -30,7 +32,7 @@ command never overlap; READ and DIRTY do not interact.
 #
 # `pending_count` is a number, as in Zircon: pages that are resolved twice count twice. So a waiter may wake too early,
 # and ask again. The empty containers are shared by all sources, to save memory for each of very many VMOs, and so are
-# replaced, never changed: `_outstanding` is a new dictionary with each command that begins or ends.
+# replaced, never changed: `_requests` is a new dictionary with each command that begins or ends.
 #
 # What else changes with this file
 #
@@ -42,19 +44,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from vmofs.core.pages.spans import SLICE, Spans
 from vmofs.core.requests.outstanding import Outstanding
-from vmofs.core.requests.request import PageRequest, Waiter
+from vmofs.core.requests.request import PageRequest, SourceState, Waiter
 from vmofs.status import BadStateError, Status
 from vmofs.units import Key, PageRange
 from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.requests.port import Port
+    from vmofs.core.requests.request import Miss
     from vmofs.core.requests.system import System
 
 
@@ -70,16 +72,6 @@ class Tally:
     outstanding: int = 0
     read_requests_total: int = 0
     dirty_requests_total: int = 0
-
-
-class SourceState(Enum):
-    """Whether a pager answers."""
-
-    ATTACHED = "attached"
-    DETACHED = "detached"
-    PAGER_CLOSED = "pager closed"
-
-    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +91,12 @@ class PageSource:
     __slots__ = (
         "__weakref__",
         "_dirty_requests_total",
-        "_outstanding",
         "_packets",
         "_read_requests_total",
+        "_requests",
         "_system",
         "key",
+        "misses",
         "owner",
         "port",
         "state",
@@ -117,12 +110,41 @@ class PageSource:
         self.key = key
         self.owner: object = None  # the edge's: what the packet lines name
         self.state = SourceState.ATTACHED
-        self._outstanding = _NOTHING_OUTSTANDING  # only what is not empty
+        self._requests = _NOTHING_OUTSTANDING  # only what is not empty
+        self.misses = 0  # records of misses, in the port
         self._packets = _NO_PACKETS  # not dequeued, oldest first; the first is the one in the port
         self._read_requests_total = 0
         self._dirty_requests_total = 0
 
+    @property
+    def _outstanding(self) -> dict[PacketCommand, Outstanding]:
+        """The outstanding requests, for those who look up who waits: misses become requests by this."""
+        if self.misses:
+            self.port.promote()
+        return self._requests
+
     # Waiting
+
+    def is_asked(self, page: int) -> bool:
+        """Return whether an ordinary request covers a page."""
+        reads = self._requests.get(PacketCommand.READ)
+        return reads is not None and reads.covering(page) is not None
+
+    def promote(self, page: int, miss: Miss) -> PageRequest:
+        """Make a request of a miss that is not in the port any more, and return it. For ``Port`` only."""
+        self.misses -= 1
+        self._system.missing_readers -= len(miss.readers)
+        request = PageRequest(self, PacketCommand.READ, PageRange(page, page + 1), miss.raised_at)
+        request.deliveries = 1
+        requests = self._requests.get(PacketCommand.READ)
+        if requests is None:
+            requests = Outstanding()
+            self._requests = {**self._requests, PacketCommand.READ: requests}
+        requests.add(request)
+        for reader in miss.readers:
+            reader.become_access().wait_at(request)
+        self._system.add_promoted(request, len(miss.readers))
+        return request
 
     def check_attached(self) -> None:
         """Refuse to ask a pager that is gone.
@@ -136,11 +158,13 @@ class PageSource:
     def wait(self, waiter: Waiter, command: PacketCommand, now: float) -> None:
         """Let a waiter wait for its range: silently behind a request that covers its start, else by a new request."""
         start, end = waiter.range
-        requests = self._outstanding.get(command)
+        if self.port.misses:  # all requests of a port are older than its misses
+            self.port.promote()
+        requests = self._requests.get(command)
         request = None
         if requests is None:
             requests = Outstanding()
-            self._outstanding = {**self._outstanding, command: requests}
+            self._requests = {**self._requests, command: requests}
         else:
             request = requests.covering(start)
         if request is not None:
@@ -154,14 +178,15 @@ class PageSource:
             request = PageRequest(self, command, waiter.range, now)
             request.primary = waiter
             requests.add(request)
-            self._count(command)
+            self.count(command)
             # In the order in which they were raised: the deadline looks from the front.
-            self._system.requests[request] = None
+            self._system.ordinary[request] = None
             self._send(request)
         waiter.request = request
-        self._system.waiters += 1
+        self._system.waiting += 1
 
-    def _count(self, command: PacketCommand) -> None:
+    def count(self, command: PacketCommand) -> None:
+        """Count a request, or a miss."""
         self.tally.outstanding += 1
         if command is PacketCommand.READ:
             self._read_requests_total += 1
@@ -174,7 +199,7 @@ class PageSource:
         """Let a waiter go. If it was the primary, the first who waits behind it inherits; else the request ends."""
         request, waiter.request = waiter.request, None
         assert request is not None
-        self._system.waiters -= 1
+        self._system.waiting -= 1
         if request.primary is not waiter:
             del request.overlaps[waiter]
         elif request.overlaps:
@@ -188,7 +213,9 @@ class PageSource:
 
     def resolve(self, command: PacketCommand, pages: PageRange, failure: Status | None = None) -> None:
         """Count pages as resolved (or failed) in every request of the command that they meet; wake whom that helps."""
-        outstanding = self._outstanding.get(command)
+        if self.misses and command is PacketCommand.READ:
+            self.port.promote_within(self, pages)
+        outstanding = self._requests.get(command)
         if outstanding is None:
             return
         # A list: `_complete` takes requests out.
@@ -234,7 +261,7 @@ class PageSource:
         self._remove(request)
         for waiter in request.waiters():
             waiter.request = None
-            self._system.waiters -= 1
+            self._system.waiting -= 1
             self._wake(waiter)
 
     def _wake(self, waiter: Waiter) -> None:
@@ -242,15 +269,15 @@ class PageSource:
 
     def _remove(self, request: PageRequest) -> None:
         self.tally.outstanding -= 1
-        requests = self._outstanding[request.command]
+        requests = self._requests[request.command]
         # Mostly it is the only one; then nothing is looked for.
         if not requests.is_single:
             requests.remove(request)
-        elif len(self._outstanding) == 1:
-            self._outstanding = _NOTHING_OUTSTANDING
+        elif len(self._requests) == 1:
+            self._requests = _NOTHING_OUTSTANDING
         else:
-            self._outstanding = {c: others for c, others in self._outstanding.items() if others is not requests}
-        del self._system.requests[request]
+            self._requests = {c: others for c, others in self._requests.items() if others is not requests}
+        del self._system.ordinary[request]
         self._withdraw(request)
         self.port.forget(request)
 
@@ -306,7 +333,7 @@ class PageSource:
 
     def is_outstanding(self, request: PageRequest) -> bool:
         """Return whether the request is not answered yet."""
-        requests = self._outstanding.get(request.command)
+        requests = self._requests.get(request.command)
         return requests is not None and requests.has(request)
 
     def is_queued(self, request: PageRequest) -> bool:
@@ -324,9 +351,14 @@ class PageSource:
             dirty_requests_total=self._dirty_requests_total,
         )
 
+    @property
+    def outstanding_count(self) -> int:
+        """How many requests are outstanding, misses included."""
+        return sum(map(len, self._requests.values())) + self.misses
+
     def check(self) -> None:
         """Assert that requests do not overlap, each has a waiter, and none exists once nobody can answer."""
-        for command, requests in self._outstanding.items():
+        for command, requests in self._requests.items():
             assert requests
             requests.check()
             for request in requests:
@@ -334,8 +366,8 @@ class PageSource:
                 assert request.primary is not None
                 assert 0 < request.pending_count <= request.range.pages
                 assert all(waiter.request is request for waiter in request.waiters())
-                assert request in self._system.requests
-                assert not (self.is_queued(request) and request in self.port.delivered()), request.range
+                assert request in self._system.ordinary
+                assert not (self.is_queued(request) and request in self.port.handed), request.range
             assert self.state is SourceState.ATTACHED
         self.port.check_source(self)
 

@@ -23,7 +23,34 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 # that are not answered. A lane that lost a request to another one (`redeliver`) counts as stalled until one of its own
 # is answered.
 #
+# The short path of a miss
+#
+# Most reads that meet a gap need one page, are asked for at once, and are answered with just that page. For these a
+# record does: when it was raised, the lane that was given its packet, and who reads. `PagerVmo.miss` makes it, and
+# `Pager.supply_page` ends it with the bytes that the readers get. Everything else is done by ordinary requests and
+# accesses: whatever looks at those of a VMO, of a port or of all of them makes them of the records first. That is to
+# promote them. So no rule of the contract is written twice, and nothing but these two calls knows records.
+#
+# 6. A record is an outstanding READ of one page that was delivered. Its page is absent, and all of it is content. No
+#    ordinary READ covers the page.
+# 7. Whoever looks up who waits, or what was delivered, promotes. The doors are `PageSource._outstanding`,
+#    `Port._delivered` and `_loads`, `System.requests` and `waiters`: properties, so it cannot be forgotten. What has a
+#    request in its hand uses what lies behind them: `_requests`, `handed`, `_handed_to`, `ordinary`, `waiting`.
+# 8. `PageSource.wait` promotes before it raises a request, and no record is made while anything is queued. So all
+#    records of a port are younger than its requests, and were delivered later.
+# 9. A whole port is promoted, in order. `PageSource.resolve` alone promotes only what it then completes.
+# 10. A promoted read is an access that has not started. When it is woken it looks for the first time, as any that is
+#     woken looks again. So it does not matter whether its page has come by then.
+#
+#     miss --> record --> end_miss: the readers get the bytes
+#                |
+#                +--> promote: a PageRequest, and an Access for each reader (`Reader.become_access`)
+#
 # What is not nice
+#
+# A request that another VMO of the same port raises promotes all records there. Where such requests are as many as
+# misses of one page, these cost more than without the short path, if `MOST_HANDED` does not end it. `System.requests`
+# sorts when records of several ports were promoted.
 #
 # `requeue_delivered` goes through all that is delivered, also by other lanes: it is called when a reader closes, which
 # is seldom. `peek` and `cancel_key` are used by tests only. A lane is an object of the edge, known by nothing but its
@@ -31,9 +58,11 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 #
 # What else changes with this file
 #
-# page_source.py (`pop_packet`, `send_complete`); pagers/delivery.py in the mount, which is the lanes; tests/oracle/ has
+# page_source.py (`pop_packet`, `send_complete`); system.py and `PagerPages.answer`, which know records;
+# pagers/delivery.py in the mount, which is the lanes; tests/oracle/ has
 # a model of a port. Rule 3.4 in tests/rules.toml. Tests: tests/unit/test_core_delivery.py,
-# tests/unit/test_core_lanes.py.
+# tests/unit/test_core_lanes.py, tests/unit/test_core_misses.py, which knows every door, and
+# tests/model/test_misses_against_model.py.
 
 from __future__ import annotations
 
@@ -41,13 +70,21 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmofs.core.requests.request import Packet, PageRequest
-from vmofs.units import Key
+from vmofs.core.requests.request import Miss, Packet, PageRequest, SourceState
+from vmofs.units import Key, PageRange
 from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.requests.page_source import PageSource
+    from vmofs.core.requests.request import Reader
     from vmofs.core.requests.system import System
+
+
+MOST_MISSING = 256
+"""Readers on the short path, in all ports: to promote them all takes some 4 ms, in one go."""
+
+MOST_HANDED = 64
+"""Unanswered requests of a port with which misses take the short path. With more, most would be promoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +105,89 @@ class Port:
         self._returned: OrderedDict[PageRequest, None] = (
             OrderedDict()
         )  # delivered once, to be delivered before all else
-        self._delivered: dict[PageRequest, object] = {}  # -> lane, in the order of delivery
-        self._loads: dict[object, int] = {}  # lane -> how many of these
+        self.misses: dict[tuple[PageSource, int], Miss] = {}  # by page, in the order in which they were raised
+        self.handed: dict[PageRequest, object] = {}  # -> lane, in the order of delivery
+        self._handed_to: dict[object, int] = {}  # lane -> how many of these
         self._stalled: set[object] = set()  # lanes that lost a request to another one and have answered none since
         self._packets_total = 0
         self._closed = False
+
+    # Misses
+
+    def miss(self, source: PageSource, page: int, reader: Reader, lane: object, now: float) -> bool | None:
+        """Let somebody wait for a page on the short path, whose packet goes to ``lane``; the page is absent.
+
+        Return whether that packet is to be sent: it counts as delivered. It is not if somebody waits already. None if
+        the read has to be an access; then nothing has changed.
+        """
+        system = self._system
+        key = (source, page)
+        if source.state is not SourceState.ATTACHED or system.missing_readers >= MOST_MISSING:
+            return None
+        known = self.misses.get(key)
+        if known is not None:
+            known.readers.append(reader)
+            system.missing_readers += 1
+            return False
+        # What is queued goes first, and a page is asked for once.
+        if self._sources or self._returned or self._closed or len(self.handed) >= MOST_HANDED or source.is_asked(page):
+            return None
+        if not self.misses:
+            system.missing[self] = None
+        system.missing_readers += 1
+        self.misses[key] = tuple.__new__(Miss, (now, lane, [reader]))
+        self._packets_total += 1
+        source.misses += 1
+        source.count(PacketCommand.READ)
+        return True
+
+    def end_miss(self, source: PageSource, page: int) -> list[Reader]:
+        """End a miss whose page is there; return who waits for it. There must be one."""
+        _, lane, readers = self.misses.pop((source, page))
+        self._system.missing_readers -= len(readers)
+        self._stalled.discard(lane)
+        source.misses -= 1
+        source.tally.outstanding -= 1
+        return readers
+
+    @property
+    def _delivered(self) -> dict[PageRequest, object]:
+        """The delivered requests with their lanes; misses become requests by this."""
+        if self.misses:
+            self.promote()
+        return self.handed
+
+    @property
+    def _loads(self) -> dict[object, int]:
+        """How many requests each lane was given that are not answered; misses become requests by this."""
+        if self.misses:
+            self.promote()
+        return self._handed_to
+
+    def promote(self) -> None:
+        """Make requests of all misses."""
+        misses, self.misses = self.misses, {}  # first: while that is done, there are none
+        for (source, page), miss in misses.items():
+            self._hand(source.promote(page, miss), miss.lane)
+
+    def promote_within(self, source: PageSource, pages: PageRange) -> None:
+        """Make requests of the misses among some pages of a VMO, which are resolved by the next call."""
+        for page in self.missed(source, pages):
+            miss = self.misses.pop((source, page))
+            self._hand(source.promote(page, miss), miss.lane)
+
+    def missed(self, source: PageSource, pages: PageRange) -> list[int]:
+        """Return which of some pages of a VMO are missed."""
+        start, end = pages
+        if end - start < len(self.misses):
+            return [page for page in range(start, end) if (source, page) in self.misses]
+        return [page for of, page in self.misses if of is source and start <= page < end]
+
+    def _hand(self, request: PageRequest, lane: object) -> None:
+        self.handed[request] = lane
+        self._handed_to[lane] = self._handed_to.get(lane, 0) + 1
+
+    # Packets
 
     def __bool__(self) -> bool:
         """Return whether a packet is queued."""
@@ -121,8 +236,7 @@ class Port:
         request.delivered_at = now
         # Rule 5.
         if request.command is not PacketCommand.COMPLETE:
-            self._delivered[request] = lane
-            self._loads[lane] = self._loads.get(lane, 0) + 1
+            self._hand(request, lane)
         self._packets_total += 1
         return request
 
@@ -132,11 +246,12 @@ class Port:
         For a worker that stalls: who answers does not matter.
         """
         # Counted for the other lane from now on. Either of the two may answer.
+        if self.misses:  # they were delivered before
+            self.promote()
         stalled = self._take_delivered(request)
         request.deliveries += 1
         request.delivered_at = now
-        self._delivered[request] = lane
-        self._loads[lane] = self._loads.get(lane, 0) + 1
+        self._hand(request, lane)
         self._stalled.add(stalled)
         self._packets_total += 1
 
@@ -149,10 +264,10 @@ class Port:
         return lane in self._stalled
 
     def _take_delivered(self, request: PageRequest) -> object:
-        lane = self._delivered.pop(request)
-        self._loads[lane] -= 1
-        if not self._loads[lane]:
-            del self._loads[lane]
+        lane = self.handed.pop(request)
+        self._handed_to[lane] -= 1
+        if not self._handed_to[lane]:
+            del self._handed_to[lane]
         return lane
 
     def is_queued(self, request: PageRequest) -> bool:
@@ -165,7 +280,7 @@ class Port:
 
     def forget(self, request: PageRequest) -> None:
         """Drop an answered request: it is not delivered again."""
-        if request in self._delivered:
+        if request in self.handed:
             # It answers, so it does not stall.
             self._stalled.discard(self._take_delivered(request))
         self._returned.pop(request, None)
@@ -219,7 +334,21 @@ class Port:
     def check(self) -> None:
         """Assert that every queued source has a packet and every delivered request is outstanding."""
         assert all(source.has_packet() for source in self._sources)
-        assert all(request.source.is_outstanding(request) for request in (*self._delivered, *self._returned))
-        assert not self._delivered.keys() & self._returned.keys()
-        assert self._loads == Counter(self._delivered.values())
-        assert not (self._closed and (self._sources or self._returned or self._delivered))
+        assert all(request.source.is_outstanding(request) for request in (*self.handed, *self._returned))
+        assert not self.handed.keys() & self._returned.keys()
+        assert self._handed_to == Counter(self.handed.values())
+        assert not (self._closed and (self._sources or self._returned or self.handed or self.misses))
+        self._check_misses()
+
+    def _check_misses(self) -> None:
+        """Assert that each miss has a reader and nothing else asks for its page, and that they are in order."""
+        assert not self.misses or self in self._system.missing
+        assert Counter(source for source, _ in self.misses) == Counter(
+            {source: source.misses for source, _ in self.misses}
+        )
+        for (source, page), miss in self.misses.items():
+            assert source.port is self
+            assert miss.readers
+            assert not source.is_asked(page), page
+        times = [miss.raised_at for miss in self.misses.values()]
+        assert times == sorted(times)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmofs.status import Status
 from vmofs.units import PAGE_SIZE, Key, PageRange
@@ -16,6 +17,34 @@ if TYPE_CHECKING:
 
 SIZE_PAGE = PageRange(2**52, 2**52 + 1)
 """Stands for the size of a VMO in WRITEBACK requests: behind the last page that any VMO can have."""
+
+
+class SourceState(Enum):
+    """Whether a pager answers."""
+
+    ATTACHED = "attached"
+    DETACHED = "detached"
+    PAGER_CLOSED = "pager closed"
+
+    __hash__ = object.__hash__
+
+
+class Reader(Protocol):
+    """Who reads a page on the short path of a miss. The edge has one for each read."""
+
+    def become_access(self) -> Access[object]:
+        """Return the same read as an access, not started, and be that from now on. Nothing of the model is called."""
+
+
+class Miss(NamedTuple):
+    """One page that was asked for on the short path, see port.py.
+
+    ``raised_at`` is in seconds of the edge's clock; ``lane`` has the packet; ``readers`` may become more.
+    """
+
+    raised_at: float
+    lane: object
+    readers: list[Reader]
 
 
 class Packet(NamedTuple):

@@ -47,8 +47,11 @@ class System:
         if limit_pages is not None:
             self.eviction = Eviction(self.frames)
             self.frames.reclaim = self.reclaim
-        self.requests: dict[PageRequest, None] = {}  # all outstanding ones, oldest first
-        self.waiters = 0
+        self.ordinary: dict[PageRequest, None] = {}  # outstanding requests; what lies behind `requests`
+        self.waiting = 0  # accesses at these; what lies behind `waiters`
+        self.missing: dict[Port, None] = {}  # ports that may have misses, see port.py
+        self.missing_readers = 0  # who waits there
+        self._is_in_order = True
         # Queues are ordered dictionaries: the first entry of a dict lies behind all those that were taken before it.
         self.woken: OrderedDict[Access[object], None] = OrderedDict()
         self.ports_ready: dict[Port, None] = {}  # ports that got a packet
@@ -57,6 +60,38 @@ class System:
         self.resting: dict[Access[object], None] = {}  # woken ones that are to go on
         self.buries_later = False
         self.graves: list[RunMap] = []  # pages of objects that are gone
+
+    @property
+    def requests(self) -> dict[PageRequest, None]:
+        """All outstanding requests, oldest first; misses become requests by this."""
+        if self.missing or not self._is_in_order:
+            self.promote()
+        return self.ordinary
+
+    @property
+    def waiters(self) -> int:
+        """How many accesses wait at requests; misses become requests by this."""
+        if self.missing:
+            self.promote()
+        return self.waiting
+
+    def promote(self) -> None:
+        """Make requests of all misses."""
+        missing, self.missing = self.missing, {}
+        for port in missing:
+            port.promote()
+        if not self._is_in_order:
+            in_order = sorted(self.ordinary, key=lambda request: request.raised_at)
+            self.ordinary.clear()  # the same dictionary: somebody may be in the middle of it
+            self.ordinary.update(dict.fromkeys(in_order))
+            self._is_in_order = True
+
+    def add_promoted(self, request: PageRequest, waiters: int) -> None:
+        """Count a request that was made of a miss. Those of other ports may be younger."""
+        if self.ordinary and next(reversed(self.ordinary)).raised_at > request.raised_at:
+            self._is_in_order = False
+        self.ordinary[request] = None
+        self.waiting += waiters
 
     def register(self, owner: object, runs: RunMap) -> None:
         """Count an object whose pages are ``runs``."""
@@ -133,10 +168,11 @@ class System:
 
     def expire(self, raised_before: float, requests: list[PageRequest] | None = None) -> list[PageRequest]:
         """Fail the requests raised before a time with TIMED_OUT (all, or those of ``requests``); return them."""
+        outstanding = self.requests
         if requests is None:
-            expired = list(takewhile(lambda request: request.raised_at < raised_before, self.requests))
+            expired = list(takewhile(lambda request: request.raised_at < raised_before, outstanding))
         else:
-            expired = [it for it in requests if it in self.requests and it.raised_at < raised_before]
+            expired = [it for it in requests if it in outstanding and it.raised_at < raised_before]
         for request in expired:
             request.source.fail_request(request, Status.TIMED_OUT)
         return expired
@@ -154,9 +190,10 @@ class System:
         for owner in self._objects:
             owner.check()  # type: ignore[attr-defined]
         self._check_accounts()
-        for request in self.requests:
+        for request in self.ordinary:
             assert request.source.is_outstanding(request)
-        assert self.waiters == sum(len(request.waiters()) for request in self.requests)
+        assert self.missing_readers == sum(len(miss.readers) for port in self.missing for miss in port.misses.values())
+        assert self.waiting == sum(len(request.waiters()) for request in self.ordinary)
 
     def _check_accounts(self) -> None:
         """Assert that each account has what the objects of its payer hold."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vmofs.core.pages.states import PageEvent, PageState, after
 from vmofs.core.requests.access import Steps
-from vmofs.core.requests.page_source import SourceState
+from vmofs.core.requests.request import SourceState
 from vmofs.status import Status
 from vmofs.units import PageRange
 

@@ -24,7 +24,8 @@ from vmofs.core.pages.runs import NO_FRAME, Run, RunMap
 from vmofs.core.pages.spans import SLICE
 from vmofs.core.pages.states import COMMITTED, PageEvent, PageState, after
 from vmofs.core.requests.access import Need
-from vmofs.core.requests.page_source import PageSource, SourceState, SourceStatistics
+from vmofs.core.requests.page_source import PageSource, SourceStatistics
+from vmofs.core.requests.request import SourceState
 from vmofs.core.vmos.sync import Syncs
 from vmofs.core.vmos.vmo_pages import VmoPages
 from vmofs.status import Status
@@ -33,6 +34,8 @@ from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.pages.account import Account
+    from vmofs.core.pages.content import Bytes
+    from vmofs.core.requests.request import Reader
     from vmofs.core.requests.system import System
     from vmofs.core.vmos.cow_pages import CowPages, Viewer
 
@@ -235,6 +238,22 @@ class PagerPages(VmoPages):
                 self._fill(gap, fresh.take(gap))
             content.free_runs(self.frames, fresh.take(pages))
         return filled
+
+    def answer(self, page: int, data: Bytes) -> list[Reader]:
+        """Fill the page of a miss, whose every byte is content, and end it; return who waits for these bytes.
+
+        What ``insert`` does, for one page that is known to be a gap.
+
+        Raises:
+            NoMemoryError: nothing changed.
+        """
+        (held,) = self.frames.allocate(1, filled=True, account=self.runs.account)
+        self.frames.write(held, 0, data)
+        self.runs.put(tuple.__new__(Run, (page, page + 1, _SUPPLIED, held.frame, 0)))
+        if self.recency is not None:
+            self.recency.used(page, page + 1)
+            self.recency.supplied(PageRange(page, page + 1))
+        return self.source.port.end_miss(self.source, page)
 
     def _fill(self, gap: PageRange, supplied: list[Run]) -> None:
         """Fill a gap with runs that lie in it, the rest with zeros, and wake who waits for it."""
@@ -475,6 +494,10 @@ class PagerPages(VmoPages):
         """Assert that pages lie inside, pinned ones have frames, and the content ends before what is untracked."""
         super().check()
         self.source.check()
+        for source, page in self.source.port.misses if self.source.state is SourceState.ATTACHED else ():
+            assert source is not self.source or (
+                self.runs.at(page) is None and (page + 1) * PAGE_SIZE <= self.stream_size
+            )
         if self._gathering is not None:
             self._gathering.check()
         if self.recency is not None and self.source.state is SourceState.ATTACHED:

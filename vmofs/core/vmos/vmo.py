@@ -51,6 +51,7 @@ from vmofs.units import ALL_PAGES, PAGE_SIZE, PageRange, page_count
 
 if TYPE_CHECKING:
     from vmofs.core.pages.account import Account
+    from vmofs.core.requests.request import Reader
     from vmofs.core.requests.system import System
 
 T = TypeVar("T")
@@ -287,6 +288,9 @@ class PagedVmo(Vmo):
         """Return the state of one page."""
         return self.node.state_at(page + self.start // PAGE_SIZE)
 
+    def promote(self, pages: PageRange = ALL_PAGES) -> None:
+        """Make ordinary reads of those on the short path of a miss, if some of these pages are missed."""
+
     def read_nowait(self, offset: int, length: int) -> Bytes | None:
         """Return the bytes if every page is there, else None. Valid until the next call on any object.
 
@@ -420,6 +424,23 @@ class PagerVmo(PagedVmo):
         account: Account | None = None,
     ) -> None:
         super().__init__(PagerPages(system, self, source, stream_size, options, maker, account))
+
+    def miss(self, offset: int, reader: Reader, lane: object, now: float) -> bool | None:
+        """Let somebody wait for an absent page of the content that ``read_nowait`` has just not found.
+
+        Return whether its packet is to be sent by ``lane``, as for ``Port.miss``; None if a ``read`` is needed.
+        """
+        node = self.node
+        if offset % PAGE_SIZE or offset + PAGE_SIZE > node.stream_size:
+            return None
+        source = node.source
+        return source.port.miss(source, offset // PAGE_SIZE, reader, lane, now)
+
+    def promote(self, pages: PageRange = ALL_PAGES) -> None:
+        """Make ordinary reads of those on the short path of a miss, if some of these pages are missed."""
+        source = self.node.source
+        if source.misses and source.port.missed(source, pages):
+            source.port.promote()
 
     @property
     def modified(self) -> bool:
