@@ -7,8 +7,8 @@ Commands of ``Mount`` and its objects return at once as a rule. One that waits f
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import trio
@@ -47,12 +47,13 @@ async def requests(pager: PagerDirectory, port: str = "requests") -> AsyncIterat
     """Open a FIFO, and close it at the end of the block; between them ``async for`` gives each request."""
     opened = await trio.to_thread.run_sync(pager.requests, port)
     try:
-        yield _incoming(opened)
+        async with aclosing(_incoming(opened)) as incoming:
+            yield incoming
     finally:
         opened.close()
 
 
-async def _incoming(opened: Requests) -> AsyncIterator[Request]:
+async def _incoming(opened: Requests) -> AsyncGenerator[Request, None]:
     while True:
         await trio.lowlevel.wait_readable(opened.fileno())
         try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -228,6 +229,7 @@ class PagerVmo(Vmo):
         with self._lock:
             if self._supply is None:
                 self._supply = SupplyFile(self.pager.path / "supply" / self.field)
+                self.pager.opened.add(self._supply)
             return self._supply
 
 
@@ -239,6 +241,8 @@ class PagerDirectory:
         self.name = name
         self.path = mount.path / "control" / name
         self.commands = Commands(self.path)
+        self.opened: weakref.WeakSet[SupplyFile] = weakref.WeakSet()
+        """What is open in ``supply/``."""
 
     def run(self, command: Command, seconds: float | None = None) -> Result:
         """Carry out a command of a pager; see ``CommandFile.run``."""
@@ -298,8 +302,10 @@ class PagerDirectory:
         return self.path.exists()
 
     def close(self) -> None:
-        """Close the files that are open; the pager stays, for another process or for later."""
+        """Close the files that are open, those of its VMOs too; the pager stays, for another process or for later."""
         self.commands.close()
+        for file in list(self.opened):
+            file.close()
 
     def remove(self) -> None:
         """Close the pager itself: who waits gets BAD_STATE, present pages stay readable. Zircon: zx_handle_close."""

@@ -51,6 +51,10 @@ class SupplyFile:
             self._is_closed = True
             self._let_go()
 
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+
     def _let_go(self) -> None:
         if self._is_closed and not self._writers and self._fd >= 0:
             os.close(self._fd)

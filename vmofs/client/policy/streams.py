@@ -48,7 +48,7 @@ class Run(NamedTuple):
 class Stream:
     """One reader. Places are those of its direction: for a falling one they are negative, and rise as it goes on."""
 
-    __slots__ = ("_first", "_read", "begun", "follows", "frontier", "position", "sign", "used")
+    __slots__ = ("_first", "_read", "begun", "follows", "frontier", "high", "low", "position", "sign", "used")
 
     def __init__(self, first: tuple[int, int], read: tuple[int, int], used: int) -> None:
         self._first, self._read = first, read
@@ -60,6 +60,8 @@ class Stream:
         """How many requests went on."""
         self.used = used
         """When the last one came, by the count of requests for the object."""
+        self.low, self.high = min(first[0], read[0]) - _SKIP, max(first[1], read[1]) + _SKIP
+        """No request that lies wholly below or above continues it. Most requests are told apart by this alone."""
 
     def follow(self, start: int, end: int) -> bool:
         """Take a request if it continues the stream; return whether it does."""
@@ -80,11 +82,19 @@ class Stream:
         if last > self.position:
             self.position = last
             self.follows += 1
+        self._reach()
         return True
 
     def read(self, start: int, end: int) -> None:
         """Learn what is read because of a request that continued it."""
         self.frontier = max(self.frontier, self.position, _seen(self.sign, start, end)[1])
+        self._reach()
+
+    def _reach(self) -> None:
+        """Note between what bounds requests that continue it lie."""
+        first, last = self.position - _BEHIND, max(self.position, self.frontier) + _SKIP
+        if self.sign:
+            self.low, self.high = _seen(self.sign, first, last)
 
     def runs(self, size: int, most: int) -> list[Run]:
         """Return what to read ahead now, and take it as being read; ``most`` bytes at most are ahead of the reader."""
@@ -99,6 +109,7 @@ class Stream:
             start, stop = _seen(self.sign, self.frontier, end)
             runs.append(Run(start, stop, start if self.sign > 0 else stop - PAGE_SIZE))
             self.frontier = end
+        self._reach()
         return runs
 
 
@@ -120,7 +131,7 @@ class Streams:
         """Learn of a request, and of what is read for it; return its stream, and what to read ahead."""
         self._requests += 1
         for stream in self._streams:
-            if stream.follow(start, end):
+            if stream.low <= end and start <= stream.high and stream.follow(start, end):
                 stream.used = self._requests
                 if not stream.sign:
                     return stream, []  # the same once more
