@@ -20,10 +20,10 @@ def blocks(info: str) -> list[str]:
     return re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def tour() -> list[tuple[str, str]]:
-    """Return the commands of the tour, each with the output that is shown."""
+def tour(info: str = "sh tour") -> list[tuple[str, str]]:
+    """Return the commands of the tour, or of other blocks, each with the output that is shown."""
     found: list[tuple[str, str]] = []
-    for line in "".join(blocks("sh tour")).splitlines():
+    for line in "".join(blocks(info)).splitlines():
         if line.startswith("$ "):
             found.append((line.removeprefix("$ "), ""))
         else:
