@@ -142,6 +142,7 @@ def test_a_reader_that_reads_again_at_once_after_a_failure_dies_by_sigkill(pager
         pager.fail(vmo, 0, PAGE_SIZE)
 
 
+@pytest.mark.alone
 def test_others_go_on_within_milliseconds_while_readers_wait(shared_mount: Mounted, pager: PagerClient) -> None:
     vmo = pager.create(size=2 * 200 * PAGE_SIZE)
     present = pager.create("present")
