@@ -7,13 +7,13 @@ import platform
 import select
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.mounted import Mounted, wait_for
+from tests.support.opening import opened
 from tests.support.pager_client import Background, PagerClient, Readers, Vmo, process_state
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
@@ -21,15 +21,6 @@ from vmofs.vocabulary import PacketCommand
 
 READERS = 1000
 KEY = 3 * pattern.KEY_STEP
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def read_page(fd: int, page: int) -> Background[bytes]:
