@@ -128,8 +128,21 @@ def test_a_complete_that_was_not_read_from_the_pipe_is_sent_again(pager: PagerCl
     pager.stop_reading()
     wait_for(lambda: pager.stat("fifos_attached") == 0, "the FIFO is let go of")
     assert pager.requests.next().command is PacketCommand.COMPLETE
-    pager.stop_reading()
+
+
+def test_a_complete_that_was_read_is_not_sent_again(pager: PagerClient) -> None:
+    vmo = pager.create()
     assert pager.requests.is_quiet()
+    pager.command("detach_vmo", vmo.name)
+    assert pager.requests.next().command is PacketCommand.COMPLETE
+    pager.stop_reading()
+    wait_for(lambda: pager.stat("fifos_attached") == 0, "the FIFO is let go of")
+    assert pager.requests.is_quiet()
+    wait_for(lambda: pager.stat("fifos_attached") == 1, "the FIFO is attached again")
+    assert pager.requests.is_quiet()
+    other = pager.create("other")
+    pager.command("detach_vmo", other.name)
+    assert pager.requests.next().path == other.name
 
 
 def second_worker(pager: PagerClient, name: str = "second") -> Requests:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounted import Mounted, wait_for
+from tests.support.opening import opened
 from tests.support.pager_client import SECONDS, Background, PagerClient, Readers, Requests, Vmo, metric
 from tests.support.shell import bash
 from vmofs.testing import pattern
@@ -31,15 +32,6 @@ MANY = 3000
 def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All is the same for FIFOs that others than root may open, into which a thread writes."""
     monkeypatch.setattr(PagerClient, "fifo_mode", request.param)
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @contextmanager

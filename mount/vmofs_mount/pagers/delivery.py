@@ -37,8 +37,10 @@ again: a second delivery is harmless, a lost one would leave its reader waiting 
 # What is not nice
 #
 # `Fifo` is also the name of the inode; registry.py imports this one as `FifoLane`. It takes five callables. The account
-# of bytes that were read serves COMPLETE alone. A reader that was stopped between looking the name up and opening it is
-# found by trying every second: the kernel tells nobody of an open.
+# of bytes that were read serves COMPLETE alone. Without it every COMPLETE that was read would be said again at the next
+# handover (measured: 100 of 100). But it is the last packet of its key, and a pager may use that key for a new VMO.
+# A reader that was stopped between looking the name up and opening it is found by trying every second: the kernel tells
+# nobody of an open.
 #
 # What else changes with this file
 #
