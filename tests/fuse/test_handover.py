@@ -102,13 +102,13 @@ def test_pending_says_how_old_a_request_is_and_how_often_and_to_whom_it_was_deli
     began = time.monotonic()
     (line,) = pager.pending()
     assert line.startswith("READ ")
-    assert line.endswith(" deliveries=0 queued")
+    assert line.endswith(" deliveries=0 queued no_reader")
     for times in (1, 2):
         pager.take_read(vmo, 0)
         (line,) = pager.pending()
         assert line.endswith(f" deliveries={times} delivered=requests")
         pager.stop_reading()
-        wait_for(lambda: pager.pending()[0].endswith("queued"), "it waits for the next reader")
+        wait_for(lambda: pager.pending()[0].endswith("queued no_reader"), "it waits for the next reader")
     age = float(line.partition(" age=")[2].split()[0])
     assert 0 <= age <= time.monotonic() - began + 1
     pager.take_read(vmo, 0)

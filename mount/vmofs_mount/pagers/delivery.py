@@ -73,6 +73,9 @@ _ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 
 _POLL_SECONDS = 1.0
 """How often an unattached FIFO is tried while requests wait: for readers stopped between lookup and open."""
 
+DEFAULT_PORT = "requests"
+"""The FIFO that each pager has, whose packets are those of the default port."""
+
 SETTLE_SECONDS = 0.1
 """How long the removal of FIFOs waits for readers who are just opening them. The kernel has ``control/`` locked."""
 
@@ -389,6 +392,17 @@ class PagerPorts:
             for fifo in lanes:
                 if not fifo.attached:
                     fifo.probe()
+
+    def has_reader(self, port: Port) -> bool:
+        """Return whether somebody reads a FIFO by which the packets of a port are delivered."""
+        return any(fifo.attached for fifo in self.fifos.values() if port in fifo.ports)
+
+    def unread(self) -> list[str]:
+        """Return the FIFOs, by the name of their port's own one, whose packets wait for somebody who reads them."""
+        own = {self.default: DEFAULT_PORT} | {
+            fifo.ports[0]: name for name, fifo in self.fifos.items() if name != DEFAULT_PORT
+        }
+        return [name for port, name in own.items() if port and not self.has_reader(port)]
 
     def deliver_again(self, request: PageRequest) -> bool:
         """Deliver a request once more, by another FIFO than the one that it was delivered by; return whether one can.
