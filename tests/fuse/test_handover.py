@@ -214,3 +214,32 @@ def test_a_slow_worker_without_another_is_not_asked_twice(stall_mount: Mounted) 
     pattern.check(reader.result(), KEY)
     second.close()
     pager.close()
+
+
+_WITHOUT_INOTIFY = """
+import errno
+from vmofs_mount.pagers import fifo_threads
+def refuse():
+    raise OSError(errno.EMFILE, "Too many open files")
+fifo_threads.CloseWatch = refuse
+"""
+
+
+def test_without_an_inotify_instance_a_mount_works_and_says_what_it_lacks(mounter: Mounter) -> None:
+    """There are 128 for each user: for all editors and mounts together."""
+    mount = mounter("stall=0.5", code=_WITHOUT_INOTIFY)
+    mount.expected_log.append("no inotify instance is left")
+    assert "fs.inotify.max_user_instances" in mount.log()
+    assert "Traceback" not in mount.log()
+    pager = PagerClient(mount.path)
+    vmo = pager.create()
+    first, second = Requests(pager.control / "requests"), Requests(pager.control / "requests")
+    read = Background(vmo.path.read_bytes)
+    assert first.next().path == vmo.name
+    first.close()  # with a request that it has not answered
+    assert second.next().path == vmo.name
+    pager.supply(vmo, key=KEY)
+    assert read.result() == pattern.make(KEY, 0, PAGE_SIZE)
+    second.close()
+    wait_for(lambda: pager.stat("fifos_attached") == 0, "the end of the last reader is seen")
+    pager.close()

@@ -167,6 +167,11 @@ class FifoLane:
         return self._attached is not None
 
     @property
+    def may_have_lost_a_reader(self) -> bool:
+        """Whether one of several readers may have gone without that it was seen, with what it has not answered."""
+        return not self._closes.sees_each
+
+    @property
     def load(self) -> int:
         """How many requests this FIFO handed out that are not answered."""
         return sum(port.load(self) for port in self.ports)
@@ -302,7 +307,7 @@ class FifoLane:
                 return True
         return False
 
-    def _serve_by(self, writer: Writer, watch: int) -> None:
+    def _serve_by(self, writer: Writer, watch: int | None) -> None:
         token = trio.lowlevel.current_trio_token()
 
         def has_room() -> None:
@@ -407,14 +412,18 @@ class PagerPorts:
     def deliver_again(self, request: PageRequest) -> bool:
         """Deliver a request once more, by another FIFO than the one that it was delivered by; return whether one can.
 
-        Nothing happens if it waits to be delivered anyway.
+        It may be the same FIFO if that may have lost a reader. Nothing happens if it waits to be delivered anyway.
         """
         port = request.source.port
         stalled = port.delivered().get(request)
         # It was requeued, or answered, meanwhile.
         if stalled is None:
             return False
-        lanes = [fifo for fifo in self.fifos.values() if fifo.attached and fifo is not stalled and port in fifo.ports]
+        lanes = [
+            fifo
+            for fifo in self.fifos.values()
+            if fifo.attached and port in fifo.ports and (fifo is not stalled or fifo.may_have_lost_a_reader)
+        ]
         return any(fifo.send_again(request) for fifo in sorted(lanes, key=lambda fifo: fifo.preference(port)))
 
 
