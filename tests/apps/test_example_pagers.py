@@ -103,6 +103,25 @@ def test_it_refuses_a_source_that_is_not_there(mount: Mounted, program: Path, tm
     assert not (mount.path / "vmo" / "missing").exists()
 
 
+def test_the_shell_pager_says_how_it_is_called(mount: Mounted) -> None:
+    done = run(SHELL_PAGER, mount.path, "called", "source", check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode().endswith(": usage: pager.sh MOUNT PAGER SOURCE NAME\n")
+    assert done.stderr.count(b"\n") == 1
+    assert not (mount.path / "control" / "called").exists()
+
+
+def test_the_shell_pager_does_not_serve_the_file_of_another_pager(serve: Serve, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    served = serve(source)
+    done = run(SHELL_PAGER, served.mount.path, "stranger", source, served.name, check=False)
+    assert done.returncode == 1
+    assert "File exists" in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    (served.mount.path / "control" / "stranger").rmdir()
+
+
 def test_the_shell_pager_has_ten_lines() -> None:
     lines = [line for line in SHELL_PAGER.read_text().splitlines() if line and not line.lstrip().startswith("#")]
     assert len(lines) <= 10

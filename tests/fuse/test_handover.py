@@ -103,13 +103,13 @@ def test_pending_says_how_old_a_request_is_and_how_often_and_to_whom_it_was_deli
     began = time.monotonic()
     (line,) = pager.pending()
     assert line.startswith("READ ")
-    assert line.endswith(" deliveries=0 queued")
+    assert line.endswith(" deliveries=0 queued no_reader")
     for times in (1, 2):
         pager.take_read(vmo, 0)
         (line,) = pager.pending()
         assert line.endswith(f" deliveries={times} delivered=requests")
         pager.stop_reading()
-        wait_for(lambda: pager.pending()[0].endswith("queued"), "it waits for the next reader")
+        wait_for(lambda: pager.pending()[0].endswith("queued no_reader"), "it waits for the next reader")
     age = float(line.partition(" age=")[2].split()[0])
     assert 0 <= age <= time.monotonic() - began + 1
     pager.take_read(vmo, 0)
@@ -227,4 +227,33 @@ def test_a_slow_worker_without_another_is_not_asked_twice(stall_mount: Mounted) 
     pager.supply(vmo, key=KEY)
     pattern.check(reader.result(), KEY)
     second.close()
+    pager.close()
+
+
+_WITHOUT_INOTIFY = """
+import errno
+from vmofs_mount.pagers import fifo_threads
+def refuse():
+    raise OSError(errno.EMFILE, "Too many open files")
+fifo_threads.CloseWatch = refuse
+"""
+
+
+def test_without_an_inotify_instance_a_mount_works_and_says_what_it_lacks(mounter: Mounter) -> None:
+    """There are 128 for each user: for all editors and mounts together."""
+    mount = mounter("stall=0.5", code=_WITHOUT_INOTIFY)
+    mount.expected_log.append("no inotify instance is left")
+    assert "fs.inotify.max_user_instances" in mount.log()
+    assert "Traceback" not in mount.log()
+    pager = PagerClient(mount.path)
+    vmo = pager.create()
+    first, second = Requests(pager.control / "requests"), Requests(pager.control / "requests")
+    read = Background(vmo.path.read_bytes)
+    assert first.next().path == vmo.name
+    first.close()  # with a request that it has not answered
+    assert second.next().path == vmo.name
+    pager.supply(vmo, key=KEY)
+    assert read.result() == pattern.make(KEY, 0, PAGE_SIZE)
+    second.close()
+    wait_for(lambda: pager.stat("fifos_attached") == 0, "the end of the last reader is seen")
     pager.close()

@@ -38,6 +38,7 @@ from vmofs_mount.pagers.forgotten_names import ForgottenNames, VmoRealm
 from vmofs_mount.pagers.known_pagers import KnownPagers
 from vmofs_mount.pagers.pager_directory import Deadlines
 from vmofs_mount.pagers.registry import Pagers
+from vmofs_mount.pagers.unserved import Unserved
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.tree.directory_rules import AuxRealm, ControlRealm
 from vmofs_mount.tree.inodes import Directory, Realm
@@ -140,6 +141,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     # Who looks now and then.
     shared = (tree.root, vmo, aux, control)
     spawn(Ageing(engine, log, known, warn=settings.warn_seconds, stall=settings.stall_seconds).run)
+    spawn(Unserved(known, log).run)
     spawn(Deadlocks(engine, log, place.minor, partial(known.files_of, handles)).run)
     spawn(Listers(engine, log, place.minor, shared, vmos.directories).run)
     spawn(Idleness(system.frames, turns).run)

@@ -77,6 +77,9 @@ _ATTACH_DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 
 _POLL_SECONDS = 1.0
 """How often an unattached FIFO is tried while requests wait: for readers stopped between lookup and open."""
 
+DEFAULT_PORT = "requests"
+"""The FIFO that each pager has, whose packets are those of the default port."""
+
 SETTLE_SECONDS = 0.1
 """How long the removal of FIFOs waits for readers who are just opening them. The kernel has ``control/`` locked."""
 
@@ -174,6 +177,11 @@ class FifoLane:
     def attached(self) -> bool:
         """Whether somebody reads."""
         return self._attached is not None
+
+    @property
+    def may_have_lost_a_reader(self) -> bool:
+        """Whether one of several readers may have gone without that it was seen, with what it has not answered."""
+        return not self._closes.sees_each
 
     @property
     def load(self) -> int:
@@ -324,7 +332,7 @@ class FifoLane:
                 return True
         return False
 
-    def _serve_by(self, writer: Writer, watch: int) -> None:
+    def _serve_by(self, writer: Writer, watch: int | None) -> None:
         token = trio.lowlevel.current_trio_token()
 
         def has_room() -> None:
@@ -423,17 +431,32 @@ class PagerPorts:
                 if not fifo.attached:
                     fifo.probe()
 
+    def has_reader(self, port: Port) -> bool:
+        """Return whether somebody reads a FIFO by which the packets of a port are delivered."""
+        return any(fifo.attached for fifo in self.fifos.values() if port in fifo.ports)
+
+    def unread(self) -> list[str]:
+        """Return the FIFOs, by the name of their port's own one, whose packets wait for somebody who reads them."""
+        own = {self.default: DEFAULT_PORT} | {
+            fifo.ports[0]: name for name, fifo in self.fifos.items() if name != DEFAULT_PORT
+        }
+        return [name for port, name in own.items() if port and not self.has_reader(port)]
+
     def deliver_again(self, request: PageRequest) -> bool:
         """Deliver a request once more, by another FIFO than the one that it was delivered by; return whether one can.
 
-        Nothing happens if it waits to be delivered anyway.
+        It may be the same FIFO if that may have lost a reader. Nothing happens if it waits to be delivered anyway.
         """
         port = request.source.port
         stalled = port.delivered().get(request)
         # It was requeued, or answered, meanwhile.
         if stalled is None:
             return False
-        lanes = [fifo for fifo in self.fifos.values() if fifo.attached and fifo is not stalled and port in fifo.ports]
+        lanes = [
+            fifo
+            for fifo in self.fifos.values()
+            if fifo.attached and port in fifo.ports and (fifo is not stalled or fifo.may_have_lost_a_reader)
+        ]
         return any(fifo.send_again(request) for fifo in sorted(lanes, key=lambda fifo: fifo.preference(port)))
 
 

@@ -12,10 +12,11 @@ from vmofs.wire.commands import CommandKind
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.pagers.answers_file import AnswersFile
+from vmofs_mount.pagers.delivery import DEFAULT_PORT
 from vmofs_mount.pagers.fifos import Fifos
 from vmofs_mount.pagers.forgotten_names import ForgottenNames
 from vmofs_mount.pagers.known_pagers import KnownPagers
-from vmofs_mount.pagers.pager_directory import DEFAULT_PORT, PagerCommandFile, PagerDirectory
+from vmofs_mount.pagers.pager_directory import PagerCommandFile, PagerDirectory
 from vmofs_mount.pagers.supply_tree import SupplyDirectory, SupplyRealm
 from vmofs_mount.rights.identity import can_open_inodes
 from vmofs_mount.tree.inodes import Directory, Fifo, Node, VmoFile
