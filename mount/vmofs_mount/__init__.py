@@ -2,7 +2,9 @@
 
 Its rooms, each of which imports only those below it (mount/ARCHITECTURE.md has the map)::
 
-    cli, daemon       the program, and the process behind a mount
+    cli               the program
+    openers           the processes that serve URLs as files
+    daemon            the process behind a mount
     assembly          puts the parts together
     front             what comes from the kernel, and what goes back
     commands          does what a line of a command file says

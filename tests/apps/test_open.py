@@ -216,6 +216,7 @@ def test_what_is_prefetched_is_there_and_can_be_checked(user: User, server: Faul
     path = user.open(url(server), "--ahead", "0")
     user.run("prefetch", path, "--range", "0-256K")
     assert 256 << 10 <= int(str(user.listed()[0]["present"])) < SIZE
+    assert "wrong\n" in user.run("check", path).stdout
     user.run("prefetch", path)
     assert user.listed()[0]["present"] == SIZE
     assert f"{SIZE} bytes compared, 0 wrong" in user.run("check", path).stdout

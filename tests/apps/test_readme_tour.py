@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.apps.serving import EXAMPLES, STEP_SECONDS, bash
+from tests.apps.serving import EXAMPLES, STEP_SECONDS, bash, run
 from tests.support.mounted import ROOT, Mounted, vmofs_environment, wait_for
 
 README = (ROOT / "README.md").read_text()
@@ -21,10 +22,10 @@ def blocks(info: str) -> list[str]:
     return re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def tour() -> list[tuple[str, str]]:
-    """Return the commands of the tour, each with the output that is shown."""
+def tour(info: str = "sh tour") -> list[tuple[str, str]]:
+    """Return the commands of the tour, or of other blocks, each with the output that is shown."""
     found: list[tuple[str, str]] = []
-    for line in "".join(blocks("sh tour")).splitlines():
+    for line in "".join(blocks(info)).splitlines():
         if line.startswith("$ "):
             found.append((line.removeprefix("$ "), ""))
         else:
@@ -101,10 +102,24 @@ def test_the_commands_of_a_mounts_readme_work_and_it_is_short(mount: Mounted) ->
     text = (mount.path / "README").read_text()
     assert len(text.splitlines()) <= 25
     assert max(map(len, text.splitlines())) <= 120
-    commands = re.findall(r"^    ((?:mkdir|echo|\(cat|read|cat|getfattr) .*)$", text, re.MULTILINE)
+    commands = re.findall(r"^    ((?:mkdir|echo|printf|\(cat|read|cat|getfattr) .*)$", text, re.MULTILINE)
     assert len(commands) == 10
     script = "\n".join([f"cd {mount.path}", *commands[:6], "cat vmo/hello", *commands[6:]])
     output = bash(script).decode()
     assert output.count("Hello world\n") == 2
     assert "AUX_OFFSET" in output
     assert "size_pages=1\n" in output
+
+
+def test_the_commands_of_a_mounts_readme_work_in_any_shell_and_for_any_name(mount: Mounted) -> None:
+    """The echo of dash takes the octal numbers of a name for its own."""
+    text = (mount.path / "README").read_text().replace("control/me/", "control/dash/")
+    commands = re.findall(r"^    ((?:echo|\(cat|read|printf) .*)$", text, re.MULTILINE)
+    made, waiting, asked, staged, answered = commands[:5]
+    made = made.replace("echo vmo/hello 12", "printf '%s\\n' 'vmo/two\\040words\\011and\\134more 12'")
+    waiting = waiting.replace("vmo/hello", '"$file"')
+    file = "vmo/two words\tand\\more"
+    lines = [f"cd {mount.path}", "mkdir control/dash", made, waiting, asked, staged, answered, 'cat "$file"']
+    done = run("sh", "-euc", "\n".join(lines), env={**os.environ, "file": file})
+    assert (done.stdout, done.stderr) == (b"Hello world\n" * 2, b"")
+    (mount.path / "control/dash").rmdir()

@@ -43,7 +43,7 @@ def test_the_exit_code_is_that_of_the_command(user: User, server: FaultyServer) 
 
 def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server: FaultyServer) -> None:
     # It hides the error, as a dozen libraries do.
-    script = "wget -q -O /dev/null {} 2>/dev/null; cat {} >/dev/null 2>&1; exit 0"
+    script = "cat {} >/dev/null 2>&1; exit 0"
     server.refusals["once it is open"] = (418, {})
     gate = threading.Thread(target=_spoil_after, args=(server, 1, "once it is open"), daemon=True)
     gate.start()

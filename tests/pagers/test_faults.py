@@ -14,6 +14,7 @@ from vmofs.pagers.bucket_files import Access, Bucket, BucketFile
 from vmofs.pagers.http_client import HttpClient
 from vmofs.pagers.source import ExitCode, Refusal, Source, patiently
 from vmofs.pagers.web_file import WebFile
+from vmofs.pagers.whole_file import WholeFile
 from vmofs.testing import pattern
 
 PAGE = 4096
@@ -204,6 +205,38 @@ def test_a_whole_file_instead_of_a_range_is_not_fetched(server: FaultyServer) ->
     with pytest.raises(Unavailable):
         source.read(0, PAGE)
     assert time.monotonic() - began < SECONDS
+
+
+@pytest.mark.parametrize("fault", ["", "no ranges"])
+def test_a_file_can_be_fetched_as_a_whole(server: FaultyServer, tmp_path: Path, fault: str) -> None:
+    server.fault = fault
+    source = WholeFile(f"http://127.0.0.1:{server.port}/first", HttpClient(seconds=SECONDS), tmp_path)
+    server.fault = "replaced"
+    check(source, 0, SIZE)
+    check(source, 77, 10)
+    assert (source.name, source.version) == ("first", '"old-1" Mon, 30 Nov 2026 10:00:00 GMT')
+    assert list(tmp_path.iterdir()) == []
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("404", ExitCode.NOT_FOUND),
+        ("403", ExitCode.NOT_ALLOWED),
+        ("503", ExitCode.TEMPORARY),
+        ("418", ExitCode.OTHER),
+        ("gzip", ExitCode.CANNOT),
+        ("half the body", ExitCode.TEMPORARY),
+    ],
+)
+def test_what_cannot_be_fetched_as_a_whole_is_refused(
+    server: FaultyServer, tmp_path: Path, fault: str, code: ExitCode
+) -> None:
+    server.fault = fault
+    with pytest.raises(Refusal) as refused:
+        WholeFile(f"http://127.0.0.1:{server.port}/first", HttpClient(seconds=SECONDS), tmp_path, patience=0.3)
+    assert refused.value.code == code
 
 
 def test_a_redirect_is_kept_until_it_fails(server: FaultyServer) -> None:

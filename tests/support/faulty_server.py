@@ -97,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None or fault in {"no ranges", "gzip"}:
             encoding = {"Content-Encoding": "gzip"} if fault == "gzip" else {}
             self._head(200, headers | encoding | {"Content-Length": str(size)})
-            self._body(server.make(key, 0, size))
+            self._body(server.make(key, 0, size // 2 if fault == "half the body" else size))
+            self.close_connection = True
             return
         first, last = int(found[1]), min(int(found[2]), size - 1)
         if first >= size:

@@ -36,6 +36,9 @@ class Request:
     tree: bool = False
     """All members of the archive that it is."""
 
+    whole: bool = False
+    """Fetch it once, as a whole: for web servers without ranges."""
+
     endpoint: str | None = None
     anonymous: bool = False
     header_file: Path | None = None
@@ -112,11 +115,15 @@ def _web_file(url: str, request: Request) -> Source:
     try:
         from vmofs.pagers.http_client import HttpClient  # noqa: PLC0415
         from vmofs.pagers.web_file import WebFile  # noqa: PLC0415
+        from vmofs.pagers.whole_file import WholeFile  # noqa: PLC0415
     except ImportError as error:
         raise _missing("http:", "open", error) from error
     if url.endswith("/"):
         raise Refusal(f"{url}: http has no way to list a directory; s3, gs, az and file have")
-    return WebFile(url, HttpClient(request.header_file, request.seconds))
+    client = HttpClient(request.header_file, request.seconds)
+    if request.whole:
+        return WholeFile(url, client, request.indexes.parent / "whole")
+    return WebFile(url, client)
 
 
 def _local(path: Path, *, is_tree: bool) -> Iterator[Source]:

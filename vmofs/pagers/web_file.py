@@ -58,8 +58,7 @@ class WebFile(Source):
         self._stale: str | None = None
         self._if_match: dict[str, str] = {}
         answer = self._prove(patience)
-        total = answer.headers["content-range"].rpartition("/")[2]
-        self.size = int(total)
+        self.size = int(answer.headers["content-range"].rpartition("/")[2]) if answer.status == 206 else 0
         self._version = _version(answer, self.size)
         self.version = str(self._version)
         tag = answer.headers.get("etag", "")
@@ -79,6 +78,14 @@ class WebFile(Source):
             raise Refusal(f"{self.url}: {error}", ExitCode.TEMPORARY) from error
         except Unavailable as error:
             raise Refusal(f"{self.url}: {error}", ExitCode.OTHER) from error
+        self._refuse_status(answer)
+        if answer.status == 206:
+            self._refuse_range(answer)
+        self._final_url = answer.url
+        return answer
+
+    def _refuse_status(self, answer: Answer) -> None:
+        """Refuse what is neither the first byte nor, by 416 or as nginx does by an empty 200, an empty file."""
         status, headers = answer.status, answer.headers
         if status in _GONE:
             raise Refusal(f"{self.url}: the server has no such file ({status})", ExitCode.NOT_FOUND)
@@ -87,20 +94,20 @@ class WebFile(Source):
         encoding = headers.get("content-encoding", "identity")
         if encoding != "identity":
             raise Refusal(f"{self.url}: the server encodes it ({encoding}) although it was asked not to")
-        found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-        is_empty = status == 416 and found is not None and found[3] == "0"
-        if status == 200:
-            raise Refusal(f"{self.url}: the server answers a range with the whole file; fetch it first, with curl -O")
-        if status not in {206, 416} or (status == 416 and not is_empty):
+        is_empty = headers.get("content-length" if status == 200 else "content-range") in {"0", "bytes */0"}
+        if status == 200 and not is_empty:
+            raise Refusal(f"{self.url}: the server answers a range with the whole file; --whole fetches that once")
+        if status not in {200, 206} and not (status == 416 and is_empty):
             raise Refusal(f"{self.url}: the server answers {status} to a request for the first byte", ExitCode.OTHER)
+
+    def _refuse_range(self, answer: Answer) -> None:
+        """Refuse another range than the first byte, and one of a size that is not said."""
+        text = answer.headers.get("content-range", "")
+        found = _CONTENT_RANGE.fullmatch(text)
         if found is None or found[3] == "*":
-            raise Refusal(f"{self.url}: the server does not say how large the file is; fetch it first, with curl -O")
-        if not is_empty and (found[1], found[2], len(answer.body)) != ("0", "0", 1):
-            raise Refusal(
-                f"{self.url}: asked for its first byte, the server sent {found[0]!r}, {len(answer.body)} bytes"
-            )
-        self._final_url = answer.url
-        return answer
+            raise Refusal(f"{self.url}: the server does not say how large the file is; --whole fetches it once")
+        if (found[1], found[2], len(answer.body)) != ("0", "0", 1):
+            raise Refusal(f"{self.url}: asked for its first byte, the server sent {text!r}, {len(answer.body)} bytes")
 
     def _first(self) -> Answer:
         answer = self._client.get(self._asked_url, self._asked_url, (0, 0), {})

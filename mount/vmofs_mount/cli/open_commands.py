@@ -22,6 +22,7 @@ from vmofs.pagers.sources_pager import SourcesPager
 from vmofs.status import VmoError
 from vmofs_mount.cli.open_files import unmount_if_unused
 from vmofs_mount.cli.open_flags import policy_of, request_of
+from vmofs_mount.cli.progress import Progress
 from vmofs_mount.openers import records
 from vmofs_mount.openers.job import Command, Job
 from vmofs_mount.openers.places import Mounting, Target, answers, target_of
@@ -143,7 +144,9 @@ def _start(job: Job, target: Target, mounting: Mounting | None, *, is_bound: boo
         mounting.wait()
     opener.is_mounted()
     try:
-        return opener, opener.wait_ready()
+        with Progress() as progress:
+            progress.tell(f"opening {' '.join(job.urls)}")  # an index may have to be made first
+            return opener, opener.wait_ready()
     except Refusal:
         if mounting is not None and mounting.is_new:
             unmount_if_unused(str(target.mount))

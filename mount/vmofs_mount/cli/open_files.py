@@ -18,7 +18,9 @@ from vmofs.pagers.source import ExitCode, Refusal, Source, patiently
 from vmofs.status import VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import VmoOp
+from vmofs_mount.cli.progress import Progress
 from vmofs_mount.linux.mountinfo import mount_at
+from vmofs_mount.linux.resident import resident_pages
 from vmofs_mount.openers import records
 from vmofs_mount.openers.places import answers, mount_above, own_mount
 
@@ -160,13 +162,15 @@ def run_prefetch(parsed: argparse.Namespace) -> int:
         size = where.stat().st_size
         start, end = _range(parsed.range, size)
         vmo = Mount(mount).vmo(str(where.relative_to(mount / "vmo")))
-        for at in range(start, end, _PIECE):
-            length = -(-(min(at + _PIECE, end) - at) // PAGE_SIZE) * PAGE_SIZE
-            try:
-                vmo.op_range(VmoOp.PREFETCH, at, length)
-            except (VmoError, OSError) as error:
-                raise Refusal(f"{path}: {at}+{length}: {error}", ExitCode.TEMPORARY) from error
-            _progress(path, min(at + _PIECE, end) - start, end - start, is_quiet=parsed.quiet)
+        with Progress() as progress:
+            for at in range(start, end, _PIECE):
+                if not parsed.quiet:
+                    progress.tell(f"{path}: {_short(at - start)} of {_short(end - start)}")
+                length = -(-(min(at + _PIECE, end) - at) // PAGE_SIZE) * PAGE_SIZE
+                try:
+                    vmo.op_range(VmoOp.PREFETCH, at, length)
+                except (VmoError, OSError) as error:
+                    raise Refusal(f"{path}: {at}+{length}: {error}", ExitCode.TEMPORARY) from error
     return 0
 
 
@@ -181,12 +185,6 @@ def _range(text: str | None, size: int) -> tuple[int, int]:
     if not start < end:
         raise Refusal(f"{text} is no range within {size} bytes", ExitCode.USAGE)
     return start // PAGE_SIZE * PAGE_SIZE, end
-
-
-def _progress(path: str, done: int, total: int, *, is_quiet: bool) -> None:
-    if sys.stderr.isatty() and not is_quiet:
-        sys.stderr.write(f"\r{path}: {_short(done)} of {_short(total)}" + ("\n" if done >= total else ""))
-        sys.stderr.flush()
 
 
 def run_check(parsed: argparse.Namespace) -> int:
@@ -211,12 +209,13 @@ def _source_again(record: records.Record, file: records.ServedFile) -> Source:
     flags = record.request
     header_file, member, as_format = flags.get("header_file"), flags.get("member"), flags.get("as_format")
     request = Request(
-        str(as_format) if as_format else None,
-        str(member) if member else None,
-        bool(flags.get("tree")),
-        str(flags["endpoint"]) if flags.get("endpoint") else None,
-        bool(flags.get("anonymous")),
-        Path(str(header_file)) if header_file else None,
+        as_format=str(as_format) if as_format else None,
+        member=str(member) if member else None,
+        tree=bool(flags.get("tree")),
+        whole=bool(flags.get("whole")),
+        endpoint=str(flags["endpoint"]) if flags.get("endpoint") else None,
+        anonymous=bool(flags.get("anonymous")),
+        header_file=Path(str(header_file)) if header_file else None,
     )
     urls = flags.get("urls")
     for url in urls if isinstance(urls, list) else []:
@@ -231,14 +230,12 @@ def _source_again(record: records.Record, file: records.ServedFile) -> Source:
 def _there(descriptor: int, size: int, *, everything: bool) -> Iterator[tuple[int, bytes]]:
     """Yield what is there: all, if nothing is missing; otherwise what the kernel has, which it gives without asking."""
     status = os.fstat(descriptor)
-    is_whole = everything or status.st_blocks * 512 >= size
-    for at in range(0, size, _PIECE if is_whole else PAGE_SIZE):
-        if is_whole:
+    if everything or status.st_blocks * 512 >= size:
+        for at in range(0, size, _PIECE):
             yield at, os.pread(descriptor, _PIECE, at)
-            continue
-        page = bytearray(PAGE_SIZE)
-        with suppress(BlockingIOError):
-            yield at, bytes(page[: os.preadv(descriptor, [page], at, os.RWF_NOWAIT)])
+        return
+    for at in resident_pages(descriptor, size):
+        yield at, os.pread(descriptor, PAGE_SIZE, at)
 
 
 def _compare(source: Source, at: int, data: bytes, name: str) -> int:

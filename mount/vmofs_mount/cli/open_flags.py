@@ -98,6 +98,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--as", dest="as_format", choices=["gz", "zst", "xz"], help="serve what it decompresses to")
     group.add_argument("--member", metavar="NAME", help="serve one member of a zip or tar archive")
     group.add_argument("--tree", action="store_true", help="serve all members of a zip or tar archive")
+    group.add_argument("--whole", action="store_true", help="fetch it once, of a web server that cannot do ranges")
     group.add_argument("--exec", dest="command", metavar="CMD", help="a shell command gives each range: it finds "
                        "OFFSET, LENGTH, NAME in its environment; exit code 75 means try again")  # fmt: skip
     group.add_argument("--size", type=size, metavar="SIZE", help="of the file of --exec")
@@ -137,9 +138,8 @@ def request_of(parsed: argparse.Namespace) -> Request:
     header_file = parsed.header_file.absolute() if parsed.header_file else None
     # A request that hangs must leave time for another attempt.
     longest = min(_REQUEST_SECONDS, parsed.deadline or _REQUEST_SECONDS)
-    return Request(
-        parsed.as_format, parsed.member, parsed.tree, parsed.endpoint, parsed.anonymous, header_file, seconds=longest
-    )
+    flags = ("as_format", "member", "tree", "whole", "endpoint", "anonymous")
+    return Request(**{flag: getattr(parsed, flag) for flag in flags}, header_file=header_file, seconds=longest)
 
 
 def with_defaults(parser: argparse.ArgumentParser, arguments: list[str]) -> list[str]:
