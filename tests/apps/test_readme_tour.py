@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.apps.serving import EXAMPLES, STEP_SECONDS, bash, run
-from tests.support.mounted import ROOT, Mounted
+from tests.support.mounted import ROOT, Mounted, vmofs_environment, wait_for
 
 README = (ROOT / "README.md").read_text()
 MARK = "--- end of command ---"
@@ -64,6 +65,26 @@ def test_the_commands_of_the_tour_give_what_the_readme_shows(scratch: Path) -> N
     outputs = run_tour([command for command, _ in shown], scratch)
     assert list(zip([command for command, _ in shown], outputs, strict=True)) == shown
     assert str(scratch) not in Path("/proc/mounts").read_text()
+
+
+def test_the_page_for_authors_shows_a_pager_of_ten_lines_that_works(mount: Mounted) -> None:
+    page = (ROOT / "mount/PAGERS.md").read_text()
+    (shown,) = re.findall(r"^```python squares.py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = [line for line in shown.splitlines() if line]
+    assert len(lines) <= 10
+    beside_the_code = re.compile(r'^ *""".*\n|^#.*\n| -> [^:]*|: (?:int|Object)|  #.*', re.MULTILINE)
+    example = beside_the_code.sub("", (EXAMPLES / "squares.py").read_text())
+    assert [line for line in example.splitlines() if line] == lines
+    pager = subprocess.Popen([sys.executable, "-c", shown, mount.path], env=vmofs_environment())
+    try:
+        path = mount.path / "vmo/squares"
+        wait_for(path.exists, "the pager makes its file")
+        assert path.read_bytes() == bytes(n * n % 251 for n in range(1_000_000))
+        (mount.path / "control/squares").rmdir()
+        assert pager.wait(10) == 0
+    finally:
+        pager.kill()
+        pager.wait()
 
 
 @pytest.mark.parametrize("name", ["pager.sh", "pager.py"])
