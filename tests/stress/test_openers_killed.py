@@ -104,7 +104,7 @@ def test_whatever_is_killed_no_byte_is_wrong_and_the_next_open_goes_on(tmp_path:
                 server.fault = ""
                 assert user.open(url, *flags) == path
             for _ in wait_until("everybody reads again"):
-                before = [reader.pages for reader in found]
+                then = [reader.pages for reader in found]
                 time.sleep(0.2)
-                if all(reader.pages > old for reader, old in zip(found, before, strict=True)):
+                if all(reader.pages > old for reader, old in zip(found, then, strict=True)):
                     break
