@@ -3,7 +3,7 @@
 #
 # One would guess: OSError for both, since both have the same reader interface.
 #
-# Seen (MDAnalysis 2.11.0, numpy 2.4.6): page 150 of a DCD file of 200 frames answers EIO. Iterating gives 102 frames
+# Seen (MDAnalysis 2.11.0, numpy 2.4.6): page 150 of a DCD file of 200 frames answers EIO. Iterating gives 100 frames
 # and stops, while len() of the same file still says 200. So compare what came with len(), when trajectories are
 # fetched as they are read.
 #
