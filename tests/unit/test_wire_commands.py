@@ -37,14 +37,17 @@ from vmofs.wire.commands import (
 )
 
 K = CommandKind
-CREATE_USAGE = "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]"
+CREATE_USAGE = (
+    "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]"
+    " [readahead=SIZE] [blksize=SIZE]"
+)
 SUPPLY_USAGE = "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"
 
 # Lines as format_command writes them.
 CANONICAL: list[tuple[str, Command]] = [
     ("vmo/a 8193", CreateVmo("vmo/a", 8193)),
     (
-        "vmo/a\\040b 0 key=7 resizable trap_dirty unbounded writeback noevict mode=0640 port=w1",
+        "vmo/a\\040b 0 key=7 resizable trap_dirty unbounded writeback noevict mode=0640 port=w1 readahead=1 blksize=2",
         CreateVmo(
             "vmo/a b",
             0,
@@ -56,6 +59,8 @@ CANONICAL: list[tuple[str, Command]] = [
             port="w1",
             writeback=True,
             noevict=True,
+            readahead=1,
+            blksize=2,
         ),
     ),
     ("vmo/d trap_dirty writeback port=w", ServeDirectory("vmo/d", trap_dirty=True, writeback=True, port="w")),

@@ -3,7 +3,7 @@ r"""Commands: the text of the command files and the values that it stands for.
 One line is one command, for the file whose name is the kind of command. The grammar, where blanks and tabs separate
 words, and names and operations are accepted in either case::
 
-    create_vmo          VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]
+    create_vmo          VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME] [readahead=SIZE] [blksize=SIZE]
     serve_directory     DIRECTORY [trap_dirty] [writeback] [port=NAME]
     supply_pages        VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]
     detach_vmo          VMO
@@ -83,6 +83,8 @@ class CreateVmo:
     port: str | None = None
     writeback: bool = False
     noevict: bool = False
+    readahead: int | None = None
+    blksize: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,8 @@ _VMO_OP_FORM = "OP VMO OFFSET LENGTH"
 _SYNTAXES: Mapping[CommandKind, _Syntax] = {
     CommandKind.CREATE_VMO: _syntax(
         CreateVmo,
-        "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]",
+        "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]"
+        " [readahead=SIZE] [blksize=SIZE]",
     ),
     CommandKind.SERVE_DIRECTORY: _syntax(ServeDirectory, "DIRECTORY [trap_dirty] [writeback] [port=NAME]"),
     CommandKind.SUPPLY_PAGES: _syntax(SupplyPages, "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"),

@@ -38,6 +38,7 @@ from vmofs_mount.pagers.pager_directory import PagerCommandFile, PagerDirectory,
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.rights.set_id import SET_ID, drop_privileges
 from vmofs_mount.tree.inodes import VmoFile, vmo_of
+from vmofs_mount.tree.reading import Reading, check_block, check_readahead
 
 _MAX_CHECKED_BYTES = 2**25
 """Others wait while a sum is made, and all moves at one moment: 15 ms for this many."""
@@ -58,12 +59,14 @@ class PagerCommands:
         cache: PageCache,
         stores: MappedStores,
         answers: Answers,
+        reading: Reading,
     ) -> None:
         self._engine = engine
         self._names = names
         self._cache = cache
         self._stores = stores
         self._answers = answers
+        self._reading = reading
         self._keys = map(Key, itertools.count(1))  # that VMOs are given by default
         self.methods: dict[type[Command], Method] = {
             CreateVmo: self._create_vmo,
@@ -85,7 +88,8 @@ class PagerCommands:
         )
         permissions = 0o644 if command.mode is None else command.mode
         permissions &= ~handle.identity.umask
-        file = VmoFile(permissions, handle.identity.uid, handle.identity.gid, pager=pager.pager)
+        reading = self._reading_of(command)
+        file = VmoFile(permissions, handle.identity.uid, handle.identity.gid, pager=pager.pager, reading=reading)
         self._names.add(parent, name, file, command.vmo)
         try:
             key = next(self._keys) if command.key is None else Key(command.key)
@@ -96,6 +100,14 @@ class PagerCommands:
             raise
         return OK
 
+    def _reading_of(self, command: CreateVmo) -> Reading:
+        if command.readahead is None and command.blksize is None:
+            return self._reading  # mostly: one for all
+        return Reading(
+            None if command.readahead is None else check_readahead(command.readahead),
+            self._reading.block_bytes if command.blksize is None else check_block(command.blksize),
+        )
+
     async def _serve_directory(self, command: ServeDirectory, handle: CommandHandle) -> str:
         pager = _pager_directory_of(handle)
         port = pager.port(command.port)
@@ -105,7 +117,7 @@ class PagerCommands:
         if not (handle.identity.overrides or handle.identity.uid == directory.uid):
             raise AccessDeniedError(f"only its owner may have {quote(command.directory)} served")
         options = VmoOptions(resizable=True, trap_dirty=command.trap_dirty, writeback=command.writeback)
-        directory.maker = ServedDirectory(ref(pager), port, options, self._keys, handle.limits)
+        directory.maker = ServedDirectory(ref(pager), port, options, self._keys, handle.limits, self._reading)
         return OK
 
     async def _supply_pages(self, command: SupplyPages, handle: CommandHandle) -> str | Waiting:

@@ -56,6 +56,7 @@ class SessionOptions(Protocol):
 
     allow_other: bool
     spin_seconds: float
+    readahead_bytes: int
     kernel: set[str]
 
 
@@ -133,7 +134,7 @@ async def serve(
             negotiation.begin()
             turns.before_wait(negotiation.end)
 
-        end = _End(device, kernel, negotiation, supervisor, shared=options.allow_other)
+        end = _End(device, kernel, negotiation, supervisor, options)
         async with trio.open_nursery() as background:
             assembled = assemble(Session(mountpoint, kernel, background, turns))
             operations.attach(assembled.parts, begin_negotiation)
@@ -179,14 +180,14 @@ class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
     def __init__(
-        self, device: int, kernel: Kernel, negotiation: Negotiation, supervisor: Supervisor, *, shared: bool
+        self, device: int, kernel: Kernel, negotiation: Negotiation, supervisor: Supervisor, options: SessionOptions
     ) -> None:
         self.failure: str | None = None
         self._supervisor = supervisor
         self._device = device
         self._kernel = kernel
         self._negotiation = negotiation
-        self._shared = shared
+        self._options = options
         self._near = trio.Event()
         self._served = trio.Event()
 
@@ -232,7 +233,7 @@ class _End:
             self.failure = f"{mountpoint} does not answer: {error}"
             self._near.set()
             return
-        for sentence in (*degraded, *what_is_lacking(shared=self._shared)):
+        for sentence in (*degraded, *what_is_lacking(shared=self._options.allow_other)):
             _log.warning("%s", sentence)
         self._supervisor.ready()
 
@@ -241,7 +242,7 @@ class _End:
         mount = mount_at(mountpoint)
         if mount is None:
             raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
-        degraded = tune(mount.minor)
+        degraded = tune(mount.minor, self._options.readahead_bytes)
         self._supervisor.mounted(mount.minor)
         Path(mountpoint, "control", "version").stat()
         return degraded

@@ -24,6 +24,7 @@ from vmofs_mount.pagers.delivery import PagerPorts, vmo_name
 from vmofs_mount.pagers.supply_tree import SupplyRealm
 from vmofs_mount.tree.inodes import CommandFile, Directory, VmoFile
 from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.reading import Reading
 
 DEFAULT_PORT = "requests"
 
@@ -149,6 +150,7 @@ class ServedDirectory:
     options: VmoOptions
     keys: Iterator[Key]
     limits: Limits
+    reading: Reading
 
     def make_file(self, mode: int, caller: Caller) -> VmoFile:
         """Make an empty VMO, and its file.
@@ -161,4 +163,4 @@ class ServedDirectory:
             raise BadStateError("the pager is closed")
         pager, account = directory.pager, self.limits.account(caller.uid)
         vmo = pager.create_vmo(self.port, next(self.keys), 0, self.options, account)
-        return VmoFile(mode, caller.uid, caller.gid, vmo, pager)
+        return VmoFile(mode, caller.uid, caller.gid, vmo, pager, self.reading)

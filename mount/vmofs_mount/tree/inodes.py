@@ -21,8 +21,9 @@ from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import Vmo
 from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
-from vmofs.units import PageRange
+from vmofs.units import PAGE_SIZE, PageRange
 from vmofs_mount.linux.caller import Caller
+from vmofs_mount.tree.reading import Reading
 
 PagedVmo = PagerVmo | CloneVmo | PagerView
 """What a file in ``vmo/`` shows: the VMO of a pager, or a child of one."""
@@ -98,6 +99,11 @@ class Node:
     def committed_pages(self) -> int:
         """Pages of memory behind the file: an eighth of ``st_blocks``."""
         return 0
+
+    @property
+    def block_bytes(self) -> int:
+        """``st_blksize``."""
+        return PAGE_SIZE
 
     def computed_xattrs(self) -> Mapping[bytes, bytes]:
         """Return the ``user.vmofs.*`` attributes, without that prefix."""
@@ -304,16 +310,23 @@ def _length_by(node: Node) -> int:
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``pager`` made it, or none did, as for children."""
 
-    __slots__ = ("mapper_count", "maybe_cached", "pager", "vmo", "writer_count", "writers_total")
+    __slots__ = ("mapper_count", "maybe_cached", "pager", "reading", "vmo", "writer_count", "writers_total")
 
     vmo: PagedVmo
     """What the file shows. Unset only while a name is claimed for a VMO that is about to be made."""
 
     def __init__(
-        self, permissions: int, uid: int, gid: int, vmo: PagedVmo | None = None, pager: Pager | None = None
+        self,
+        permissions: int,
+        uid: int,
+        gid: int,
+        vmo: PagedVmo | None = None,
+        pager: Pager | None = None,
+        reading: Reading = Reading(),  # noqa: B008
     ) -> None:
         super().__init__(permissions, uid, gid)
         self.pager = pager
+        self.reading = reading
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
         self.writer_count = 0  # open files that may write
@@ -337,6 +350,11 @@ class VmoFile(Node):
     def committed_pages(self) -> int:
         """Pages that were supplied or written."""
         return self.vmo.committed_pages
+
+    @property
+    def block_bytes(self) -> int:
+        """By which many programs choose the size of their reads."""
+        return self.reading.block_bytes
 
     def release(self) -> bool:
         """Give up the handle; a VMO that has children goes on asking for pages, by this name."""

@@ -95,6 +95,11 @@ class RunMap(Spans):
         counts = self._counts
         return counts[_CLEAN] + counts[_DIRTY] + counts[_AWAITING]
 
+    @property
+    def present_pages(self) -> int:
+        """Pages that are in some run."""
+        return sum(self._counts)
+
     def pages_in(self, state: PageState) -> int:
         """Return the number of pages in a stored state; ZERO counts those awaiting clean too."""
         return self._counts[state.code]

@@ -42,7 +42,7 @@ from vmofs.core.pages.states import PageState
 from vmofs.core.requests.access import Access, Steps, as_access, at_once
 from vmofs.core.requests.page_source import PageSource
 from vmofs.core.vmos import commit, hints, resize, transfer, zero
-from vmofs.core.vmos.cow_pages import Window
+from vmofs.core.vmos.cow_pages import CowPages, Window
 from vmofs.core.vmos.lineage import Lineage
 from vmofs.core.vmos.pager_pages import Maker, PagerPages, VmoOptions, VmoStatistics
 from vmofs.core.vmos.vmo_pages import ClonePages, CloneStatistics, VmoPages
@@ -272,6 +272,15 @@ class PagedVmo(Vmo):
     def stream_size(self) -> int:
         """The size of the content, in bytes."""
         return self.node.stream_size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no page of the root is absent, so that nothing can be asked for."""
+        root: CowPages = self.node
+        while root.parent is not None:
+            root = root.parent
+        assert isinstance(root, PagerPages)
+        return root.runs.present_pages == root.size_pages
 
     def absent(self, pages: PageRange) -> PageRange:
         """Return the rest of a range from its first absent page on; the range itself if none is absent."""
