@@ -171,11 +171,17 @@ class PageCache:
             waiting = backlog.reads.over(pages)
             if any(pages.start >= read.start and pages.end <= read.end for read in waiting):
                 continue  # most pages that are supplied were asked for
-            for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
-                backlog.to_store.add(part)
-            # Each of these is for a part of the range, and brings that part itself.
-            for read in waiting:
-                backlog.to_store.discard(read)
+            _note_to_store(file, backlog, pages, waiting)
+        if backlog.to_store:
+            self._start(file, backlog)
+
+    def store_ahead(self, file: VmoFile, pages: PageRange) -> None:
+        """Store what is present of pages that somebody is about to read, on the conditions of ``supplied``."""
+        pages &= PageRange(0, file.vmo.size_pages)
+        if not pages or not _takes_stores(file):
+            return
+        backlog = self._backlog(file)
+        _note_to_store(file, backlog, pages, backlog.reads.over(pages))
         if backlog.to_store:
             self._start(file, backlog)
 
@@ -428,6 +434,15 @@ class PageCache:
         self.writes.check()
         assert all(_is_kept(file, backlog) for file, backlog in self._backlogs.items())
         self._attributes.check()
+
+
+def _note_to_store(file: VmoFile, backlog: _Backlog, pages: PageRange, waiting: list[PageRange]) -> None:
+    """Queue what is present of a range, except what READs that wait bring."""
+    for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
+        backlog.to_store.add(part)
+    # Each of these is for a part of the range, and brings that part itself.
+    for read in waiting:
+        backlog.to_store.discard(read)
 
 
 def _mark_outdated(file: VmoFile, reads: WaitingReads, stale: PageRange) -> None:

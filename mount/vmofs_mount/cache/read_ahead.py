@@ -8,7 +8,7 @@ The kernel has one setting for a mount. But an open file takes it over when it i
 #
 #     an open of a VMO --> `opened`: the setting becomes that of this open, before OPEN is answered
 #     an open of another VMO --> the same: each says what it wants
-#     2 ms without an open --> `_set_back`: as the mount was told, for ``posix_fadvise`` and who looks into /sys
+#     50 ms without an open --> `_set_back`: as the mount was told, for ``posix_fadvise`` and who looks into /sys
 #
 # What is not nice
 #
@@ -30,8 +30,12 @@ _log = logging.getLogger(__name__)
 WHOLE_BYTES = 2**17
 """For a VMO all of whose pages are there. It is what Linux does for other filesystems."""
 
-_HELD_SECONDS = 0.002
-"""How long an opener may take to go on after its answer. Later it gets what the mount was told."""
+_HELD_SECONDS = 0.05
+"""How long an opener may take to go on after its answer. Later it gets what the mount was told.
+
+2 ms are enough on a quiet machine, and not on a busy one. Since each open of a VMO says what it wants, a longer
+time harms nobody.
+"""
 
 
 class ReadAhead:
