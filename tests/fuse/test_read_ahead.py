@@ -223,3 +223,39 @@ def test_what_cannot_be_is_refused_and_makes_no_file(pager: PagerClient, words: 
     assert refused.errno == errno.EINVAL
     assert refused.result.startswith(f"{Status.INVALID_ARGS.zx_name}: {sentence}")
     assert not pager.vmo("v").path.exists()
+
+
+def read_in_sequence(vmo: Vmo, length: int) -> bytes:
+    """Read a whole VMO in pieces."""
+    with vmo.path.open("rb", buffering=0) as file:
+        return b"".join(os.pread(file.fileno(), length, offset) for offset in range(0, vmo.path.stat().st_size, length))
+
+
+@pytest.mark.parametrize("length", [P, 4 * P])
+def test_what_is_there_is_not_read_page_by_page_though_requests_are_exact(
+    pager: PagerClient, shared_mount: Mounted, length: int
+) -> None:
+    """The kernel gets what is present by stores, and the pager is asked for each absent page, and for nothing else."""
+    vmo, distance = pager.create(f"v{length}", SIZE), 64 * P
+    for offset in range(0, SIZE, distance):
+        pager.supply(vmo, offset + P, distance - P)
+    stored = shared_mount.counter("pagecache_stored_pages_total")
+    reader = Background(lambda: read_in_sequence(vmo, length))
+    requests = []
+    for request in requests_until_done(pager, reader):
+        requests.append((request.offset, request.length))
+        pager.supply(vmo, request.offset, request.length)
+    assert reader.result() == pattern.make(0, 0, SIZE)
+    assert requests == [(offset, P) for offset in range(0, SIZE, distance)]
+    stored = shared_mount.counter("pagecache_stored_pages_total") - stored
+    assert stored > SIZE // P // 2
+
+
+def test_who_may_write_reads_page_by_page_and_nothing_is_stored(pager: PagerClient, shared_mount: Mounted) -> None:
+    vmo = pager.create("v", SIZE)
+    pager.supply(vmo, 0, LARGE)
+    stored = shared_mount.counter("pagecache_stored_pages_total")
+    with vmo.path.open("r+b", buffering=0) as file:
+        data = b"".join(os.pread(file.fileno(), P, offset) for offset in range(0, LARGE, P))
+    assert data == pattern.make(0, 0, LARGE)
+    assert shared_mount.counter("pagecache_stored_pages_total") == stored

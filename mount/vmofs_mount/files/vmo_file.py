@@ -22,6 +22,7 @@ from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
 from vmofs_mount.cache.read_retries import Failure, Failures, Retries, RetriesLeft, find_stale
+from vmofs_mount.cache.sequences import Sequence
 from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.kernel_sizes import KernelSizes
 from vmofs_mount.files.open_files import Handle, content_changed
@@ -322,6 +323,7 @@ class VmoHandle(Handle):
         self.process = thread_group(caller.pid)
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        self._sequence = Sequence()
         self.is_mapped = False
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         file.maybe_cached = True
@@ -338,6 +340,9 @@ class VmoHandle(Handle):
             OutOfRangeError: it was cut off, and the kernel does not get to know that.
         """
         vmo = self.file.vmo
+        ahead = self._sequence.read(offset, offset + size)
+        if ahead is not None and not self.flags & os.O_DIRECT:
+            self._opened.cache.store_ahead(self.file, ahead)
         while True:
             end = min(offset + size, vmo.stream_size)
             data: Bytes | None = b"" if end <= offset else vmo.read_nowait(offset, end - offset)
