@@ -276,14 +276,17 @@ class Pager:
         self._totals["pages_redundant"] += pages.pages - count
         return filled
 
-    def op_range_steps(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> Steps[None]:
+    def op_range_steps(
+        self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0, reason: str = ""
+    ) -> Steps[None]:
         """Answer or announce something about a page-aligned range of bytes. ``op`` None stands for an unknown one.
 
         FAIL: requests outstanding for the range fail with the status number ``data``; no page changes state, and it is
-        no error if nobody waits. DIRTY: every page becomes dirty, zeros get memory; on an error none does, yet those
-        who wait for NOT_FOUND, NO_MEMORY or the part inside wake and ask again. WRITEBACK_BEGIN: dirty pages, and zero
-        intervals whose start is covered, await being cleaned; with ``data`` IS_ZERO only the latter. WRITEBACK_END:
-        what awaits it becomes clean, zeros become absent. The last two work on a detached VMO too.
+        no error if nobody waits. ``reason`` is a sentence for people who look for why. DIRTY: every page becomes dirty,
+        zeros get memory; on an error none does, yet those who wait for NOT_FOUND, NO_MEMORY or the part inside wake and
+        ask again. WRITEBACK_BEGIN: dirty pages, and zero intervals whose start is covered, await being cleaned; with
+        ``data`` IS_ZERO only the latter. WRITEBACK_END: what awaits it becomes clean, zeros become absent. The last two
+        work on a detached VMO too.
 
         Raises:
             InvalidArgsError: not page aligned, not of this pager, FAIL with a code that is not allowed, or ``data``
@@ -299,7 +302,7 @@ class Pager:
         check_page_aligned(offset=offset, length=length)
         target = self.check_vmo(vmo)
         if op is PagerOp.FAIL:
-            yield from self._fail_steps(target, offset, length, data)
+            yield from self._fail_steps(target, offset, length, data, reason)
         elif op is PagerOp.DIRTY:
             _check_data(op, data, 0)
             yield from _dirty_steps(target, offset, length)
@@ -317,7 +320,7 @@ class Pager:
 
     op_range = at_once(op_range_steps)
 
-    def _fail_steps(self, vmo: PagerPages, offset: int, length: int, data: int) -> Steps[None]:
+    def _fail_steps(self, vmo: PagerPages, offset: int, length: int, data: int, reason: str) -> Steps[None]:
         data -= 2**64 if data >= 2**63 else 0  # a status is a signed number, the argument is not
         if data not in FAIL_CODES:
             allowed = ", ".join(f"{code.zx_name} ({code.value})" for code in sorted(FAIL_CODES, reverse=True))
@@ -330,8 +333,8 @@ class Pager:
             for part in vmo.source.outstanding(command).in_slices(pages):
                 if part.start > pages.start:
                     yield None
-                vmo.source.resolve(command, part, Status(data))
-        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, Status(data))
+                vmo.source.resolve(command, part, Status(data), reason)
+        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, Status(data), reason)
 
     def query_dirty_ranges_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[DirtyRange]]:
         """Return what is dirty in a range of bytes (rounded outward to pages), ascending and cut to it.

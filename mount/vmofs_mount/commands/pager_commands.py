@@ -37,7 +37,7 @@ from vmofs_mount.pagers.answers import PATIENCE_SECONDS, Answers, Rest
 from vmofs_mount.pagers.pager_directory import PagerCommandFile, PagerDirectory, ServedDirectory
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.rights.set_id import SET_ID, drop_privileges
-from vmofs_mount.tree.inodes import VmoFile, vmo_of
+from vmofs_mount.tree.inodes import SOURCE, VERSION, VmoFile, vmo_of
 from vmofs_mount.tree.reading import Reading, check_block, check_readahead
 
 _MAX_CHECKED_BYTES = 2**25
@@ -90,6 +90,8 @@ class PagerCommands:
         permissions &= ~handle.identity.umask
         reading = self._reading_of(command)
         file = VmoFile(permissions, handle.identity.uid, handle.identity.gid, pager=pager.pager, reading=reading)
+        file.say(SOURCE, command.source)
+        file.say(VERSION, command.version)
         self._names.add(parent, name, file, command.vmo)
         try:
             key = next(self._keys) if command.key is None else Key(command.key)
@@ -149,7 +151,9 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        rest = await self._answers.op_range(pager, file, command.op, command.offset, command.length, command.data)
+        rest = await self._answers.op_range(
+            pager, file, command.op, command.offset, command.length, command.data, command.reason or ""
+        )
         return OK if rest is None else partial(_ok_after, rest)
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str | Waiting:

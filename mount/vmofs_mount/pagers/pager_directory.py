@@ -18,7 +18,7 @@ from vmofs.status import BadHandleError, BadStateError, InvalidArgsError, OutOfR
 from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
-from vmofs.wire.names import escape, quote
+from vmofs.wire.names import escape, printable, quote
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.delivery import PagerPorts, vmo_name
 from vmofs_mount.pagers.supply_tree import SupplyRealm
@@ -59,7 +59,10 @@ class PagerDirectory:
         return self.directory.name.decode()
 
     def pending_lines(self) -> Iterator[str]:
-        """Yield the unanswered requests, oldest first: the request line, its age, deliveries, and by which FIFO."""
+        """Yield the unanswered requests, oldest first: the request line, its age, deliveries, and by which FIFO.
+
+        Behind that stands how many requests of the VMO failed before, and the reason that was given for the last.
+        """
         for number, request in enumerate(list(self._system.requests)):
             if request.source.tally is self.pager.tally and request.source.is_outstanding(request):
                 yield self._pending_line(request)
@@ -71,9 +74,14 @@ class PagerDirectory:
         lane = packet.source.port.delivered().get(request)
         by = next((name for name, fifo in self.ports.fifos.items() if fifo is lane), None)
         state = f"delivered={escape(by)}" if by is not None else "queued"
+        failed = packet.source.failed
+        before = "" if failed is None else f" failed={failed.times}"
+        if failed is not None and failed.reason:
+            before += f" reason={escape(printable(failed.reason))}"
         return (
             f"{packet.command.name} {packet.key} {packet.offset} {packet.length} {escape(vmo_name(packet.source))} "
-            f"age={trio.current_time() - request.raised_at:.3f} deliveries={request.deliveries} {state}\n"
+            f"age={trio.current_time() - request.raised_at:.3f} deliveries={request.deliveries} {state}"
+            f"{before}\n"
         )
 
     def stats_text(self) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Extended attributes: ``user.*`` is stored, ``user.vmofs.*`` is computed and read-only, ACLs go to ``acl``.
 
+Some of ``user.vmofs.*`` are said by whoever makes a file (``Node.SAID``): these are stored too.
+
 Namespace rules of xattr(7) (``user.*`` only on files and directories, permissions) are enforced by the kernel.
 """
 
@@ -9,9 +11,8 @@ import errno
 from collections.abc import Mapping
 
 from vmofs_mount.tree import acl
-from vmofs_mount.tree.inodes import Node
+from vmofs_mount.tree.inodes import VIRTUAL_PREFIX, Node
 
-VIRTUAL_PREFIX = b"user.vmofs."
 MAX_TOTAL_BYTES = 128 * 1024
 """Names and values of one node; the kernel itself bounds one value to 64 KiB and the list of names too."""
 
@@ -41,16 +42,18 @@ def get_xattr(node: Node, name: bytes) -> bytes:
 
 def list_xattrs(node: Node) -> list[bytes]:
     """Return all names, the computed ones last."""
-    return [*(node.xattrs or {}), *(VIRTUAL_PREFIX + name for name in node.computed_xattrs())]
+    stored = [name for name in node.xattrs or {} if not name.startswith(VIRTUAL_PREFIX)]
+    return [*stored, *(VIRTUAL_PREFIX + name for name in node.computed_xattrs())]
 
 
 def set_xattr(node: Node, name: bytes, value: bytes) -> None:
-    """Set a value.
+    """Set a value. Who may say what is said of a file is judged elsewhere.
 
     Raises:
-        OSError: EPERM for ``user.vmofs.*``; EOPNOTSUPP for another namespace; E2BIG; ENOSPC; see ``acl.store``.
+        OSError: EPERM for what is computed of ``user.vmofs.*``; EOPNOTSUPP for another namespace; E2BIG; ENOSPC; see
+            ``acl.store``.
     """
-    _check_writable(name)
+    _check_writable(node, name)
     if name in {acl.ACCESS, acl.DEFAULT}:
         acl.store(node, name, value)
         return
@@ -68,7 +71,7 @@ def remove_xattr(node: Node, name: bytes) -> None:
     Raises:
         OSError: ENODATA; and as ``set_xattr``.
     """
-    _check_writable(name)
+    _check_writable(node, name)
     if node.xattrs is None or name not in node.xattrs:
         raise OSError(errno.ENODATA, f"{node.path} has no attribute {name!r}")
     del node.xattrs[name]
@@ -79,7 +82,7 @@ def _check_namespace(name: bytes) -> None:
         raise OSError(errno.EOPNOTSUPP, f"attributes like {name!r} are not kept")
 
 
-def _check_writable(name: bytes) -> None:
+def _check_writable(node: Node, name: bytes) -> None:
     _check_namespace(name)
-    if name.startswith(VIRTUAL_PREFIX):
+    if name.startswith(VIRTUAL_PREFIX) and name not in node.SAID:
         raise OSError(errno.EPERM, f"{name!r} is computed")

@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING
 
 from vmofs.core.pages.spans import SLICE, Spans
 from vmofs.core.requests.outstanding import Outstanding
-from vmofs.core.requests.request import PageRequest, Waiter
+from vmofs.core.requests.request import SIZE_PAGE, Failed, PageRequest, Waiter
 from vmofs.status import BadStateError, Status
 from vmofs.units import Key, PageRange
 from vmofs.vocabulary import PacketCommand
@@ -103,6 +103,7 @@ class PageSource:
         "_packets",
         "_read_requests_total",
         "_system",
+        "failed",
         "key",
         "owner",
         "port",
@@ -117,6 +118,7 @@ class PageSource:
         self.key = key
         self.owner: object = None  # the edge's: what the packet lines name
         self.state = SourceState.ATTACHED
+        self.failed: Failed | None = None
         self._outstanding = _NOTHING_OUTSTANDING  # only what is not empty
         self._packets = _NO_PACKETS  # not dequeued, oldest first; the first is the one in the port
         self._read_requests_total = 0
@@ -186,7 +188,9 @@ class PageSource:
 
     # Answers
 
-    def resolve(self, command: PacketCommand, pages: PageRange, failure: Status | None = None) -> None:
+    def resolve(
+        self, command: PacketCommand, pages: PageRange, failure: Status | None = None, reason: str = ""
+    ) -> None:
         """Count pages as resolved (or failed) in every request of the command that they meet; wake whom that helps."""
         outstanding = self._outstanding.get(command)
         if outstanding is None:
@@ -194,7 +198,8 @@ class PageSource:
         # A list: `_complete` takes requests out.
         for request in outstanding.meeting(pages):
             if failure is not None:
-                _latch(request, pages, failure)
+                self._note_failed(failure, request.range & pages, reason)
+                _latch(request, pages, failure, reason)
             if request.range == pages or (request.range & pages).pages >= request.pending_count:  # mostly the former
                 self._complete(request)
                 continue
@@ -209,9 +214,14 @@ class PageSource:
 
     def fail_request(self, request: PageRequest, status: Status) -> None:
         """End one request: all who wait for it get ``status``."""
+        self._note_failed(status, request.range, "")
         for waiter in request.waiters():
             waiter.latched = status
         self._complete(request)
+
+    def _note_failed(self, status: Status, pages: PageRange, reason: str) -> None:
+        shown = PageRange(0, 0) if pages == SIZE_PAGE else pages
+        self.failed = Failed(1 + (self.failed.times if self.failed else 0), status, shown, reason)
 
     def fail_all(self, status: Status) -> None:
         """End every request with ``status``."""
@@ -340,9 +350,9 @@ class PageSource:
         self.port.check_source(self)
 
 
-def _latch(request: PageRequest, failed: PageRange, status: Status) -> None:
+def _latch(request: PageRequest, failed: PageRange, status: Status, reason: str) -> None:
     """Mark those who will get the error: the failed range begins at their first or their wanted page (3.6)."""
     for waiter in request.waiters():
         cut = waiter.range & failed
         if cut and cut.start in {waiter.range.start, waiter.wanted}:
-            waiter.latched = status
+            waiter.latched, waiter.reason = status, reason
