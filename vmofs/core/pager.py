@@ -22,7 +22,7 @@ from vmofs.core.requests.page_source import PageSource, SourceState, Tally
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.request import SIZE_PAGE, PageRequest
 from vmofs.core.requests.system import System
-from vmofs.core.vmos import children, writeback
+from vmofs.core.vmos import children, marks, writeback
 from vmofs.core.vmos.aux import AnonymousVmo
 from vmofs.core.vmos.cow_pages import CowPages
 from vmofs.core.vmos.detach import detach_steps, fail_all_steps
@@ -398,6 +398,22 @@ class Pager:
         return dropped
 
     evict = at_once(evict_steps)
+
+    def mark_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[None]:
+        """Mark a range of bytes (rounded outward to pages): of the first read of each page there TOUCH tells.
+
+        Raises:
+            InvalidArgsError: the VMO was not made by this pager.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            BadStateError: the VMO is detached.
+            NoMemoryError: there are many marked ranges.
+        """
+        target = self.check_vmo(vmo)
+        target.check_inside(offset, length)
+        _check_attached(target)
+        yield from marks.mark_steps(target, PageRange.of_bytes(offset, length))
+
+    mark = at_once(mark_steps)
 
     def close_steps(self) -> Steps[None]:
         """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""

@@ -9,6 +9,7 @@ words, and names and operations are accepted in either case::
     detach_vmo          VMO
     op_range            OP VMO OFFSET LENGTH [DATA] [reason=REASON]
     evict               VMO OFFSET LENGTH
+    mark                VMO OFFSET LENGTH
     query_dirty_ranges  VMO OFFSET LENGTH
     query_vmo_stats     VMO [reset]
     vmo_create          AUX SIZE [resizable] [contiguous | physical]
@@ -62,6 +63,7 @@ class CommandKind(StrEnum):
     DETACH_VMO = "detach_vmo"
     OP_RANGE = "op_range"
     EVICT = "evict"
+    MARK = "mark"
     QUERY_DIRTY_RANGES = "query_dirty_ranges"
     QUERY_VMO_STATS = "query_vmo_stats"
     VMO_CREATE = "vmo_create"
@@ -148,6 +150,15 @@ class Evict:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Be told of the first read of each page of a range. No call of Zircon's."""
+
+    vmo: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueryDirtyRanges:
     """Ask for the dirty ranges. Zircon: zx_pager_query_dirty_ranges."""
 
@@ -221,6 +232,7 @@ Command: TypeAlias = (
     | DetachVmo
     | OpRange
     | Evict
+    | Mark
     | QueryDirtyRanges
     | QueryVmoStats
     | VmoCreate
@@ -321,6 +333,7 @@ _SYNTAXES: Mapping[CommandKind, _Syntax] = {
         OpRange, "OP VMO OFFSET LENGTH [DATA] [reason=REASON]", op=WORD, usage="\n".join(_OP_RANGE_USAGE)
     ),
     CommandKind.EVICT: _syntax(Evict, "VMO OFFSET LENGTH"),
+    CommandKind.MARK: _syntax(Mark, "VMO OFFSET LENGTH"),
     CommandKind.QUERY_DIRTY_RANGES: _syntax(QueryDirtyRanges, "VMO OFFSET LENGTH"),
     CommandKind.QUERY_VMO_STATS: _syntax(QueryVmoStats, "VMO [reset]"),
     CommandKind.VMO_CREATE: _syntax(VmoCreate, "AUX SIZE [resizable] [contiguous | physical]"),

@@ -465,7 +465,7 @@ def _take_some(file: VmoFile, to_store: RangeSet) -> tuple[list[PageRange], list
         pages = PageRange(pages.start, min(pages.end, pages.start + left))
         to_store.discard(pages)
         left -= pages.pages
-        for part in file.vmo.committed(pages):
+        for part in file.vmo.unmarked(pages):  # the pager wants to know when somebody comes to the others
             end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
             data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
             if data is not None:

@@ -20,6 +20,7 @@ from vmofs.wire.commands import (
     CreateVmo,
     DetachVmo,
     Evict,
+    Mark,
     OpRange,
     QueryDirtyRanges,
     QueryVmoStats,
@@ -75,6 +76,7 @@ class PagerCommands:
             DetachVmo: self._detach_vmo,
             OpRange: self._op_range,
             Evict: self._evict,
+            Mark: self._mark,
             QueryDirtyRanges: self._query_dirty_ranges,
             QueryVmoStats: self._query_vmo_stats,
         }
@@ -171,6 +173,11 @@ class PagerCommands:
             return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
 
         return await self._carry_out(Access(pager.evict_steps(file.vmo, command.offset, command.length)), then)
+
+    async def _mark(self, command: Mark, handle: CommandHandle) -> str | Waiting:
+        pager = _pager_of(handle)
+        file = await self._file(handle, command.vmo, os.W_OK, pager)
+        return await self._carry_out(Access(pager.mark_steps(file.vmo, command.offset, command.length)), _done)
 
     async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)

@@ -340,9 +340,7 @@ class VmoHandle(Handle):
             OutOfRangeError: it was cut off, and the kernel does not get to know that.
         """
         vmo = self.file.vmo
-        ahead = self._sequence.read(offset, offset + size)
-        if ahead is not None and not self.flags & os.O_DIRECT:
-            self._opened.cache.store_ahead(self.file, ahead)
+        self._note_read(offset, size)
         while True:
             end = min(offset + size, vmo.stream_size)
             data: Bytes | None = b"" if end <= offset else vmo.read_nowait(offset, end - offset)
@@ -360,6 +358,15 @@ class VmoHandle(Handle):
             if end > offset and self._opened.cache.writes and not self.flags & os.O_DIRECT:
                 self._opened.cache.writes.note_read(self.file, PageRange.of_bytes(offset, end - offset))
             return data
+
+    def _note_read(self, offset: int, size: int) -> None:
+        """Store what a program that reads in sequence is about to come to; tell the pager of marked pages."""
+        ahead = self._sequence.read(offset, offset + size)
+        if ahead is not None and not self.flags & os.O_DIRECT:
+            self._opened.cache.store_ahead(self.file, ahead)
+        if self.file.vmo.node.source.marked is not None:
+            with self._opened.engine.change():
+                self.file.vmo.touch(PageRange.of_bytes(offset, size))
 
     def _is_filled_up(self, asked: int) -> bool:
         """Return whether the kernel asked for a page behind the last one: it would fill it with zeros, and show them.

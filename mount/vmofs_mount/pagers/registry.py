@@ -28,6 +28,7 @@ PAGER_COMMANDS = (
     CommandKind.DETACH_VMO,
     CommandKind.OP_RANGE,
     CommandKind.EVICT,
+    CommandKind.MARK,
     CommandKind.QUERY_DIRTY_RANGES,
     CommandKind.QUERY_VMO_STATS,
 )

@@ -54,6 +54,7 @@ from vmofs.units import Key, PageRange
 from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
+    from vmofs.core.pages.ranges import RangeSet
     from vmofs.core.requests.port import Port
     from vmofs.core.requests.system import System
 
@@ -105,6 +106,7 @@ class PageSource:
         "_system",
         "failed",
         "key",
+        "marked",
         "owner",
         "port",
         "state",
@@ -119,6 +121,7 @@ class PageSource:
         self.owner: object = None  # the edge's: what the packet lines name
         self.state = SourceState.ATTACHED
         self.failed: Failed | None = None
+        self.marked: RangeSet | None = None  # see ``marks``; never an empty one
         self._outstanding = _NOTHING_OUTSTANDING  # only what is not empty
         self._packets = _NO_PACKETS  # not dequeued, oldest first; the first is the one in the port
         self._read_requests_total = 0
@@ -269,6 +272,10 @@ class PageSource:
     def send_complete(self) -> None:
         """Queue the packet that says that no other will follow."""
         self._send(PageRequest(self, PacketCommand.COMPLETE, PageRange(0, 0), 0.0))
+
+    def send_touch(self, pages: PageRange) -> None:
+        """Queue the packet that says that somebody has read marked pages. Without a pager no page is marked."""
+        self._send(PageRequest(self, PacketCommand.TOUCH, pages, 0.0))
 
     def withdraw_all(self) -> None:
         """Take back every packet that was not dequeued, COMPLETE included."""

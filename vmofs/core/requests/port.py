@@ -10,7 +10,7 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 # 2. What was delivered and not answered is in `_delivered`, with the lane that has it. It is never in `_returned` too.
 # 3. `_returned` goes before `_sources`: what was delivered once is older than all that never was.
 # 4. An answered request is in neither: `forget` is called for each that ends.
-# 5. COMPLETE is no request. When it is taken, nothing of it is left here.
+# 5. COMPLETE and TOUCH are no requests. When they are taken, nothing of them is left here.
 #
 # How it works
 #
@@ -48,6 +48,9 @@ from vmofs.vocabulary import PacketCommand
 if TYPE_CHECKING:
     from vmofs.core.requests.page_source import PageSource
     from vmofs.core.requests.system import System
+
+
+_NOTES = frozenset({PacketCommand.COMPLETE, PacketCommand.TOUCH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class Port:
         request.deliveries += 1
         request.delivered_at = now
         # Rule 5.
-        if request.command is not PacketCommand.COMPLETE:
+        if request.command not in _NOTES:
             self._delivered[request] = lane
             self._loads[lane] = self._loads.get(lane, 0) + 1
         self._packets_total += 1

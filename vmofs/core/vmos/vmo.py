@@ -41,7 +41,7 @@ from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.pages.states import PageState
 from vmofs.core.requests.access import Access, Steps, as_access, at_once
 from vmofs.core.requests.page_source import PageSource
-from vmofs.core.vmos import commit, hints, resize, transfer, zero
+from vmofs.core.vmos import commit, hints, marks, resize, transfer, zero
 from vmofs.core.vmos.cow_pages import CowPages, Window
 from vmofs.core.vmos.lineage import Lineage
 from vmofs.core.vmos.pager_pages import Maker, PagerPages, VmoOptions, VmoStatistics
@@ -286,6 +286,15 @@ class PagedVmo(Vmo):
         """Return the rest of a range from its first absent page on; the range itself if none is absent."""
         shift = self.start // PAGE_SIZE
         return self.node.absent(pages.moved(shift)).moved(-shift)
+
+    def touch(self, pages: PageRange) -> None:
+        """Note that a program reads pages, if some are marked. Zircon has no such thing; see ``marks``."""
+        marks.touch(self.node, pages.moved(self.start // PAGE_SIZE))
+
+    def unmarked(self, pages: PageRange) -> list[PageRange]:
+        """Return what ``committed`` does, without marked pages."""
+        shift = self.start // PAGE_SIZE
+        return [part.moved(-shift) for part in marks.unmarked(self.node, pages.moved(shift))]
 
     def state_at(self, page: int) -> PageState:
         """Return the state of one page."""
