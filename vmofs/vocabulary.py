@@ -23,6 +23,10 @@ class PacketCommand(StrEnum):
     """Ours; only for pages that the pager has marked: somebody has read these. There is nothing to answer."""
 
 
+NOTES = frozenset({PacketCommand.COMPLETE, PacketCommand.TOUCH})
+"""Packets that are no requests: nobody waits for an answer."""
+
+
 class PagerOp(IntEnum):
     """An operation of ``op_range``. Zircon: ZX_PAGER_OP_*."""
 

@@ -72,7 +72,7 @@ from typing import TYPE_CHECKING
 
 from vmofs.core.requests.request import Miss, Packet, PageRequest, SourceState
 from vmofs.units import Key, PageRange
-from vmofs.vocabulary import PacketCommand
+from vmofs.vocabulary import NOTES, PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.requests.page_source import PageSource
@@ -85,8 +85,6 @@ MOST_MISSING = 256
 
 MOST_HANDED = 64
 """Unanswered requests of a port with which misses take the short path. With more, most would be promoted."""
-
-_NOTES = frozenset({PacketCommand.COMPLETE, PacketCommand.TOUCH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +235,7 @@ class Port:
         request.deliveries += 1
         request.delivered_at = now
         # Rule 5.
-        if request.command not in _NOTES:
+        if request.command not in NOTES:
             self._hand(request, lane)
         self._packets_total += 1
         return request
