@@ -135,11 +135,13 @@ class Vmo(_File):
         """Commit, decommit, zero, prefetch or hint at a range; no length: to the end. Zircon: zx_vmo_op_range."""
         self.mount.commands.run(VmoOpRange(op, self.field, offset, self._length(offset, length)))
 
-    def create_child(self, kind: ChildKind, child: str, offset: int = 0, size: int | None = None) -> Vmo:
+    def create_child(
+        self, kind: ChildKind, child: str, offset: int = 0, size: int | None = None, *, no_write: bool = False
+    ) -> Vmo:
         """Make a snapshot, slice or reference, a VMO of its own. Zircon: zx_vmo_create_child."""
         whole = 0 if kind is ChildKind.REFERENCE else self._length(offset, None)
         size = whole if size is None else size
-        self.mount.commands.run(VmoCreateChild(kind, self.field, f"{self.top}/{child}", offset, size))
+        self.mount.commands.run(VmoCreateChild(kind, self.field, f"{self.top}/{child}", offset, size, no_write))
         return Vmo(self.mount, child)
 
     def set_stream_size(self, size: int) -> None:
