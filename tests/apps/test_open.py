@@ -145,9 +145,14 @@ def test_a_file_that_somebody_closes_twice_is_not_open(user: User, server: Fault
 
 
 def test_a_url_that_cannot_be_opened_ends_with_the_code_of_its_kind(user: User, server: FaultyServer) -> None:
+    user.open("pattern:4096")  # so that the mount need not be made each time
     for fault, code in [("404", 4), ("403", 6), ("503", 5), ("no ranges", 7), ("418", 1)]:
         server.fault = fault
         assert url(server) in user.run("open", url(server), code=code).stderr
+
+
+def test_a_mount_that_was_made_for_nothing_goes(user: User) -> None:
+    user.run("open", "file:///nowhere", code=4)
     assert not user.is_mounted()
 
 

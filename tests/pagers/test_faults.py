@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.faulty_server import NEW, OLD, SIZE, FaultyServer, faulty_server
 from vmofs.client import Changed, Retry, Unavailable
-from vmofs.pagers.bucket_files import Access, Bucket, BucketFile
+from vmofs.pagers.bucket_files import Access, Bucket, BucketFile, bucket_files
 from vmofs.pagers.http_client import HttpClient
 from vmofs.pagers.source import ExitCode, Refusal, Source, patiently
 from vmofs.pagers.web_file import WebFile
@@ -270,6 +270,24 @@ def test_headers_do_not_go_to_another_server(server: FaultyServer, tmp_path: Pat
         check(source, PAGE, PAGE)
         assert [asked.get("X-Token") for asked in server.asked] == ["secret"]
         assert [asked.get("X-Token") for asked in other.asked] == [None, None]
+
+
+def test_a_tree_of_a_store_is_what_its_list_says(server: FaultyServer) -> None:
+    access = Access(f"http://127.0.0.1:{server.port}", anonymous=True, seconds=SECONDS)
+    files = list(bucket_files("s3://bucket/tree/", access))
+    assert [(file.name, file.size) for file in files] == [("a/b", SIZE), ("c", SIZE)]
+    assert server.count == 1, "none of them is asked for when it is opened"
+    check(files[0], PAGE, PAGE)
+    server.fault, server.checks_if_match = "replaced, same tag", False
+    with pytest.raises(Changed):  # the first answer had another date
+        files[0].read(0, PAGE)
+    server.fault = "replaced"
+    with pytest.raises(Changed):  # the list had another tag
+        files[1].read(0, PAGE)
+    server.fault = "403"
+    with pytest.raises(Refusal) as refused:
+        list(bucket_files("s3://bucket/tree/", access))
+    assert refused.value.code == ExitCode.NOT_ALLOWED
 
 
 def test_both_versions_differ_in_every_word() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from vmofs.testing import pattern
@@ -42,6 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
         refusal = server.refusals.get(fault)
         if refusal and (fault != "503 every second" or count % 2):
             self._refuse(refusal)
+        elif "list-type=2" in self.path:
+            self._list()
         elif fault == "closes":
             self.close_connection = True
         elif fault == "silent":
@@ -58,6 +61,17 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers = refusal
         self._head(status, {"Content-Length": "5", **headers})
         self.wfile.write(b"sorry")
+
+    def _list(self) -> None:
+        """Answer as S3 does when it is asked what a bucket has."""
+        keys = "".join(
+            f"<Contents><Key>tree/{name}</Key><Size>{SIZE}</Size><ETag>{escape(_TAGS[OLD])}</ETag>"
+            "<LastModified>2026-11-30T10:00:00.123Z</LastModified></Contents>"
+            for name in ("a/b", "c")
+        )
+        body = f"<ListBucketResult>{keys}<IsTruncated>false</IsTruncated></ListBucketResult>".encode()
+        self._head(200, {"Content-Length": str(len(body)), "Content-Type": "application/xml"})
+        self.wfile.write(body)
 
     def _redirect(self) -> None:
         self.server.links += 1

@@ -113,6 +113,14 @@ WORKLOADS = (
         _to_all(sequential(), "null", "C null", "nbdkit python", "vmofs present", "vmofs ahead"),
         fills=True,
     ),
+    *(
+        Workload(
+            f"sequential, not cached, by {size // 1024} KiB",
+            _to_all(sequential(block_bytes=size), "null", "vmofs present", "vmofs sparse"),
+            fills=True,
+        )
+        for size in (2**12, 2**14)
+    ),
     Workload(
         "supply, aux",
         {"null": supplying.notify_store(2**20), "vmofs supplying": supplying.commands(2**20)},

@@ -36,6 +36,7 @@ from vmofs.wire.commands import (
     CreateVmo,
     DetachVmo,
     Evict,
+    Mark,
     OpRange,
     QueryDirtyRanges,
     QueryVmoStats,
@@ -180,9 +181,12 @@ class PagerVmo(Vmo):
         """Move pages from an aux file. Zircon: zx_pager_supply_pages."""
         self.pager.run(SupplyPages(self.field, offset, length, aux.field, aux_offset, xxh3))
 
-    def fail(self, offset: int, length: int, status: Status = Status.IO) -> None:
-        """End the requests in a range with a status. Zircon: zx_pager_op_range, ZX_PAGER_OP_FAIL."""
-        self.pager.run(OpRange(PagerOp.FAIL, self.field, offset, length, status))
+    def fail(self, offset: int, length: int, status: Status = Status.IO, reason: str | None = None) -> None:
+        """End the requests in a range with a status. Zircon: zx_pager_op_range, ZX_PAGER_OP_FAIL.
+
+        ``reason`` is a sentence for people who look for why; it may be 500 bytes long.
+        """
+        self.pager.run(OpRange(PagerOp.FAIL, self.field, offset, length, status, reason=reason))
 
     def dirty(self, offset: int, length: int) -> None:
         """Let those write who wait for that. Zircon: ZX_PAGER_OP_DIRTY."""
@@ -199,6 +203,10 @@ class PagerVmo(Vmo):
     def evict(self, offset: int = 0, length: int | None = None) -> None:
         """Drop clean, unpinned pages, as the kernel does when memory is short."""
         self.pager.run(Evict(self.field, offset, self._length(offset, length)))
+
+    def mark(self, offset: int, length: int) -> None:
+        """Be told, by TOUCH, when a program first reads a page of a range that is there."""
+        self.pager.run(Mark(self.field, offset, length))
 
     def detach(self) -> None:
         """Detach it from its pager. Zircon: zx_pager_detach_vmo."""

@@ -31,6 +31,7 @@ _STATUS = re.compile(r"status code: (\d{3})")
 
 _NO_RANGES = "non-partial response"
 _MOMENTARY = {408, 425, 429, 500, 502, 503, 504}
+_CODES = {401: ExitCode.NOT_ALLOWED, 403: ExitCode.NOT_ALLOWED, 404: ExitCode.NOT_FOUND, 503: ExitCode.TEMPORARY}
 _OTHER_NOW = {404, 410, 412, 416}
 
 
@@ -73,31 +74,55 @@ class Bucket:
         except exceptions.BaseError as error:
             raise Refusal(f"{self.url}: {short(error)}", ExitCode.USAGE) from error
 
-    def paths(self, prefix: str) -> Iterator[str]:
-        """Yield the paths of the objects below a prefix."""
-        for batch in obstore.list(self.store, prefix=prefix or None):
-            for meta in batch:
-                yield meta["path"]
+    def objects(self, prefix: str) -> Iterator[ObjectMeta]:
+        """Yield what the store's list says of the objects below a prefix.
+
+        Raises:
+            Refusal: They cannot be listed.
+        """
+        try:
+            for batch in obstore.list(self.store, prefix=prefix or None):
+                yield from batch
+        except (exceptions.BaseError, FileNotFoundError) as error:
+            code = _CODES.get(_status(error) or 0, ExitCode.OTHER)
+            raise Refusal(f"{self.url}: it cannot be listed: {short(error)}", code) from error
 
 
 class BucketFile(Source):
-    """An object. Opening it reads its first byte, which proves that ranges work, and the size."""
+    """An object. Opening it reads its first byte, which proves that ranges work, and the size.
 
-    def __init__(self, bucket: Bucket, path: str, name: str | None = None, patience: float = 3.0) -> None:
+    Args:
+        bucket: Where it is.
+        path: Its path there.
+        name: What it is called here; without one, as the last part of its path.
+        listed: What the store's list says of it, which is believed: opening it asks nothing then.
+        patience: How many seconds it is tried again while the store is away.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        path: str,
+        name: str | None = None,
+        listed: ObjectMeta | None = None,
+        patience: float = 3.0,
+    ) -> None:
         self._bucket, self._path = bucket, path
         self.url = f"{bucket.url}/{path}"
         self.name = name or path.rpartition("/")[2]
         self._stale: str | None = None
         self._lock = threading.Lock()
         try:
-            meta = patiently(self._prove, patience)
+            meta = listed or patiently(self._prove, patience)
         except Retry as error:
             raise Refusal(f"{self.url}: {error}", ExitCode.TEMPORARY) from error
         except (Unavailable, Changed) as error:
             raise Refusal(f"{self.url}: {error}", ExitCode.OTHER) from error
         self.size = meta["size"]
-        self._version = _version(meta)
-        self.version = " ".join(str(part) for part in self._version if part)
+        # A list tells a date more exactly than an answer does, and no version: those are of the first answer then.
+        self._version = _version(meta) if listed is None else None
+        self._content = _content(meta)
+        self.version = " ".join(str(part) for part in self._version or self._content if part)
         tag = meta["e_tag"]
         self._options: GetOptions = {"if_match": tag} if tag and not tag.startswith("W/") else {}
         if meta["version"]:
@@ -155,7 +180,10 @@ class BucketFile(Source):
         options: GetOptions = {**self._options, "range": (offset, offset + length)}
         result = obstore.get(self._bucket.store, self._path, options=options)
         version = _version(result.meta)
-        if version != self._version:
+        with self._lock:
+            self._version = self._version or version
+            is_other = version != self._version or _content(result.meta) != self._content
+        if is_other:
             raise self._changed(f"{self.version} is now {' '.join(str(part) for part in version if part)}")
         data = memoryview(result.bytes())
         if len(data) != length:
@@ -183,8 +211,14 @@ def bucket_files(url: str, access: Access) -> Iterator[BucketFile]:
     if path and not path.endswith("/"):
         yield BucketFile(bucket, path)
         return
-    for found in bucket.paths(path):
-        yield BucketFile(bucket, found, found.removeprefix(path))
+    for meta in bucket.objects(path):
+        name = meta["path"].removeprefix(path)
+        if name:
+            yield BucketFile(bucket, meta["path"], name, meta)
+
+
+def _content(meta: ObjectMeta) -> tuple[str, int]:
+    return (meta["e_tag"] or "").removeprefix("W/"), meta["size"]
 
 
 def _version(meta: ObjectMeta) -> tuple[str, str, int]:

@@ -148,8 +148,10 @@ def unmount_if_unused(mount: str) -> None:
         return
     pagers = [entry for entry in Path(mount, "control").iterdir() if entry.is_dir()]
     if not pagers:
-        with suppress(UnmountError):  # somebody has a file open: it goes when the user says so
+        try:
             unmount(mount)
+        except UnmountError as error:  # somebody has a file open: it goes when the user says so
+            sys.stderr.write(f"vmofs: {mount} stays: {error}\n")
 
 
 def run_prefetch(parsed: argparse.Namespace) -> int:

@@ -73,8 +73,8 @@ IDLE_TASKS = 32
 """How many workers of pyfuse3 may wait for their turn; more end when they have answered. Each has a buffer of 1 MiB, of
 which it has touched what its largest request filled. See ``Turns.retire_idle``."""
 
-_TURNS = 16
-"""Requests that are taken in a row, at most, before every trio task that can run has run."""
+_TURNS = 32
+"""Messages that are taken in a row, at most, before every trio task that can run has run."""
 
 
 class _Trap(Enum):
