@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.faulty_server import SIZE, FaultyServer, faulty_server
-from tests.support.opened import User, user_in
+from tests.support.mounted import vmofs_command
+from tests.support.opened import User, user_in, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -39,6 +43,29 @@ def test_the_exit_code_is_that_of_the_command(user: User, server: FaultyServer) 
     assert not user.is_mounted()
     user.run("run", url(server), "--", "sh", "-c", "kill -TERM $$", code=143)
     user.run("run", url(server), "--", "there-is-no-such-program", code=2)
+
+
+def test_who_ends_it_ends_the_command_and_leaves_nothing(user: User) -> None:
+    command = vmofs_command("run", "pattern:4096", "--", "sh", "-c", "echo; exec sleep 1000")
+    with subprocess.Popen(command, env=user.environment, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not user.is_mounted()
+
+
+def test_files_of_a_run_that_was_killed_go(user: User) -> None:
+    user.open("pattern:8192")
+    command = vmofs_command("run", "pattern:4096", "--", "sh", "-c", "echo $$; exec sleep 1000")
+    with subprocess.Popen(command, env=user.environment, stdout=-1) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        process.kill()
+    os.kill(number, signal.SIGKILL)
+    for _ in wait_until("its files are gone"):
+        if [entry.name for entry in (user.mount / "vmo").iterdir()] == ["local"]:
+            break
 
 
 def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server: FaultyServer) -> None:
