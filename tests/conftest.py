@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,8 @@ settings.load_profile("nightly" if NIGHTLY else "gate")
 
 def pytest_configure() -> None:
     leave_mount_namespace()
+    # Whoever ends us by SIGTERM, such as tools/check, wants what we have mounted to be taken down, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=NIGHTLY)

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.apps.conftest import Serve
 from tests.apps.serving import PAGE, PYTHON_PAGER, SHELL_PAGER, bash, run
 from tests.support.mounted import END_SECONDS, Mounted, wait_for
+from tests.support.pager_client import Background
 
 BOTH = pytest.mark.parametrize("program", [SHELL_PAGER, PYTHON_PAGER], ids=["shell", "python"])
 
@@ -101,6 +103,25 @@ def test_it_refuses_a_source_that_is_not_there(mount: Mounted, program: Path, tm
     assert not (mount.path / "vmo" / "missing").exists()
 
 
+def test_the_shell_pager_says_how_it_is_called(mount: Mounted) -> None:
+    done = run(SHELL_PAGER, mount.path, "called", "source", check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode().endswith(": usage: pager.sh MOUNT PAGER SOURCE NAME\n")
+    assert done.stderr.count(b"\n") == 1
+    assert not (mount.path / "control" / "called").exists()
+
+
+def test_the_shell_pager_does_not_serve_the_file_of_another_pager(serve: Serve, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    served = serve(source)
+    done = run(SHELL_PAGER, served.mount.path, "stranger", source, served.name, check=False)
+    assert done.returncode == 1
+    assert "File exists" in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    (served.mount.path / "control" / "stranger").rmdir()
+
+
 def test_the_shell_pager_has_ten_lines() -> None:
     lines = [line for line in SHELL_PAGER.read_text().splitlines() if line and not line.lstrip().startswith("#")]
     assert len(lines) <= 10
@@ -113,3 +134,20 @@ def test_a_program_that_is_just_opening_the_fifo_of_a_pager_that_is_closed_sees_
         opening = subprocess.Popen(["bash", "-c", 'read -r line <"$1" 2>/dev/null; exit 0', "bash", pager / "requests"])
         pager.rmdir()
         assert opening.wait(END_SECONDS) == 0
+
+
+def test_requests_that_are_there_together_are_answered_by_one_write(serve: Serve, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(40 * PAGE + 7))
+    served = serve(source, program=PYTHON_PAGER)
+    served.kill()
+    with served.path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        offsets = [page * PAGE for page in range(0, 41, 4)]
+        readers = [Background(partial(os.pread, file.fileno(), PAGE, offset)) for offset in offsets]
+        wait_for(lambda: served.counter("requests_outstanding") == len(offsets), "all wait")
+        served.start()
+        for reader, offset in zip(readers, offsets, strict=True):
+            assert reader.result() == source.read_bytes()[offset : offset + PAGE]
+    log = (served.control.parent / "log").read_text()
+    assert log.count(f"control/{served.control.name}/supply_pages ") < len(offsets) / 2

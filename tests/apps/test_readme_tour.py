@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.apps.serving import EXAMPLES, STEP_SECONDS, bash
-from tests.support.mounted import ROOT, Mounted
+from tests.apps.serving import EXAMPLES, STEP_SECONDS, bash, run
+from tests.support.mounted import ROOT, Mounted, vmofs_environment, wait_for
 
 README = (ROOT / "README.md").read_text()
 MARK = "--- end of command ---"
@@ -65,6 +67,26 @@ def test_the_commands_of_the_tour_give_what_the_readme_shows(scratch: Path) -> N
     assert str(scratch) not in Path("/proc/mounts").read_text()
 
 
+def test_the_page_for_authors_shows_a_pager_of_ten_lines_that_works(mount: Mounted) -> None:
+    page = (ROOT / "mount/PAGERS.md").read_text()
+    (shown,) = re.findall(r"^```python squares.py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = [line for line in shown.splitlines() if line]
+    assert len(lines) <= 10
+    beside_the_code = re.compile(r'^ *""".*\n|^#.*\n| -> [^:]*|: (?:int|Object)|  #.*', re.MULTILINE)
+    example = beside_the_code.sub("", (EXAMPLES / "squares.py").read_text())
+    assert [line for line in example.splitlines() if line] == lines
+    pager = subprocess.Popen([sys.executable, "-c", shown, mount.path], env=vmofs_environment())
+    try:
+        path = mount.path / "vmo/squares"
+        wait_for(path.exists, "the pager makes its file")
+        assert path.read_bytes() == bytes(n * n % 251 for n in range(1_000_000))
+        (mount.path / "control/squares").rmdir()
+        assert pager.wait(10) == 0
+    finally:
+        pager.kill()
+        pager.wait()
+
+
 @pytest.mark.parametrize("name", ["pager.sh", "pager.py"])
 def test_the_readme_shows_the_example_pagers_as_they_are(name: str) -> None:
     language = "sh" if name.endswith(".sh") else "python"
@@ -80,10 +102,24 @@ def test_the_commands_of_a_mounts_readme_work_and_it_is_short(mount: Mounted) ->
     text = (mount.path / "README").read_text()
     assert len(text.splitlines()) <= 25
     assert max(map(len, text.splitlines())) <= 120
-    commands = re.findall(r"^    ((?:mkdir|echo|\(cat|read|cat|getfattr) .*)$", text, re.MULTILINE)
+    commands = re.findall(r"^    ((?:mkdir|echo|printf|\(cat|read|cat|getfattr) .*)$", text, re.MULTILINE)
     assert len(commands) == 10
     script = "\n".join([f"cd {mount.path}", *commands[:6], "cat vmo/hello", *commands[6:]])
     output = bash(script).decode()
     assert output.count("Hello world\n") == 2
     assert "AUX_OFFSET" in output
     assert "size_pages=1\n" in output
+
+
+def test_the_commands_of_a_mounts_readme_work_in_any_shell_and_for_any_name(mount: Mounted) -> None:
+    """The echo of dash takes the octal numbers of a name for its own."""
+    text = (mount.path / "README").read_text().replace("control/me/", "control/dash/")
+    commands = re.findall(r"^    ((?:echo|\(cat|read|printf) .*)$", text, re.MULTILINE)
+    made, waiting, asked, staged, answered = commands[:5]
+    made = made.replace("echo vmo/hello 12", "printf '%s\\n' 'vmo/two\\040words\\011and\\134more 12'")
+    waiting = waiting.replace("vmo/hello", '"$file"')
+    file = "vmo/two words\tand\\more"
+    lines = [f"cd {mount.path}", "mkdir control/dash", made, waiting, asked, staged, answered, 'cat "$file"']
+    done = run("sh", "-euc", "\n".join(lines), env={**os.environ, "file": file})
+    assert (done.stdout, done.stderr) == (b"Hello world\n" * 2, b"")
+    (mount.path / "control/dash").rmdir()

@@ -333,8 +333,11 @@ def test_nothing_that_fsync_confirmed_is_lost_when_the_pager_is_killed(
         arguments = [str(served.path / "data"), str(SLOTS), str(seed), str(stop)]
         workload = subprocess.Popen([sys.executable, "-c", _WORKLOAD, *arguments], stdout=log)
     try:
-        for _ in range(KILLS):
-            time.sleep(numbers.uniform(0.0, 0.2))  # the pager takes 0.1 s to begin
+        confirmed: dict[int, int] = {}
+        for number in range(10 * KILLS):
+            if number >= KILLS and confirmed:
+                break
+            time.sleep(numbers.uniform(0.0, 0.2 * (1 + number // KILLS)))  # the pager takes 0.1 s to begin, or more
             confirmed = confirmations(log_path)
             served.end(signal.SIGKILL)
             check_nothing_lost(served.directory / "data", confirmed)

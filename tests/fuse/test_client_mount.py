@@ -277,7 +277,7 @@ async def test_a_coroutine_that_does_not_return_is_cancelled_at_the_deadline(sha
         deadline = 0.2
 
         async def read(self, obj: Object, offset: int, length: int) -> bytes:  # type: ignore[override]
-            await trio.sleep_forever()
+            await trio.sleep(3600)
             return await Coroutine.read(self, obj, offset, length)
 
     async with trio.open_nursery() as nursery:

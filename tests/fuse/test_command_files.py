@@ -5,28 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from tests.support.mounted import Mounted
+from tests.support.opening import opened
 from tests.support.pager_client import PagerClient
 from tests.support.shell import bash
 from vmofs.units import PAGE_SIZE
 from vmofs.wire.commands import USAGE, CommandKind
 
 PAGER_COMMANDS = (CommandKind.CREATE_VMO, CommandKind.SUPPLY_PAGES, CommandKind.DETACH_VMO, CommandKind.OP_RANGE)
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def errno_of(function: Callable[[], object]) -> int:
@@ -38,7 +28,7 @@ def errno_of(function: Callable[[], object]) -> int:
 def test_several_lines_in_one_write_are_carried_out_in_order(pager: PagerClient) -> None:
     text = f"vmo/{pager.name}/a 4K\n# a comment\n\n \t \n  # another\n"
     text += f"vmo/{pager.name}/b 8K\nvmo/{pager.name}/c 12K"
-    with opened(pager.control / "create_vmo") as fd:
+    with opened(pager.control / "create_vmo", os.O_RDWR) as fd:
         assert os.write(fd, text.encode()) == len(text)
         assert os.read(fd, 100) == b"ZX_OK\n"
     assert [pager.vmo(name).path.stat().st_size // 1024 for name in "abc"] == [4, 8, 12]
@@ -47,7 +37,7 @@ def test_several_lines_in_one_write_are_carried_out_in_order(pager: PagerClient)
 def test_a_write_is_short_at_the_first_line_that_fails_and_the_rest_tells_why(pager: PagerClient) -> None:
     good = f"# first\nvmo/{pager.name}/a 4K\n\n".encode()
     bad = f"vmo/{pager.name}/a 4K\nvmo/{pager.name}/b 4K\n".encode()
-    with opened(pager.control / "create_vmo") as fd:
+    with opened(pager.control / "create_vmo", os.O_RDWR) as fd:
         assert os.write(fd, good + bad) == len(good)
         assert os.read(fd, 200) == f"ZX_ERR_ALREADY_EXISTS: 'vmo/{pager.name}/a' exists\n".encode()
         assert errno_of(lambda: os.write(fd, bad)) == errno.EEXIST
@@ -56,7 +46,7 @@ def test_a_write_is_short_at_the_first_line_that_fails_and_the_rest_tells_why(pa
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"# nothing\n", b"  \t\n\n#", b"\n\n\n"])
 def test_a_write_without_a_command_is_taken(pager: PagerClient, text: bytes) -> None:
-    with opened(pager.control / "create_vmo") as fd:
+    with opened(pager.control / "create_vmo", os.O_RDWR) as fd:
         assert os.write(fd, text) == len(text)
 
 
@@ -71,7 +61,7 @@ BAD_BYTES = {
 @pytest.mark.parametrize("bad", BAD_BYTES.values(), ids=BAD_BYTES.keys())
 def test_text_that_is_no_text_is_refused_as_a_whole(pager: PagerClient, bad: bytes) -> None:
     good = f"vmo/{pager.name}/a 4K\n".encode()
-    with opened(pager.control / "create_vmo") as fd:
+    with opened(pager.control / "create_vmo", os.O_RDWR) as fd:
         assert errno_of(lambda: os.write(fd, good + bad)) == errno.EINVAL
         assert re.match(
             rb"ZX_ERR_INVALID_ARGS: line 2 (is \d+ bytes long|is not UTF-8 at|has a NUL at)", os.read(fd, 200)
@@ -82,7 +72,7 @@ def test_text_that_is_no_text_is_refused_as_a_whole(pager: PagerClient, bad: byt
 def test_the_longest_line_is_taken(pager: PagerClient) -> None:
     line = f"vmo/{pager.name}/a 4K".encode()
     padded = line + b" " * (65536 - len(line)) + b"\n"
-    with opened(pager.control / "create_vmo") as fd:
+    with opened(pager.control / "create_vmo", os.O_RDWR) as fd:
         assert os.write(fd, padded) == len(padded)
         assert os.write(fd, b"#" * 65536) == 65536
     assert pager.vmo("a").path.exists()
@@ -93,7 +83,7 @@ def test_writes_of_megabytes_are_carried_out_to_the_last_line(pager: PagerClient
     line = f"FAIL {vmo.name} 0 4K IO".encode()
     text = (line + b" " * (4000 - len(line)) + b"\n") * 700 + f"FAIL {vmo.name} 1 4K IO\n".encode()
     done = 0
-    with opened(pager.control / "op_range") as fd:
+    with opened(pager.control / "op_range", os.O_RDWR) as fd:
         with pytest.raises(OSError, match="Invalid argument"):  # noqa: PT012 - the last of several writes
             while done < len(text):
                 done += os.write(fd, text[done:])
@@ -103,7 +93,7 @@ def test_writes_of_megabytes_are_carried_out_to_the_last_line(pager: PagerClient
 
 def test_an_answer_is_a_stream_that_each_command_begins_anew(pager: PagerClient) -> None:
     vmo = pager.create()
-    with opened(pager.control / "op_range") as fd:
+    with opened(pager.control / "op_range", os.O_RDWR) as fd:
         assert os.read(fd, 100) == b""
         os.write(fd, f"FAIL {vmo.name} 0 0 IO\n".encode())
         assert [os.read(fd, 2), os.read(fd, 2), os.read(fd, 9), os.read(fd, 9)] == [b"ZX", b"_O", b"K\n", b""]
@@ -116,7 +106,10 @@ def test_an_answer_is_a_stream_that_each_command_begins_anew(pager: PagerClient)
 
 def test_answers_belong_to_the_open_file(pager: PagerClient) -> None:
     vmo = pager.create()
-    with opened(pager.control / "op_range") as first, opened(pager.control / "op_range") as second:
+    with (
+        opened(pager.control / "op_range", os.O_RDWR) as first,
+        opened(pager.control / "op_range", os.O_RDWR) as second,
+    ):
         os.write(first, f"FAIL {vmo.name} 0 0 IO\n".encode())
         assert errno_of(lambda: os.write(second, b"nonsense\n")) == errno.EINVAL
         assert os.read(first, 100) == b"ZX_OK\n"
@@ -124,7 +117,7 @@ def test_answers_belong_to_the_open_file(pager: PagerClient) -> None:
 
 
 def test_command_files_are_not_seekable(pager: PagerClient) -> None:
-    with opened(pager.control / "create_vmo") as fd:
+    with opened(pager.control / "create_vmo", os.O_RDWR) as fd:
         assert errno_of(lambda: os.lseek(fd, 0, os.SEEK_SET)) == errno.ESPIPE
         assert errno_of(lambda: os.pread(fd, 10, 0)) == errno.ESPIPE
         assert errno_of(lambda: os.pwrite(fd, b"\n", 0)) == errno.ESPIPE
@@ -226,7 +219,7 @@ def test_the_log_has_every_command_and_its_result(shared_mount: Mounted, pager: 
 
 
 def test_the_log_is_bounded_and_a_line_stays_a_line(shared_mount: Mounted, pager: PagerClient) -> None:
-    with opened(pager.control / "op_range") as fd:
+    with opened(pager.control / "op_range", os.O_RDWR) as fd:
         for number in range(1500):
             line = b"FAIL vmo/%d\x1b[31m\r 0 4K IO\n" % number
             assert errno_of(lambda line=line: os.write(fd, line)) == errno.ENOENT  # type: ignore[misc]

@@ -93,8 +93,8 @@ def test_a_close_that_waits_for_the_store_of_another_ends_with_the_deadline(page
     (pager.control / "deadline").write_text("0.5")
     storing = start.run(_STORE_INTO_A_MAPPING, vmo.path)
     assert storing.next() == b""
-    reading = os.open(vmo.path, os.O_RDONLY)
-    closing = Background(lambda: os.close(reading))
+    writing = os.open(vmo.path, os.O_WRONLY)
+    closing = Background(lambda: os.close(writing))
     assert pager.requests.next().command is PacketCommand.DIRTY
     assert not closing.done
     began = time.monotonic()

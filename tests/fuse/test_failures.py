@@ -6,13 +6,11 @@ import errno
 import mmap
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.support.mounted import wait_for
+from tests.support.opening import opened
 from tests.support.pager_client import Background, PagerClient, Readers, threads_asleep_in
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
@@ -28,15 +26,6 @@ CODES = {
 REPEATED = 200
 
 pytestmark = pytest.mark.alone  # whether a READ is a retry of the kernel is told by what its reader does just then
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def pread(fd: int, offset: int = 0, length: int = PAGE_SIZE) -> Background[bytes]:

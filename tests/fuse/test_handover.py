@@ -50,8 +50,9 @@ def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(PagerClient, "fifo_mode", request.param)
 
 
+@pytest.mark.parametrize("way", ["supply", "answers"])
 def test_sixteen_readers_notice_nothing_of_a_pager_that_is_killed_again_and_again(
-    mounter: Mounter, tmp_path: Path
+    mounter: Mounter, tmp_path: Path, way: str
 ) -> None:
     # A quarter of the file fits, so that there is always something to ask for.
     mount = mounter("memory_limit=4M")
@@ -70,13 +71,13 @@ def test_sixteen_readers_notice_nothing_of_a_pager_that_is_killed_again_and_agai
     began = time.monotonic()
     try:
         for _ in range(KILLS):
-            server = PagerProcess(pager.control, KEY)
+            server = PagerProcess(pager.control, KEY, way=way)
             if random_numbers.random() < 0.9:
                 server.wait_open()
             time.sleep(random_numbers.random() * 0.05)
             server.kill()
             assert all(reader.poll() is None for reader in readers), [reader.communicate() for reader in readers]
-        server = PagerProcess(pager.control, KEY)
+        server = PagerProcess(pager.control, KEY, way=way)
         stop.touch()
         outcomes = [reader.communicate(timeout=60) for reader in readers]
         server.kill()
@@ -86,7 +87,7 @@ def test_sixteen_readers_notice_nothing_of_a_pager_that_is_killed_again_and_agai
     assert [reader.returncode for reader in readers] == [0] * READERS, outcomes
     reads = [int(out) for out, _ in outcomes]
     sys.stderr.write(
-        f"{KILLS} kills in {time.monotonic() - began:.0f} s, {sum(reads)} reads, "
+        f"{way}: {KILLS} kills in {time.monotonic() - began:.0f} s, {sum(reads)} reads, "
         f"{pager.stat('handovers_total')} handovers, {pager.read_requests} requests\n"
     )
     assert min(reads) > 0
@@ -102,13 +103,13 @@ def test_pending_says_how_old_a_request_is_and_how_often_and_to_whom_it_was_deli
     began = time.monotonic()
     (line,) = pager.pending()
     assert line.startswith("READ ")
-    assert line.endswith(" deliveries=0 queued")
+    assert line.endswith(" deliveries=0 queued no_reader")
     for times in (1, 2):
         pager.take_read(vmo, 0)
         (line,) = pager.pending()
         assert line.endswith(f" deliveries={times} delivered=requests")
         pager.stop_reading()
-        wait_for(lambda: pager.pending()[0].endswith("queued"), "it waits for the next reader")
+        wait_for(lambda: pager.pending()[0].endswith("queued no_reader"), "it waits for the next reader")
     age = float(line.partition(" age=")[2].split()[0])
     assert 0 <= age <= time.monotonic() - began + 1
     pager.take_read(vmo, 0)
@@ -127,8 +128,21 @@ def test_a_complete_that_was_not_read_from_the_pipe_is_sent_again(pager: PagerCl
     pager.stop_reading()
     wait_for(lambda: pager.stat("fifos_attached") == 0, "the FIFO is let go of")
     assert pager.requests.next().command is PacketCommand.COMPLETE
-    pager.stop_reading()
+
+
+def test_a_complete_that_was_read_is_not_sent_again(pager: PagerClient) -> None:
+    vmo = pager.create()
     assert pager.requests.is_quiet()
+    pager.command("detach_vmo", vmo.name)
+    assert pager.requests.next().command is PacketCommand.COMPLETE
+    pager.stop_reading()
+    wait_for(lambda: pager.stat("fifos_attached") == 0, "the FIFO is let go of")
+    assert pager.requests.is_quiet()
+    wait_for(lambda: pager.stat("fifos_attached") == 1, "the FIFO is attached again")
+    assert pager.requests.is_quiet()
+    other = pager.create("other")
+    pager.command("detach_vmo", other.name)
+    assert pager.requests.next().path == other.name
 
 
 def second_worker(pager: PagerClient, name: str = "second") -> Requests:
@@ -213,4 +227,33 @@ def test_a_slow_worker_without_another_is_not_asked_twice(stall_mount: Mounted) 
     pager.supply(vmo, key=KEY)
     pattern.check(reader.result(), KEY)
     second.close()
+    pager.close()
+
+
+_WITHOUT_INOTIFY = """
+import errno
+from vmofs_mount.pagers import fifo_threads
+def refuse():
+    raise OSError(errno.EMFILE, "Too many open files")
+fifo_threads.CloseWatch = refuse
+"""
+
+
+def test_without_an_inotify_instance_a_mount_works_and_says_what_it_lacks(mounter: Mounter) -> None:
+    """There are 128 for each user: for all editors and mounts together."""
+    mount = mounter("stall=0.5", code=_WITHOUT_INOTIFY)
+    mount.expected_log.append("no inotify instance is left")
+    assert "fs.inotify.max_user_instances" in mount.log()
+    assert "Traceback" not in mount.log()
+    pager = PagerClient(mount.path)
+    vmo = pager.create()
+    first, second = Requests(pager.control / "requests"), Requests(pager.control / "requests")
+    read = Background(vmo.path.read_bytes)
+    assert first.next().path == vmo.name
+    first.close()  # with a request that it has not answered
+    assert second.next().path == vmo.name
+    pager.supply(vmo, key=KEY)
+    assert read.result() == pattern.make(KEY, 0, PAGE_SIZE)
+    second.close()
+    wait_for(lambda: pager.stat("fifos_attached") == 0, "the end of the last reader is seen")
     pager.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounted import Mounted, wait_for
+from tests.support.opening import opened
 from tests.support.pager_client import SECONDS, Background, PagerClient, Readers, Requests, Vmo, metric
 from tests.support.shell import bash
 from vmofs.testing import pattern
@@ -31,15 +32,6 @@ MANY = 3000
 def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All is the same for FIFOs that others than root may open, into which a thread writes."""
     monkeypatch.setattr(PagerClient, "fifo_mode", request.param)
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -192,9 +184,37 @@ def test_requests_wait_when_nobody_has_the_fifo_open(pager: PagerClient) -> None
     vmos = [pager.create(f"v{number}") for number in range(3)]
     readers = [ask(pager, vmo) for vmo in vmos]
     assert pager.stat("request_lines_total") == 0
-    assert [line.rpartition(" ")[2] for line in pager.pending()] == ["queued"] * 3
+    assert [line.split()[-2:] for line in pager.pending()] == [["queued", "no_reader"]] * 3
     assert [request.path for request in pager.requests.take(3)] == [vmo.name for vmo in vmos]
     answer(pager, vmos, readers)
+
+
+def test_the_log_says_that_nobody_reads_the_requests_once_before_long(pager: PagerClient) -> None:
+    log = pager.mount / "control" / "log"
+
+    def said() -> list[str]:
+        return [line.partition(" ")[2] for line in log.read_text().splitlines() if f" control/{pager.name}/" in line]
+
+    os.mkfifo(pager.control / "other")
+    vmos = [pager.create("v0"), pager.create("v1"), pager.create("v2", options="port=other")]
+    pager.close_commands()
+    before = said()
+    readers = [ask(pager, vmo) for vmo in vmos]
+    began = time.monotonic()
+    wait_for(lambda: len(said()) == len(before) + 2, "it is said")
+    assert 0.9 <= time.monotonic() - began < 5
+    assert {*said()[len(before) :]} == {
+        f"unserved nobody reads control/{pager.name}/requests, and 3 requests wait",
+        f"unserved nobody reads control/{pager.name}/other, and 3 requests wait",
+    }
+    time.sleep(1.6)
+    assert len(said()) == len(before) + 2  # said once
+    other = Requests(pager.control / "other")  # carries the packets of the default port too
+    taken = {request.path for request in other.take(3)}
+    assert taken == {vmo.name for vmo in vmos}
+    assert all("no_reader" not in line for line in pager.pending())
+    answer(pager, vmos, readers)
+    other.close()
 
 
 def test_thousands_of_requests_wait_for_a_pipe_that_is_full(pager: PagerClient) -> None:

@@ -22,6 +22,7 @@ import pytest
 
 from tests.support.lost_append import Lost, count_lost
 from tests.support.mounted import Mounted
+from tests.support.opening import opened
 from vmofs.wire.names import MAX_PATH_BYTES
 
 Story = list[object]
@@ -59,15 +60,6 @@ def rename2(old: Path, new: Path, flags: int) -> object:
     libc = ctypes.CDLL(None, use_errno=True)
     result = libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags)
     return "ok" if result == 0 else errno.errorcode[ctypes.get_errno()]
-
-
-@contextmanager
-def opened(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
-    fd = os.open(path, flags, mode)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @contextmanager

@@ -7,13 +7,13 @@ import platform
 import select
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.mounted import Mounted, wait_for
+from tests.support.opening import opened
 from tests.support.pager_client import Background, PagerClient, Readers, Vmo, process_state
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
@@ -21,15 +21,6 @@ from vmofs.vocabulary import PacketCommand
 
 READERS = 1000
 KEY = 3 * pattern.KEY_STEP
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def read_page(fd: int, page: int) -> Background[bytes]:
@@ -142,6 +133,7 @@ def test_a_reader_that_reads_again_at_once_after_a_failure_dies_by_sigkill(pager
         pager.fail(vmo, 0, PAGE_SIZE)
 
 
+@pytest.mark.alone
 def test_others_go_on_within_milliseconds_while_readers_wait(shared_mount: Mounted, pager: PagerClient) -> None:
     vmo = pager.create(size=2 * 200 * PAGE_SIZE)
     present = pager.create("present")

@@ -31,7 +31,10 @@ SIZE = 2 * PIECES * PAGE_SIZE
 ATTEMPTS = 3
 LONGEST_SECONDS = 0.1
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others")
+pytestmark = [
+    pytest.mark.alone,  # it is looked how long others wait for the daemon's one thread
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,22 @@ def test_a_pager_that_dies_meanwhile_is_not_waited_for(mount: Mounted) -> None:
     pager.close()
 
 
+def test_a_pager_that_is_done_may_go_before_others_are(mount: Mounted) -> None:
+    quick, slow = PagerClient(mount.path), PagerClient(mount.path)
+    vmos = [dirty_vmo(pager, "file", 1, options="") for pager in (quick, slow)]
+    for pager in (quick, slow):
+        attach(pager)
+    command = Background(lambda: umount(mount))
+    time.sleep(1)
+    for pager, vmo in zip((quick, slow), vmos, strict=True):
+        write_back(pager, vmo, 0, PAGE_SIZE)
+        pager.stop_reading()
+        pager.close_commands()
+        time.sleep(1)
+    done = command.result()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_has_lost_its_name_is_dirty_too(mount: Mounted) -> None:
     pager = PagerClient(mount.path)
     vmo = dirty_vmo(pager, "gone", 2)

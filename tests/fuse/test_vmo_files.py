@@ -8,13 +8,11 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.support.mounted import Mounted, wait_for
+from tests.support.opening import opened
 from tests.support.pager_client import Background, PagerClient, Readers, Vmo, metric
 from tests.support.raw_mapping import mapped
 from vmofs.testing import pattern
@@ -22,15 +20,6 @@ from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
 
 KEY = 17 * pattern.KEY_STEP
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def mount_metric(pager: PagerClient, name: str) -> int:

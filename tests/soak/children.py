@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.soak.plan import Op
-from tests.soak.ways import READS, opened, read
+from tests.soak.ways import READS, read
 from tests.soak.world import SETTLE_SECONDS, WrongError, check_bytes, content, describe, within
+from tests.support.opening import opened
 from vmofs.units import PAGE_SIZE, page_count
 
 if TYPE_CHECKING:

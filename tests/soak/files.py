@@ -20,8 +20,9 @@ from typing import TypeVar
 
 from tests.soak.children import Child, make_child
 from tests.soak.plan import MOST_PAGES, Op, Options
-from tests.soak.ways import READS, WRITES, Held, opened, read, tail_of_last_page, with_open
+from tests.soak.ways import READS, WRITES, Held, read, tail_of_last_page, with_open
 from tests.soak.world import SETTLE_SECONDS, World, WrongError, check_bytes, command_in, content, describe, within
+from tests.support.opening import opened
 from vmofs.units import PAGE_SIZE, page_count
 from vmofs.wire.results import Result, parse_dirty_ranges
 

@@ -13,8 +13,9 @@ from struct import unpack
 from typing import NamedTuple
 
 from tests.soak.board import SHARED_PAGES
-from tests.soak.ways import READS, WRITES, opened, read
+from tests.soak.ways import READS, WRITES, read
 from tests.soak.world import MEMORY_SECONDS, World, WrongError, check_bytes, content, describe
+from tests.support.opening import opened
 from vmofs.units import PAGE_SIZE
 
 DIRECTORY = "vmo/shared"

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support.opening import opened
 from vmofs.units import PAGE_SIZE
 
 T = TypeVar("T")
@@ -191,16 +192,6 @@ def tail_of_last_page(fd: int) -> bytes:
         return b""
     with mapped(fd, size - 1, size + rest) as address:
         return _load(address + size % PAGE_SIZE, rest)
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """Open a file for a while."""
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def with_open(path: Path, look: Callable[[int], T]) -> T:

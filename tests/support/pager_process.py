@@ -13,7 +13,20 @@ from tests.support.mounted import wait_for
 
 _PAGER = r"""
 import os, struct, sys
-control, fifo, key = sys.argv[1], sys.argv[2], int(sys.argv[3])
+control, fifo, key, by_answers = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "answers"
+answers = os.open(f"{control}/answers", os.O_WRONLY)
+def words(start, size):
+    return struct.pack(f"<{size // 8}Q", *range(key + start // 8, key + (start + size) // 8))
+def answer(reads):
+    while reads:
+        records = [struct.pack("<3Q", offset, length, vmo) for vmo, offset, length in reads]
+        pieces = [words(offset, length) for _, offset, length in reads]
+        written = os.write(answers, b"".join([struct.pack("<Q", len(reads)), *records, *pieces]))
+        size, done = 8, 0
+        while done < len(reads) and size + 24 + len(pieces[done]) <= written:
+            size, done = size + 24 + len(pieces[done]), done + 1
+        assert size == written > 8, (size, written)
+        reads = reads[done:]
 requests = os.open(f"{control}/{fifo}", os.O_RDONLY)
 files, rest = {}, b""
 print("open", flush=True)
@@ -24,25 +37,28 @@ while True:
         rest = b""
         continue
     *lines, rest = (rest + data).split(b"\n")
-    for line in lines:
-        command, _, offset, length, name = line.decode().split(" ")
-        if command != "READ":
-            continue
+    reads = [line.decode().split(" ")[1:] for line in lines if line.startswith(b"READ ")]
+    if by_answers:
+        answer([(int(vmo), int(offset), int(length)) for vmo, offset, length, _ in reads])
+        continue
+    for _, offset, length, name in reads:
         offset, length = int(offset), int(length)
         if name not in files:
             files[name] = os.open(f"{control}/supply/{name}", os.O_WRONLY)
         for start in range(offset, offset + length, 1 << 19):
             size = min(1 << 19, offset + length - start)
-            words = struct.pack(f"<{size // 8}Q", *range(key + start // 8, key + (start + size) // 8))
-            os.pwrite(files[name], words, start)
+            os.pwrite(files[name], words(start, size), start)
 """
 
 
 class PagerProcess:
-    """A process that reads a FIFO of a pager and supplies the pattern of ``key`` in whatever VMO it is asked for."""
+    """A process that reads a FIFO of a pager and supplies the pattern of ``key`` in whatever VMO it is asked for.
 
-    def __init__(self, control: Path, key: int, fifo: str = "requests") -> None:
-        command = [sys.executable, "-I", "-S", "-c", _PAGER, str(control), fifo, str(key)]
+    ``way``: by ``supply`` files one by one, or all that were read at once by ``answers``.
+    """
+
+    def __init__(self, control: Path, key: int, fifo: str = "requests", way: str = "supply") -> None:
+        command = [sys.executable, "-I", "-S", "-c", _PAGER, str(control), fifo, str(key), way]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
 
     @property

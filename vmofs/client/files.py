@@ -3,7 +3,7 @@
 A VMO is told from others by its key, a hash of the name, size and version of its object. So a process that is started
 again knows the VMOs of the one before, whatever they are called by now, and goes on with what is there. One that has
 another size or version than its object has now is removed, and a new one made: who has the old one open keeps it, with
-the pages that are there, and gets EBADMSG for others.
+the pages that are there, and gets EBADMSG for others. Not so one that is written to, which may be ahead of its pager.
 
 A file is only read unless the pager has ``write_back`` and the object has write permission. Who tries to write to it
 gets an error. That cannot be left to permission bits, since to supply pages of a VMO needs the right to write to it.
@@ -31,9 +31,9 @@ _KEY_BYTES = 8
 _WRITE_BITS = 0o222
 
 
-def key_of(obj: Object) -> int:
-    """Return the key of the VMO of an object."""
-    text = f"{obj.name}\0{obj.size}\0{obj.version or ''}"
+def key_of(obj: Object, *, is_written: bool = False) -> int:
+    """Return the key of the VMO of an object. One that is written to stays the same whatever becomes of its content."""
+    text = obj.name if is_written else f"{obj.name}\0{obj.size}\0{obj.version or ''}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=_KEY_BYTES).digest())
 
 
@@ -62,7 +62,7 @@ class Files:
         while batch := list(islice(left, _BATCH)):
             wanted = []
             for obj in batch:
-                key = key_of(obj)
+                key = self.key(obj)
                 parse_path(escape(f"vmo/{obj.name}"))
                 if obj.size < 0 or key in seen:
                     raise InvalidArgsError(f"object {obj.name!r} of {obj.size} bytes: a size below 0, or there twice")
@@ -72,7 +72,11 @@ class Files:
                     wanted.append((obj, self._command(obj, key)))
             while wanted:
                 wanted = wanted[self._create(wanted) :]
-            yield from ((key_of(obj), obj) for obj in batch)
+            yield from ((self.key(obj), obj) for obj in batch)
+
+    def key(self, obj: Object) -> int:
+        """Return the key of the VMO of an object."""
+        return key_of(obj, is_written=self.is_written(obj))
 
     def is_written(self, obj: Object) -> bool:
         """Return whether what is written to an object is written back."""

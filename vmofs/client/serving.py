@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vmofs.client.fifo_inlet import FifoInlet
-from vmofs.client.files import Files, key_of
+from vmofs.client.files import Files
 from vmofs.client.mount import Mount
 from vmofs.client.pager import Data, Object, Pager
 from vmofs.client.policy.statistics import Statistics
@@ -54,6 +54,7 @@ class Server:
         self._inlet: FifoInlet | None = None
         self._service: Service | None = None
         self._write_back = WriteBack(self._store, self._set_size)
+        self._flusher: threading.Thread | None = None
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -82,7 +83,8 @@ class Server:
         self._inlet.serve(self._service)
         self._service.start()
         if self._may_write:
-            threading.Thread(target=self._flush_for_ever, name="vmofs.client flush", daemon=True).start()
+            self._flusher = threading.Thread(target=self._flush_for_ever, name="vmofs.client flush", daemon=True)
+            self._flusher.start()
 
     def wait(self) -> None:
         """Wait until the pager's directory is closed, the mount is gone, or ``stop`` is called."""
@@ -93,12 +95,14 @@ class Server:
         """End. The files stay; who waits for them is answered by who serves them next, or fails by the deadline."""
         self._ended.set()
         if self._service and self._inlet:
-            if self._may_write:
+            if self._flusher:
+                self._flusher.join()
                 self._flush()
             self._service.stop()
             self._inlet.close()
             self._service = None
         self.directory.close()
+        self.directory.mount.close()
 
     def remove(self) -> None:
         """End, and remove the files and the pager: who waits gets an error, who has a file open keeps what is there."""
@@ -136,7 +140,7 @@ class Server:
         self.stop()
 
     def _entry(self, obj: Object) -> Entry | None:
-        return self._inlet.entry(key_of(obj), obj.name) if self._inlet else None
+        return self._inlet.entry(self._files.key(obj), obj.name) if self._inlet else None
 
     def _set_deadline(self) -> None:
         """Let the mount's own deadline come after the pager's, as far as the mount permits it."""

@@ -27,6 +27,7 @@ from vmofs.core.vmos import children, writeback
 from vmofs.core.vmos.aux import AnonymousVmo
 from vmofs.core.vmos.cow_pages import CowPages
 from vmofs.core.vmos.detach import detach_steps, fail_all_steps
+from vmofs.core.vmos.keys import Keys
 from vmofs.core.vmos.pager_pages import PagerPages, VmoOptions
 from vmofs.core.vmos.taking import check_can_give, take_steps
 from vmofs.core.vmos.vmo import PagerVmo
@@ -102,6 +103,7 @@ class Pager:
             ("supply_calls", "pages_supplied", "pages_redundant", "fail_calls"), 0
         )
         self._tally = Tally()
+        self._keys: Keys | None = None  # for those who answer by key
 
     def create_vmo(
         self,
@@ -135,6 +137,8 @@ class Pager:
             account,
         )
         self._vmos[vmo] = None
+        if self._keys is not None:
+            self._keys.add(vmo)
         return vmo
 
     def close_vmo(self, vmo: PagerVmo) -> None:
@@ -145,9 +149,25 @@ class Pager:
         """Learn that a VMO is gone. For its pages."""
         assert isinstance(vmo, PagerVmo)
         if vmo in self._vmos:
-            del self._vmos[vmo]
+            self._forget(vmo)
             self._freed_sources.add(vmo.source)
         self._when_freed(vmo)
+
+    def _forget(self, vmo: PagerVmo) -> None:
+        del self._vmos[vmo]
+        if self._keys is not None:
+            self._keys.discard(vmo)
+
+    def vmo_of_key(self, key: Key) -> PagerVmo:
+        """Return the VMO that a key stands for.
+
+        Raises:
+            BadHandleError: this pager has none with that key.
+            InvalidArgsError: it has several.
+        """
+        if self._keys is None:
+            self._keys = Keys(self._vmos)
+        return self._keys.find(key)
 
     def check_vmo(self, vmo: object) -> PagerPages:
         """Check that the VMO was made by this pager, and return its pages.
@@ -429,7 +449,7 @@ class Pager:
         count = 0
         while self._vmos:
             vmo = next(iter(self._vmos))
-            del self._vmos[vmo]
+            self._forget(vmo)
             vmo.node.pager_closed()
             yield from fail_all_steps(vmo.node)
             count += 1
@@ -471,6 +491,7 @@ class Pager:
     def check(self) -> None:
         """Assert that a closed pager has no VMO left, and that outstanding requests are counted right."""
         assert not (self._closed and self._vmos)
+        assert self._keys is None or len(self._keys) == len(self._vmos)
         assert self._tally.outstanding == sum(vmo.source.outstanding_count for vmo in self._vmos)
 
 

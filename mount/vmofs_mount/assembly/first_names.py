@@ -29,9 +29,9 @@ To be a pager, here in the mount point:
     (cat vmo/hello &)                                             # whose reader waits
     read -r request key offset length vmo <control/me/requests    # one line for each request
     echo Hello world >aux/stage                                   # the data, whole pages but for the last
-    echo $vmo $offset $length aux/stage 0 >control/me/supply_pages    # moves the pages: aux/stage is zeros then
+    printf '%s\\n' "$vmo $offset $length aux/stage 0" >control/me/supply_pages    # moves pages: aux/stage is zeros then
 
-Or, instead of the last line, let the reader get an error: echo FAIL $vmo $offset $length ZX_ERR_IO >control/me/op_range
+Or, so that the reader gets an error: printf '%s\\n' "FAIL $vmo $offset $length ZX_ERR_IO" >control/me/op_range
 
     cat control/me/supply_pages    # reading a command file says how it is used; every command is one line
     cat control/me/pending         # what nobody has answered yet, and for how long

@@ -31,11 +31,14 @@ from vmofs_mount.loop.trim import Idleness
 from vmofs_mount.observe.dirty import Dirty
 from vmofs_mount.observe.event_log import EventLog
 from vmofs_mount.pagers.answers import Answers
+from vmofs_mount.pagers.answers_file import AnswersFiles
+from vmofs_mount.pagers.delivery import Tasks
 from vmofs_mount.pagers.fifos import Fifos
 from vmofs_mount.pagers.forgotten_names import ForgottenNames, VmoRealm
 from vmofs_mount.pagers.known_pagers import KnownPagers
 from vmofs_mount.pagers.pager_directory import Deadlines
 from vmofs_mount.pagers.registry import Pagers
+from vmofs_mount.pagers.unserved import Unserved
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.tree.directory_rules import AuxRealm, ControlRealm
 from vmofs_mount.tree.inodes import Directory, Realm
@@ -114,7 +117,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     forgotten = ForgottenNames(known, kernel, spawn)
     vmo = Directory(permissions, uid, gid, VmoRealm(tree, forgotten))
     aux = Directory(permissions, uid, gid, AuxRealm(tree, system))
-    pagers = Pagers(known, Fifos(place, spawn), forgotten, vmo, tree, engine)
+    pagers = Pagers(known, Fifos(place, Tasks(spawn, turns.when_drained)), forgotten, vmo, tree, engine)
     control_realm = ControlRealm(tree, pagers)
     if settings.pager_gid is None:
         control = Directory(permissions, uid, gid, control_realm)
@@ -132,11 +135,13 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     pager_commands = PagerCommands(engine, names, cache, stores, answers)
     vmo_commands = VmoCommands(engine, names, cache, stores)
     commands = Commands(engine, cache, log, pager_commands.methods, vmo_commands.methods)
-    handles = Handles(tree, Opening(vmos, auxes, commands, names, answers, slices).open)
+    answers_files = AnswersFiles(names, answers, tree.limits, slices, log)
+    handles = Handles(tree, Opening(vmos, auxes, commands, names, answers_files).open)
 
     # Who looks now and then.
     shared = (tree.root, vmo, aux, control)
     spawn(Ageing(engine, log, known, warn=settings.warn_seconds, stall=settings.stall_seconds).run)
+    spawn(Unserved(known, log).run)
     spawn(Deadlocks(engine, log, place.minor, partial(known.files_of, handles)).run)
     spawn(Listers(engine, log, place.minor, shared, vmos.directories).run)
     spawn(Idleness(system.frames, turns).run)

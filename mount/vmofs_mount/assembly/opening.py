@@ -10,8 +10,7 @@ from vmofs_mount.files.command_file import CommandHandle
 from vmofs_mount.files.open_files import Handle, TextHandle
 from vmofs_mount.files.vmo_file import OpenVmos, VmoHandle
 from vmofs_mount.linux.caller import Caller
-from vmofs_mount.loop.slices import Slices
-from vmofs_mount.pagers.answers import Answers
+from vmofs_mount.pagers.answers_file import AnswersFile, AnswersFiles, AnswersHandle
 from vmofs_mount.pagers.supply_tree import SupplyFile, SupplyHandle
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.tree.inodes import AuxFile, CommandFile, Node, VmoFile
@@ -22,14 +21,14 @@ class Opening:
     """Makes open files, and gives each kind what it needs."""
 
     def __init__(
-        self, vmos: OpenVmos, auxes: AuxFiles, commands: Commands, names: Names, answers: Answers, slices: Slices
+        self, vmos: OpenVmos, auxes: AuxFiles, commands: Commands, names: Names, answers: AnswersFiles
     ) -> None:
         self._vmos = vmos
         self._auxes = auxes
         self._commands = commands
         self._names = names
         self._answers = answers
-        self._slices = slices
+        self._slices = answers.slices
 
     def open(self, node: Node, flags: int, caller: Caller) -> Handle:
         """Open a file.
@@ -48,5 +47,7 @@ class Opening:
             case TextFile():
                 return TextHandle(node, flags, caller, limits, self._slices)
             case SupplyFile():
-                return SupplyHandle(node, flags, caller, self._names, self._answers)
+                return SupplyHandle(node, flags, caller, self._names, self._answers.answers)
+            case AnswersFile():
+                return AnswersHandle(node, flags, caller, self._answers)
         raise OSError(errno.EPERM, f"{node.path} cannot be opened")

@@ -69,6 +69,7 @@ class WaitingRead:
 
     access: Access[Bytes]
     end: int
+    pages: PageRange
     suspects: list[Failure]
 
     def __init__(
@@ -85,7 +86,6 @@ class WaitingRead:
         self.thread = thread
         self.offset = offset
         self.size = size
-        self.pages = PageRange.of_bytes(offset, size)
         self.is_watched = self.is_outdated = False
         self._finish = finish
 

@@ -53,10 +53,9 @@ def write_back(mountpoint: str, tell: Callable[[str], None]) -> None:
         tell(f"waiting until pagers have written {pages} dirty pages back (Ctrl-C ends it, --discard drops them)")
         if pages < least:
             least, since = pages, time.monotonic()
-        for file in files:
-            why = _why_nobody_would(mountpoint, file)
-            if why:
-                raise UnmountError(_refusal(mountpoint, why))
+        why = _why_nobody_would(mountpoint, files)
+        if why:
+            raise UnmountError(_refusal(mountpoint, why))
         if syncs.failure:
             raise UnmountError(_refusal(mountpoint, syncs.failure))
         if not syncs.are_busy and time.monotonic() - since > _IDLE_SECONDS:
@@ -90,15 +89,27 @@ def _examined(path: Path, mountpoint: Path) -> DirtyFile | None:
     return DirtyFile(path, name, pages, values.get("pager", ""), values.get("state") == "attached")
 
 
-def _why_nobody_would(mountpoint: str, file: DirtyFile) -> str:
-    if not file.is_attached:
-        return f"{file.name} has no pager any more"
+def _why_nobody_would(mountpoint: str, files: list[DirtyFile]) -> str:
+    """Return why something that is dirty will not be written back; empty if it may be."""
+    for file in files:
+        if not file.is_attached:
+            return f"{file.name} was detached from its pager"
+    for pager in {file.pager for file in files}:
+        # One that has written back all that is its own may go while others are at work.
+        if _reads_nothing(mountpoint, pager) and any(
+            _examined(file.path, Path(mountpoint)) for file in files if file.pager == pager
+        ):
+            return f"nobody reads the requests of pager {pager}"
+    return ""
+
+
+def _reads_nothing(mountpoint: str, pager: str) -> bool:
     try:
-        stats = Path(mountpoint, "control", unescape(file.pager), "stats").read_text(encoding="utf-8")
+        stats = Path(mountpoint, "control", unescape(pager), "stats").read_text(encoding="utf-8")
     except OSError:
-        return ""  # not to be seen, so it is waited
+        return False  # it is not to be seen, so it is waited
     found = re.search(r"^vmofs_pager_fifos_attached\{.*\} (\d+)$", stats, re.MULTILINE)
-    return f"nobody reads the requests of pager {file.pager}" if found is not None and found[1] == "0" else ""
+    return found is not None and found[1] == "0"
 
 
 def _refusal(mountpoint: str, why: str) -> str:

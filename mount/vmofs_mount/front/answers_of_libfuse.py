@@ -44,8 +44,8 @@ _OPEN_FLAGS_AT = _HEADER.size + 128 + 8  # in fuse_open_out, behind fuse_entry_o
 _ATOMIC_O_TRUNC = 1 << 3
 _AUTO_INVAL_DATA = 1 << 12
 _EXPLICIT_INVAL_DATA = 1 << 25  # Linux 5.2; an older kernel takes no notice
-_MOST_PAGES = 256  # of a request, in every kernel of ours
-MAX_WRITE = (_MOST_PAGES - 1) * PAGE_SIZE
+_MOST_PAGES = 240  # of the 256 that a request may have: one less would do, these are whole batches of DIRTY requests
+MAX_WRITE = _MOST_PAGES * PAGE_SIZE
 """The longest WRITE."""
 
 

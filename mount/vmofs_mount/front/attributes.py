@@ -6,6 +6,7 @@ import pyfuse3
 
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.linux.caller import Caller
+from vmofs_mount.pagers.answers_file import AnswersFile
 from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
 from vmofs_mount.tree.inodes import AuxFile, CommandFile, Directory, Fifo, Node, VmoFile
 from vmofs_mount.tree.room import Space
@@ -63,7 +64,9 @@ def _attr_seconds(node: Node) -> float:
     if isinstance(node, AuxFile) and node.is_source:
         return 0.0  # to ask for them costs less than to have them forgotten, by a thread, at each command
     # The times and sizes of control files are nobody's business but ours: always asked for.
-    if isinstance(node, CommandFile) or (isinstance(node, TextFile) and not isinstance(node, ConstantText)):
+    if isinstance(node, CommandFile | AnswersFile) or (
+        isinstance(node, TextFile) and not isinstance(node, ConstantText)
+    ):
         return 0.0
     return LONG_SECONDS
 

@@ -21,6 +21,7 @@ from vmofs_mount.front.device import Device, Request
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.scheduler import Turns
+from vmofs_mount.pagers.answers_file import AnswersHandle
 from vmofs_mount.pagers.supply_tree import SupplyHandle
 from vmofs_mount.tree.inodes import AuxFile, VmoFile
 
@@ -111,10 +112,12 @@ class Requests:
         """Answer a WRITE: one that supplies pages at once, others as soon as they are carried out."""
         handle = self._handles.get(request.handle)
         data = self._device.body(request.size)
-        if isinstance(handle, SupplyHandle) and handle.may_write_at_once:
-            self._device.answer_written(request.unique, handle.write_at_once(request.offset, data))
-        else:
-            self._turns.start(request.unique, partial(self._write, handle, request, bytes(data)))
+        if isinstance(handle, SupplyHandle | AnswersHandle):
+            written = handle.write_at_once(request.offset, data)
+            if written is not None:
+                self._device.answer_written(request.unique, written)
+                return
+        self._turns.start(request.unique, partial(self._write, handle, request, bytes(data)))
 
     async def _write(self, handle: Handle, request: Request, data: bytes) -> None:
         with self._refusing(request.unique):

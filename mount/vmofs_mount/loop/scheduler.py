@@ -73,8 +73,8 @@ IDLE_TASKS = 32
 """How many workers of pyfuse3 may wait for their turn; more end when they have answered. Each has a buffer of 1 MiB, of
 which it has touched what its largest request filled. See ``Turns.retire_idle``."""
 
-_TURNS = 16
-"""Requests that are taken in a row, at most, before every trio task that can run has run."""
+_TURNS = 32
+"""Messages that are taken in a row, at most, before every trio task that can run has run."""
 
 
 class _Trap(Enum):
@@ -154,6 +154,7 @@ class Turns:
         self.running: Worker | None = None
         """The worker that the driver runs just now; None while anything else runs."""
         self._is_closing = False
+        self._at_end_of_drain: dict[Callable[[], None], None] = {}
         self._is_taking = False  # the driver takes messages: whoever is woken goes on as soon as it has
         self._by_request: dict[int, Worker] = {}  # those that have a request
         self.current: Worker | None = None
@@ -367,15 +368,30 @@ class Turns:
         """Take messages until one was handed on, or by one that was served a worker is ready, or no more will come."""
         while not self._is_closing:
             if not self._turns_left:
+                self._end_drain()
                 await trio.lowlevel.checkpoint()
                 await trio.lowlevel.checkpoint()  # within one turn the order is random
                 self._turns_left = _TURNS
             taken = self._take()
             if taken is Taken.NOTHING:
+                self._end_drain()
                 await self._wait_for_message()
             elif taken is not Taken.SERVED or self._ready:
+                self._end_drain()
                 return taken
         return Taken.GONE
+
+    def when_drained(self, call: Callable[[], None]) -> None:
+        """Call something once when the messages have been taken that are there, or so many that others have a turn."""
+        if self._is_taking:
+            self._at_end_of_drain[call] = None
+        else:
+            call()
+
+    def _end_drain(self) -> None:
+        while self._at_end_of_drain:
+            call, _ = self._at_end_of_drain.popitem()
+            call()
 
     def _take(self) -> Taken:
         self._is_taking = True

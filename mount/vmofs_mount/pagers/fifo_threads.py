@@ -23,6 +23,7 @@ lock.
 # without a reader, it waits in poll, and `close` wakes it by an eventfd.
 #
 #     hand:   append the line --> is it asleep? then wake it
+#     append: the same without the second step, which `wake` does when all lines of a moment are there
 #     run:    asleep --> are there lines? if not, sleep
 #
 # `ClosedReaders` is the other half: inotify tells when a reader closes, epoll with an empty mask when the last is gone.
@@ -41,6 +42,7 @@ lock.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import struct
@@ -57,6 +59,8 @@ import trio
 from vmofs_mount.linux.inotify import CloseWatch
 from vmofs_mount.linux.place import Place
 from vmofs_mount.rights.identity import opened_inode
+
+_log = logging.getLogger(__name__)
 
 attaching_threads: set[int] = set()
 """Thread ids that are opening a FIFO through the mount: their lookups are no readers."""
@@ -78,29 +82,47 @@ class Served(Protocol):
 class ClosedReaders:
     """Tells FIFOs when one of their readers closes, and when the last one is gone.
 
-    One inotify instance and one epoll set for all of them.
+    One inotify instance and one epoll set for all of them. Of the former each user has 128 or so, for all programs. If
+    none is left, it is told of the last reader only: ``sees_each`` is false.
     """
 
     def __init__(self) -> None:
-        self._watch = CloseWatch()
+        self._watch: CloseWatch | None = None
+        try:
+            self._watch = CloseWatch()
+        except OSError as error:
+            _log.warning(
+                "no inotify instance is left (%s): if one of several readers of a FIFO ends, what it has not answered "
+                "is delivered again after 'stall' seconds only; more are possible if root raises "
+                "fs.inotify.max_user_instances",
+                error.strerror,
+            )
         self._gone = select.epoll()
         self._fifos: dict[int, Served] = {}  # watch number -> FIFO
-        self._attached: dict[int, tuple[int, Served]] = {}  # descriptor -> watch number, FIFO
+        self._attached: dict[int, tuple[int | None, Served]] = {}  # descriptor -> watch number, FIFO
 
-    def watch(self, fd: int) -> int:
+    @property
+    def sees_each(self) -> bool:
+        """Whether it learns of every reader that closes, not only of the last one."""
+        return self._watch is not None
+
+    def watch(self, fd: int) -> int | None:
         """Watch the FIFO that ``fd`` has open, and return the number of the watch. In a worker thread.
 
         The kernel asks whether it may be read, and so asks us for its access control list.
         """
-        return self._watch.watch(fd)
+        return None if self._watch is None else self._watch.watch(fd)
 
-    def forget(self, number: int) -> None:
+    def forget(self, number: int | None) -> None:
         """End a watch that was not added. In any thread."""
-        self._watch.forget(number)
+        if self._watch is not None and number is not None:
+            self._watch.forget(number)
 
-    def add(self, fd: int, number: int, fifo: Served) -> None:
+    def add(self, fd: int, number: int | None, fifo: Served) -> None:
         """Tell a FIFO from now on; what was closed before does not matter, since nothing was handed out."""
-        self._fifos[number], self._attached[fd] = fifo, (number, fifo)
+        self._attached[fd] = number, fifo
+        if number is not None:
+            self._fifos[number] = fifo
         self._gone.register(fd, 0)  # an empty mask still reports EPOLLERR: the last reader is gone
 
     def discard(self, fd: int) -> None:
@@ -108,24 +130,30 @@ class ClosedReaders:
         # Before the descriptor is closed: the next open may get the same number.
         number, _ = self._attached.pop(fd)
         self._gone.unregister(fd)
-        del self._fifos[number]
-        self._watch.forget(number)
+        if number is not None:
+            del self._fifos[number]
+        self.forget(number)
 
     async def run(self) -> None:
         """Report until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report_gone)
-                while True:
-                    await trio.lowlevel.wait_readable(self._watch.fileno())
-                    closed = self._watch.closed()
-                    # Who makes the kernel lose count hides what others do: then look at all.
-                    for number in list(self._fifos) if closed.overflow else closed.numbers:
-                        if number in self._fifos:
-                            self._fifos[number].reader_closed()
+                if self._watch is not None:
+                    nursery.start_soon(self._report_closed, self._watch)
         finally:
-            self._watch.close()
+            if self._watch is not None:
+                self._watch.close()
             self._gone.close()
+
+    async def _report_closed(self, watch: CloseWatch) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(watch.fileno())
+            closed = watch.closed()
+            # Who makes the kernel lose count hides what others do: then look at all.
+            for number in list(self._fifos) if closed.overflow else closed.numbers:
+                if number in self._fifos:
+                    self._fifos[number].reader_closed()
 
     async def _report_gone(self) -> None:
         while True:
@@ -175,6 +203,13 @@ class Writer:
 
     def hand(self, line: bytes) -> bool:
         """Have a line written soon; return False if too many wait already."""
+        if not self.append(line):
+            return False
+        self.wake()
+        return True
+
+    def append(self, line: bytes) -> bool:
+        """Do as ``hand`` does, but the thread may sleep on until ``wake``: what is appended by then is one write."""
         if len(self._lines) >= _MAX_UNSENT_LINES:
             # Rule 3: noted first, then looked again.
             self._refused = self._is_asked = True
@@ -184,11 +219,14 @@ class Writer:
         self._lines.append(line)
         self.handed_bytes += len(line)  # not before: then the thread could count what it has not yet
         self._handed_lines += 1
+        return True
+
+    def wake(self) -> None:
+        """Have written what was appended."""
         # Rule 3. It may be woken once too often, and then finds nothing to do; never too seldom.
         if self._asleep:
             self._asleep = False
             self._wakes.put(None)
-        return True
 
     def count_read(self) -> None:
         """Have it counted from now on what was read."""
@@ -275,7 +313,7 @@ class Attempt:
         self._path = path
         self._closes = closes
         self._lock = threading.Lock()
-        self._opened: tuple[Writer, int] | None = None
+        self._opened: tuple[Writer, int | None] | None = None
         self._abandoned = False
 
     def open(self) -> None:
@@ -323,12 +361,12 @@ class Attempt:
         finally:
             os.close(fifo)
 
-    def take(self) -> tuple[Writer, int] | None:
+    def take(self) -> tuple[Writer, int | None] | None:
         """Return the writer and the number of the watch for the readers; None if nobody reads it, or it is gone."""
         with self._lock:
             return self._opened
 
-    def abandon(self) -> tuple[Writer, int] | None:
+    def abandon(self) -> tuple[Writer, int | None] | None:
         """Return what was opened, to be closed; what is opened later is closed at once."""
         with self._lock:
             self._abandoned = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 import trio
@@ -10,7 +10,7 @@ import trio
 from vmofs.core.requests.port import Port
 from vmofs_mount.linux.place import Place
 from vmofs_mount.loop.lanes import Lanes
-from vmofs_mount.pagers.delivery import CLOSE_SECONDS, SETTLE_SECONDS, FifoLane, PagerPorts
+from vmofs_mount.pagers.delivery import CLOSE_SECONDS, SETTLE_SECONDS, FifoLane, PagerPorts, Tasks
 from vmofs_mount.pagers.fifo_threads import ClosedReaders, attaching_threads, end_opens
 from vmofs_mount.rights.identity import can_open_inodes
 from vmofs_mount.tree.inodes import Fifo
@@ -19,19 +19,20 @@ _LATE_OPENS = 8  # threads for each user: FIFOs that are gone may be locked
 
 
 class Fifos:
-    """The lanes of FIFOs. Must be made inside the event loop; tasks run in ``spawn``'s nursery."""
+    """The lanes of FIFOs. Must be made inside the event loop."""
 
-    def __init__(self, place: Place, spawn: Callable[..., None]) -> None:
+    def __init__(self, place: Place, tasks: Tasks) -> None:
         self._place = place
-        self._spawn = spawn
+        self._tasks = tasks
+        self._spawn = tasks.spawn
         self._lanes: dict[Fifo, FifoLane] = {}
         self._closed_readers = ClosedReaders()
         self._late_opens = Lanes(_LATE_OPENS)
-        spawn(self._closed_readers.run)
+        self._spawn(self._closed_readers.run)
 
     def add(self, fifo: Fifo, ports: tuple[Port, ...], of: PagerPorts) -> None:
         """Deliver the packets of ports by a FIFO of a pager."""
-        lane = FifoLane(fifo, ports, of, self._place, self._closed_readers, self._spawn)
+        lane = FifoLane(fifo, ports, of, self._place, self._closed_readers, self._tasks)
         of.fifos[fifo.name.decode()] = lane
         self._lanes[fifo] = lane
         self._spawn(lane.run)

@@ -91,7 +91,7 @@ class KnownPagers:
     def deliver_again(self, request: PageRequest) -> bool:
         """Deliver a request by another FIFO than the one that does not answer it; return whether there is one."""
         pager = self._of_source(request.source)
-        return pager is not None and len(pager.ports.fifos) > 1 and pager.ports.deliver_again(request)
+        return pager is not None and pager.ports.deliver_again(request)
 
     def controller_of(self, file: VmoFile | AuxFile) -> int:
         """Return the user who decides how long pages of a file stay locked: he answers for them, or owns the file."""

@@ -20,12 +20,10 @@ from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
 from vmofs.wire.names import escape, quote
 from vmofs_mount.linux.caller import Caller
-from vmofs_mount.pagers.delivery import PagerPorts, vmo_name
+from vmofs_mount.pagers.delivery import DEFAULT_PORT, PagerPorts, vmo_name
 from vmofs_mount.pagers.supply_tree import SupplyRealm
 from vmofs_mount.tree.inodes import CommandFile, Directory, VmoFile
 from vmofs_mount.tree.limits import Limits
-
-DEFAULT_PORT = "requests"
 
 _REQUESTS_PER_PIECE = 100
 """That are looked at before others may have their turn."""
@@ -58,7 +56,7 @@ class PagerDirectory:
         return self.directory.name.decode()
 
     def pending_lines(self) -> Iterator[str]:
-        """Yield the unanswered requests, oldest first: the request line, its age, deliveries, and by which FIFO."""
+        """Yield the unanswered requests, oldest first: the request line, its age, deliveries, by which FIFO, if any."""
         for number, request in enumerate(list(self._system.requests)):
             if request.source.tally is self.pager.tally and request.source.is_outstanding(request):
                 yield self._pending_line(request)
@@ -70,6 +68,8 @@ class PagerDirectory:
         lane = packet.source.port.delivered().get(request)
         by = next((name for name, fifo in self.ports.fifos.items() if fifo is lane), None)
         state = f"delivered={escape(by)}" if by is not None else "queued"
+        if not self.ports.has_reader(packet.source.port):
+            state = f"{state} no_reader"
         return (
             f"{packet.command.name} {packet.key} {packet.offset} {packet.length} {escape(vmo_name(packet.source))} "
             f"age={trio.current_time() - request.raised_at:.3f} deliveries={request.deliveries} {state}\n"

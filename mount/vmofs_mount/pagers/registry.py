@@ -11,10 +11,12 @@ from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.wire.commands import CommandKind
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.loop.engine import Engine
+from vmofs_mount.pagers.answers_file import AnswersFile
+from vmofs_mount.pagers.delivery import DEFAULT_PORT
 from vmofs_mount.pagers.fifos import Fifos
 from vmofs_mount.pagers.forgotten_names import ForgottenNames
 from vmofs_mount.pagers.known_pagers import KnownPagers
-from vmofs_mount.pagers.pager_directory import DEFAULT_PORT, PagerCommandFile, PagerDirectory
+from vmofs_mount.pagers.pager_directory import PagerCommandFile, PagerDirectory
 from vmofs_mount.pagers.supply_tree import SupplyDirectory, SupplyRealm
 from vmofs_mount.rights.identity import can_open_inodes
 from vmofs_mount.tree.inodes import Directory, Fifo, Node, VmoFile
@@ -75,6 +77,7 @@ class Pagers:
         for kind in PAGER_COMMANDS:
             self._tree.add(directory, kind.value.encode(), PagerCommandFile(0o600, uid, gid, kind, pager))
         self._tree.add(directory, b"supply", SupplyDirectory(0o700, uid, gid, supply, self._vmo))
+        self._tree.add(directory, b"answers", AnswersFile(0o600, uid, gid, core_pager))
         texts = {
             b"pending": TextFile(0o400, uid, gid, pager.pending_lines),
             b"stats": TextFile(0o400, uid, gid, pager.stats_text),

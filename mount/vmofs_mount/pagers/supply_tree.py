@@ -188,8 +188,7 @@ class SupplyHandle(ReadHandle):
         self._supply = node
         self._names = names
         self._answers = answers
-        self.may_write_at_once = False
-        """The rights have been checked: ``write_at_once`` may be called."""
+        self._checked = False
 
     async def read(self, offset: int, size: int) -> Data:
         """Refuse: nothing can be read here."""
@@ -197,17 +196,20 @@ class SupplyHandle(ReadHandle):
 
     async def write(self, offset: int, data: bytes) -> int:
         """Supply whole pages; the last page of the VMO may be short. Anything else is INVALID_ARGS."""
-        if not self.may_write_at_once:
+        if not self._checked:
             await self._names.check_node(self.identity, self._supply.file, os.W_OK)
-            self.may_write_at_once = True
-        return self.write_at_once(offset, data)
+            self._checked = True
+        return self._write(offset, data)
 
-    def write_at_once(self, offset: int, data: bytes | memoryview) -> int:
-        """Do as ``write`` does, once the rights have been checked.
+    def write_at_once(self, offset: int, data: bytes | memoryview) -> int | None:
+        """Do as ``write`` does, if the rights have been checked; else return None.
 
         Raises:
             VmoError: nothing was supplied.
         """
+        return self._write(offset, data) if self._checked else None
+
+    def _write(self, offset: int, data: bytes | memoryview) -> int:
         end = offset + len(data)
         if not is_page_aligned(end) and end != self._supply.file.size_bytes:
             if len(data) < _CUT_BYTES:

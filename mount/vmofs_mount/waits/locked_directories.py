@@ -8,6 +8,10 @@ nobody could make, or list, anything in ``vmo/``.
 Nobody tells us of it. But a thread of ours that looks up a name that is not there needs the lock too. If it sleeps
 uninterruptibly, which it does not while it waits for our own answer, the directory is locked. So while something in a
 directory waits that could be ended, a name is looked up there again and again.
+
+A short deadline for writes that wait for a pager would be simpler, and would break what is promised: a write waits as
+long as the deadline of its pager says. Without any precaution the first user who unlinks a file that is being written
+to keeps everybody from ``vmo/`` for that long; with ``deadline=0`` for ever (tests/fuse/test_directory_locks.py).
 """
 
 from __future__ import annotations

@@ -36,6 +36,12 @@ its process namespace), nothing is said. What is not known ends at the deadline.
 #
 # What is not nice
 #
+# All this for a question that sounds simple. To ask only whether the reader alone holds the FIFO, and sleeps in a read,
+# would miss five of the seven ways to wait for oneself that test_self_deadlock.py has (sendfile, a page fault, a write
+# out of a mapping, a shell whose command reads, a parent that waits for a child), for 55 lines less. To ask less
+# exactly where it sleeps would fail reads that are about to be answered: a pager asleep on its FIFO, or on a disk, may
+# have a READ outstanding that the kernel's read-ahead has sent.
+#
 # Numbers of system calls are in a table for each architecture; on others nothing is said. All processes of the machine
 # are looked at twice for one suspicion. A pager of two threads that wait for each other waits until the deadline.
 #

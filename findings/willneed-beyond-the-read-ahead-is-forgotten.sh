@@ -1,0 +1,180 @@
+#!/usr/bin/env bash
+# POSIX_FADV_WILLNEED, MADV_WILLNEED and readahead(2) of 4 MiB ask a FUSE server for 128 KiB, once.
+#
+# One would guess: a program that announces 4 MiB has 4 MiB asked for in the background, in however many pieces.
+#
+# Seen (Linux 6.18.44): one READ of 128 KiB, the mount's read-ahead; the other 97 percent are dropped without an
+# error. With read_ahead_kb = 1024 it is 1 MiB. So a prefetcher has to announce pieces that are no longer than
+# read_ahead_kb: 32 calls of 128 KiB bring the 4 MiB.
+#
+# Needs root, /dev/fuse, python3. Exits 1 if the behaviour has changed, 2 if it cannot be tried here.
+set -euo pipefail
+
+cannot() {
+    echo "cannot be tried here: $1"
+    exit 2
+}
+[ "$(id -u)" = 0 ] || cannot "needs root"
+[ -e /dev/fuse ] || cannot "needs /dev/fuse"
+
+place=$(mktemp -d)
+server=
+clean_up() {
+    umount -l "$place/mount" 2>/dev/null || true
+    if [ -n "$server" ]; then
+        kill -9 "$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+    fi
+    rm -rf "$place"
+}
+trap clean_up EXIT
+mkdir "$place/mount"
+
+# A FUSE server on the raw device: every name fN is a regular file, its inode number is N.
+cat >"$place/server.py" <<'PYTHON'
+import ctypes
+import errno
+import os
+import stat
+import struct
+import sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+LOOKUP, FORGET, GETATTR, OPEN, READ, FLUSH, INIT, OPENDIR, INTERRUPT, BATCH_FORGET = (
+    1,
+    2,
+    3,
+    14,
+    15,
+    25,
+    26,
+    27,
+    36,
+    42,
+)
+RELEASE, RELEASEDIR = 18, 29
+ASYNC_READ, WRITEBACK_CACHE, MAX_PAGES, INIT_EXT, PASSTHROUGH = 1 << 0, 1 << 16, 1 << 22, 1 << 30, 1 << 37
+DIRECT_IO, KEEP_CACHE = 1 << 0, 1 << 1
+
+
+class Server:
+    size = 4 << 20
+    wanted = ASYNC_READ | MAX_PAGES | INIT_EXT
+    read_ahead = 128 << 10
+
+    def __init__(self, where):
+        self.device = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={self.device},rootmode=40000,user_id=0,group_id=0"
+        if libc.mount(b"finding", where.encode(), b"fuse", 6, options.encode()):
+            sys.exit("mount: " + os.strerror(ctypes.get_errno()))
+
+    def answer(self, unique, data=b"", error=0):
+        os.writev(self.device, [struct.pack("<IiQ", 16 + len(data), -error, unique), data])
+
+    def attributes(self, inode):
+        size, mode = (0, stat.S_IFDIR | 0o755) if inode == 1 else (self.size, stat.S_IFREG | 0o644)
+        return struct.pack("<6Q10I", inode, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+    def init(self, unique, argument):
+        _, minor, _, flags = struct.unpack_from("<4I", argument)
+        more = struct.unpack_from("<I", argument, 16)[0] if flags & INIT_EXT else 0
+        flags = (flags | more << 32) & self.wanted
+        low, high = flags & 0xFFFFFFFF, flags >> 32
+        reply = struct.pack("<4I2H2I2H2I", 7, min(minor, 41), self.read_ahead, low, 0, 0, 1 << 20, 1, 256, 0, high, 1)
+        self.answer(unique, reply + bytes(24))
+
+    def open(self, unique, inode):
+        self.answer(unique, struct.pack("<QIi", 0, KEEP_CACHE, 0))
+
+    def read(self, unique, inode, offset, size):
+        self.answer(unique, bytes(size))
+
+    def handle(self, operation, unique, inode, argument):
+        if operation == INIT:
+            self.init(unique, argument)
+        elif operation == LOOKUP and argument[:1] == b"f" and argument[1:-1].isdigit():
+            found = int(argument[1:-1])
+            self.answer(unique, struct.pack("<4Q2I", found, 0, 1000, 1000, 0, 0) + self.attributes(found))
+        elif operation == LOOKUP:
+            self.answer(unique, error=errno.ENOENT)
+        elif operation == GETATTR:
+            self.answer(unique, struct.pack("<Q2I", 1000, 0, 0) + self.attributes(inode))
+        elif operation == OPEN:
+            self.open(unique, inode)
+        elif operation == READ:
+            offset, size = struct.unpack_from("<QI", argument, 8)
+            print("READ", inode, offset, size, flush=True)
+            self.read(unique, inode, offset, size)
+        elif operation == OPENDIR:
+            self.answer(unique, bytes(16))
+        elif operation in (FLUSH, RELEASE, RELEASEDIR):
+            self.answer(unique)
+        elif operation not in (FORGET, BATCH_FORGET, INTERRUPT):
+            self.answer(unique, error=errno.ENOSYS)
+
+    def serve(self):
+        while True:
+            try:
+                message = os.read(self.device, (1 << 20) + 8192)
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return
+                continue
+            _, operation, unique, inode = struct.unpack_from("<IIQQ", message)
+            self.handle(operation, unique, inode, message[40:])
+
+
+Server(sys.argv[1]).serve()
+PYTHON
+python3 "$place/server.py" "$place/mount" "$place" >"$place/log" &
+server=$!
+for _ in $(seq 100); do
+    if mountpoint -q "$place/mount"; then break; fi
+    sleep 0.1
+done
+mountpoint -q "$place/mount" || cannot "a FUSE mount failed"
+
+echo "Linux $(uname -r)"
+python3 - "$place" <<'PYTHON'
+import ctypes
+import mmap
+import os
+import sys
+import time
+
+place = sys.argv[1]
+
+
+def reads(inode):
+    """Return offset and size of the READs that came for a file."""
+    time.sleep(0.2)
+    with open(f"{place}/log") as log:
+        return [tuple(map(int, line.split()[2:])) for line in log if line.startswith(f"READ {inode} ")]
+
+
+def set_read_ahead(kilobytes):
+    minor = os.minor(os.stat(f"{place}/mount").st_dev)
+    with open(f"/sys/class/bdi/0:{minor}/read_ahead_kb", "w") as setting:
+        setting.write(str(kilobytes))
+
+
+def asked(inode, advise):
+    descriptor = os.open(f"{place}/mount/f{inode}", os.O_RDONLY)
+    advise(descriptor)
+    return sum(size for _, size in reads(inode)) >> 10
+
+
+libc = ctypes.CDLL(None)
+length = 4 << 20
+whole = {
+    "posix_fadvise": asked(2, lambda fd: os.posix_fadvise(fd, 0, length, os.POSIX_FADV_WILLNEED)),
+    "madvise": asked(3, lambda fd: mmap.mmap(fd, length, prot=mmap.PROT_READ).madvise(mmap.MADV_WILLNEED)),
+    "readahead": asked(4, lambda fd: libc.readahead(fd, ctypes.c_long(0), ctypes.c_size_t(length))),
+}
+piece = 128 << 10
+pieces = asked(
+    5, lambda fd: [os.posix_fadvise(fd, at, piece, os.POSIX_FADV_WILLNEED) for at in range(0, length, piece)]
+)
+print(f"KiB asked for after 4096 KiB were announced: {whole}; announced in 32 pieces: {pieces}")
+sys.exit(not (set(whole.values()) == {128} and pieces == 4096))
+PYTHON
