@@ -80,10 +80,11 @@ def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server:
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(user: User, server: FaultyServer) -> None:
-    gate = threading.Thread(target=_spoil_after, args=(server, 1, "503", 3.0), daemon=True)
+    gate = threading.Thread(target=_spoil_after, args=(server, 1, "503", 5), daemon=True)
     gate.start()
     result = user.run("run", url(server), "--", "sh", "-c", "wc -c <{}; cat {} | wc -c")
     assert result.stdout.split() == [str(SIZE), str(SIZE)]
+    assert "vmofs: waiting: the server answers 503\n" in result.stderr
     gate.join()
 
 
@@ -95,12 +96,13 @@ def test_soft_files_fail_by_the_deadline(user: User, server: FaultyServer) -> No
     assert time.monotonic() - began < 20
 
 
-def _spoil_after(server: FaultyServer, count: int, fault: str, seconds: float = 0) -> None:
-    """Let a server misbehave once it has answered so many requests, for so long or for good."""
+def _spoil_after(server: FaultyServer, count: int, fault: str, more: int = 0) -> None:
+    """Let a server misbehave once it has answered so many requests, for so many more or for good."""
     while server.count < count:
         time.sleep(0.001)
     time.sleep(0.05)  # the answer goes out
     server.fault = fault
-    if seconds:
-        time.sleep(seconds)
+    if more:
+        while server.count < count + more:
+            time.sleep(0.01)
         server.fault = ""
