@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 from tests.support.client_pagers import KEY, PAGE, Coroutine, Patterned, Serving
 from tests.support.mounted import Mounted, vmofs_environment, wait_for
 from tests.support.pager_client import Background, Readers
-from vmofs.client import Changed, Object, Retry, Unavailable
+from vmofs.client import Changed, Data, Object, Retry, Unavailable
 from vmofs.status import AlreadyExistsError, InvalidArgsError
 from vmofs.testing import pattern
 
@@ -135,6 +135,28 @@ def test_prefetched_pages_are_there_before_anybody_asks(serving: Serving) -> Non
     assert server.statistics.requests == 0
     with pytest.raises(KeyError):
         server.prefetch("y")
+
+
+def test_a_pager_that_reads_several_ranges_at_once_is_answered_for_by_one_write(serving: Serving) -> None:
+    class Many(Patterned):
+        threads = 1
+
+        def read(self, obj: Object, offset: int, length: int) -> bytes:
+            time.sleep(0.1)  # meanwhile others ask
+            return bytes(Patterned.read(self, obj, offset, length))
+
+        def read_many(self, obj: Object, ranges: Sequence[tuple[int, int]]) -> list[Data]:
+            together.append(len(ranges))
+            return [Patterned.read(self, obj, *each) for each in ranges]
+
+    together: list[int] = []
+    server = serving(Many())
+    places = range(0, SIZE, SIZE // 20)
+    readers = [Background(partial(pread, path_of(serving), at)) for at in places]
+    for at, reader in zip(places, readers, strict=True):
+        pattern.check(reader.result(), KEY, at)
+    assert max(together) > 5
+    assert server.directory._answers is not None
 
 
 # Failures

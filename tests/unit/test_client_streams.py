@@ -48,6 +48,13 @@ def test_a_request_that_comes_twice_is_no_direction() -> None:
     assert ask(streams, MIB - 2 * PAGE_SIZE) != []
 
 
+def test_a_request_around_the_first_one_is_another_reader() -> None:
+    streams = Streams(SIZE)
+    first, _ = streams.request(8 << 10, 12 << 10, (8 << 10, 12 << 10))
+    second, _ = streams.request(4 << 10, 16 << 10, (4 << 10, 16 << 10))
+    assert second is not first
+
+
 def test_a_copy_that_touches_first_last_and_then_goes_down_is_followed() -> None:
     streams, start, end = Streams(SIZE), 10 * MIB, 12 * MIB
     ask(streams, start)

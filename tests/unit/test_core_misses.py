@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
+from tests.oracle.short_read import ShortRead, short_read
 from tests.oracle.world import KEY, World
-from tests.support.short_reads import ShortRead, short_read
 from vmofs.core.pages.account import Account
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.page_source import PageSource

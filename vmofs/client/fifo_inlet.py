@@ -6,16 +6,18 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from vmofs.client.fifo import Fifo
 from vmofs.client.mount import PagerDirectory, PagerVmo
+from vmofs.client.open_files import SupplyFile
 from vmofs.client.pager import Data, Object
-from vmofs.client.service import Entry, Read, Service, Task
-from vmofs.client.supply_file import SupplyFile
+from vmofs.client.service import Entry, Piece, Read, Service, Task
 from vmofs.status import BadHandleError, Status, VmoError
+from vmofs.units import Key
 from vmofs.vocabulary import PacketCommand
+from vmofs.wire.answers import Answer
 from vmofs.wire.packets import RequestLine, parse_packet
 
 _log = logging.getLogger("vmofs.client")
@@ -42,6 +44,16 @@ class Answers:
             OSError: They were not taken; ENOENT, nobody has the VMO any more.
         """
         (self._file or self._open()).write(offset, data)
+
+    def supply_many(self, pieces: Sequence[Piece]) -> int:
+        """Supply several pieces in one write; return how many were taken before one was not.
+
+        Raises:
+            OSError: The first one was not.
+        """
+        if self._is_closed:
+            raise FileNotFoundError(errno.ENOENT, "nobody has it any more", self.vmo.field)
+        return self.vmo.pager.answers().supply([Answer(offset, Key(self.key), data) for offset, data in pieces])
 
     def fail(self, offset: int, length: int, status: Status, sentence: str) -> None:
         """Fail a range."""

@@ -25,9 +25,9 @@ from types import TracebackType
 from typing import Self
 
 from vmofs.client.command_file import CommandFile
+from vmofs.client.open_files import AnswersFile, SupplyFile
 from vmofs.client.pager import Data
 from vmofs.client.requests import Requests
-from vmofs.client.supply_file import SupplyFile
 from vmofs.status import Status
 from vmofs.vocabulary import AuxKind, ChildKind, DirtyRange, PagerOp, VmoOp
 from vmofs.wire.commands import (
@@ -50,8 +50,6 @@ from vmofs.wire.commands import (
     command_kind,
 )
 from vmofs.wire.results import Result, parse_dirty_ranges, parse_vmo_stats
-
-_GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 class Commands:
@@ -138,11 +136,13 @@ class Vmo(_File):
         """Commit, decommit, zero, prefetch or hint at a range; no length: to the end. Zircon: zx_vmo_op_range."""
         self.mount.commands.run(VmoOpRange(op, self.field, offset, self._length(offset, length)))
 
-    def create_child(self, kind: ChildKind, child: str, offset: int = 0, size: int | None = None) -> Vmo:
+    def create_child(
+        self, kind: ChildKind, child: str, offset: int = 0, size: int | None = None, *, no_write: bool = False
+    ) -> Vmo:
         """Make a snapshot, slice or reference, a VMO of its own. Zircon: zx_vmo_create_child."""
         whole = 0 if kind is ChildKind.REFERENCE else self._length(offset, None)
         size = whole if size is None else size
-        self.mount.commands.run(VmoCreateChild(kind, self.field, f"{self.top}/{child}", offset, size))
+        self.mount.commands.run(VmoCreateChild(kind, self.field, f"{self.top}/{child}", offset, size, no_write))
         return Vmo(self.mount, child)
 
     def set_stream_size(self, size: int) -> None:
@@ -251,6 +251,8 @@ class PagerDirectory:
         self.commands = Commands(self.path)
         self.opened: weakref.WeakSet[SupplyFile] = weakref.WeakSet()
         """What is open in ``supply/``."""
+        self._answers: AnswersFile | None = None
+        self._lock = threading.Lock()
 
     def run(self, command: Command, seconds: float | None = None) -> Result:
         """Carry out a command of a pager; see ``CommandFile.run``."""
@@ -291,6 +293,13 @@ class PagerDirectory:
         """Open the FIFO of a port: from now on this process answers for the pager."""
         return Requests(self.path / port, self.vmo)
 
+    def answers(self) -> AnswersFile:
+        """Return its file ``answers``, held open until ``close``: many supplies in one write."""
+        with self._lock:
+            if self._answers is None:
+                self._answers = AnswersFile(self.path / "answers")
+            return self._answers
+
     @property
     def deadline(self) -> float:
         """Seconds after which an unanswered request fails with TIMED_OUT; 0: never."""
@@ -314,6 +323,10 @@ class PagerDirectory:
         self.commands.close()
         for file in list(self.opened):
             file.close()
+        with self._lock:
+            if self._answers:
+                self._answers.close()
+                self._answers = None
 
     def remove(self) -> None:
         """Close the pager itself: who waits gets BAD_STATE, present pages stay readable. Zircon: zx_handle_close."""

@@ -41,11 +41,21 @@ _THREADS_FOR_TASKS = 8
 _OUT_OF_MEMORY = frozenset({errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR})
 
 
+class Piece(NamedTuple):
+    """Pages to supply."""
+
+    offset: int
+    data: memoryview
+
+
 class Outlet(Protocol):
     """Where the answers for one object go."""
 
     def supply(self, offset: int, data: Data) -> None:
         """Supply whole pages; the last page of the object may be short."""
+
+    def supply_many(self, pieces: Sequence[Piece]) -> int:
+        """Supply several pieces at once; return how many were taken before one was not."""
 
     def fail(self, offset: int, length: int, status: Status, sentence: str) -> None:
         """Tell those who wait for a range that it cannot be had."""
@@ -283,8 +293,14 @@ class Service:
             for flight in job.flights:
                 self._failed(entry, flight, error)
             return
-        for flight, (_, length), data in zip(job.flights, ranges, results, strict=True):
-            self._deliver(entry, flight, length, data)
+        arrived = [
+            (flight, self._arrived(entry, flight, length, data))
+            for flight, (_, length), data in zip(job.flights, ranges, results, strict=True)
+        ]
+        if len(arrived) > 1:
+            arrived = self._supply_together(entry, arrived)
+        for flight, pieces in arrived:
+            self._supply(entry, flight, pieces)
 
     def _call(self, obj: Object, ranges: list[tuple[int, int]]) -> Sequence[Data]:
         """Call the pager for what lies within the object; what lies beyond is nothing."""
@@ -299,28 +315,46 @@ class Service:
         """Return what a method of the pager returns, be it a coroutine function or not."""
         return self._await(result, self.planner.terms.attempt) if isawaitable(result) else result
 
-    def _deliver(self, entry: Entry, flight: Flight, length: int, data: Data) -> None:
-        """Supply what was read for a flight."""
+    def _arrived(self, entry: Entry, flight: Flight, length: int, data: Data) -> list[Piece]:
+        """Take what was read for a flight; return what is to be supplied of it."""
         try:
             view = memoryview(data).cast("B")
         except TypeError as error:
             self._failed(entry, flight, error)
-            return
+            return []
         if len(view) != max(0, length):
             wrong = RangesError(f"read returned {len(view)} bytes instead of {length} at {flight.start}")
             self._failed(entry, flight, wrong)
-            return
+            return []
         if len(view) < flight.length:  # the last page of the object
             view = memoryview(bytes(view).ljust(flight.length, b"\0"))
         with self._condition:
             pieces = self.planner.arrived(flight, view, time.monotonic())
+        return [Piece(start, view[start - flight.start : end - flight.start]) for start, end in pieces]
+
+    def _supply(self, entry: Entry, flight: Flight, pieces: Sequence[Piece]) -> None:
+        """Supply pieces of a flight."""
         try:
-            for start, end in pieces:
-                entry.outlet.supply(start, view[start - flight.start : end - flight.start])
+            for offset, data in pieces:
+                entry.outlet.supply(offset, data)
                 with self._condition:
-                    self.planner.supplied(flight, start, end)
+                    self.planner.supplied(flight, offset, offset + len(data))
         except (OSError, VmoError) as error:
             self._not_taken(entry, flight, error)
+
+    def _supply_together(
+        self, entry: Entry, arrived: list[tuple[Flight, list[Piece]]]
+    ) -> list[tuple[Flight, list[Piece]]]:
+        """Supply the pieces of several flights at once; return what is left to be supplied one by one."""
+        pieces = [(flight, piece) for flight, its_pieces in arrived for piece in its_pieces]
+        try:
+            done = entry.outlet.supply_many([piece for _, piece in pieces]) if pieces else 0
+        except (OSError, VmoError):
+            done = 0  # which it is, and why, is found out one by one
+        with self._condition:
+            for flight, (offset, data) in pieces[:done]:
+                self.planner.supplied(flight, offset, offset + len(data))
+        return [(flight, [piece]) for flight, piece in pieces[done:]]
 
     def _take_hints(self, entry: Entry) -> None:
         try:

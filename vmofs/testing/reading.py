@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from vmofs.client.pager import Data, Object, Pager
 from vmofs.client.policy.statistics import Statistics
-from vmofs.client.service import Entry, Read, Service, Task, terms_of
+from vmofs.client.service import Entry, Piece, Read, Service, Task, terms_of
 from vmofs.status import Status, TimedOutError, VmoError
 from vmofs.units import PAGE_SIZE
 
@@ -32,6 +33,12 @@ class _Pages:
             for at in range(0, len(view), PAGE_SIZE):
                 self.pages.setdefault(offset + at, bytes(view[at : at + PAGE_SIZE]))
             self.condition.notify_all()
+
+    def supply_many(self, pieces: Sequence[Piece]) -> int:
+        """Keep the pages of several pieces."""
+        for piece in pieces:
+            self.supply(*piece)
+        return len(pieces)
 
     def fail(self, offset: int, length: int, status: Status, sentence: str) -> None:
         """Note a failure for those who wait."""

@@ -96,6 +96,8 @@ class Flight:
 
     def pieces(self, longest: int) -> list[Range]:
         """Return in what pieces to supply it, those first that somebody waits for."""
+        if len(self.pending) == 1 and self.length <= longest:
+            return list(self.pending)
         cut = [(at, min(at + longest, end)) for start, end in self.pending for at in range(start, end, longest)]
         return sorted(cut, key=lambda piece: not any(w.start < piece[1] and piece[0] < w.end for w in self.wanted))
 

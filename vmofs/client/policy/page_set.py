@@ -63,9 +63,16 @@ def _ones(number: int) -> int:
     return (~number & (number + 1)).bit_length() - 1
 
 
-def _masks(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the chunks of a range, and in each a number with a one for each of its pages."""
+def _masks(start: int, end: int) -> list[tuple[int, int]]:
+    """Return the chunks of a range, and of each a number with a one for each of its pages."""
     first, last = start // PAGE_SIZE, -(-end // PAGE_SIZE)
-    for chunk in range(first // _CHUNK, -(-last // _CHUNK) if last > first else first // _CHUNK):
-        low, high = max(first - chunk * _CHUNK, 0), min(last - chunk * _CHUNK, _CHUNK)
-        yield chunk, (1 << high) - (1 << low)
+    chunk, low = divmod(first, _CHUNK)
+    if 0 < last - first <= _CHUNK - low:  # of one chunk, as most are
+        return [(chunk, ((1 << last - first) - 1) << low)]
+    masks = []
+    while first < last:
+        chunk, low = divmod(first, _CHUNK)
+        count = min(last - first, _CHUNK - low)
+        masks.append((chunk, ((1 << count) - 1) << low))
+        first += count
+    return masks

@@ -143,8 +143,10 @@ class Planner:
         if plan.is_new and self.terms.ahead:
             self.prefetch(plan, ranges_by_name(plan.name, plan.size))
         plan.is_new = False
-        read = min([start, *(flight.start for flight in flights)]), max([end, *(flight.end for flight in flights)])
-        stream, runs = plan.streams.request(start, end, read)
+        low, high = start, end
+        for flight in flights:
+            low, high = min(low, flight.start), max(high, flight.end)
+        stream, runs = plan.streams.request(start, end, (low, high))
         for run in runs:
             for part in plan.absent(run.start, run.end):
                 self._queue_ahead(plan, *part, stream, run.marker)
