@@ -19,6 +19,12 @@ class PacketCommand(StrEnum):
     COMPLETE = "COMPLETE"
     WRITEBACK = "WRITEBACK"
     """Ours; only for VMOs that were made with the option ``writeback``: somebody waits in fsync for these pages."""
+    TOUCH = "TOUCH"
+    """Ours; only for pages that the pager has marked: somebody has read these. There is nothing to answer."""
+
+
+NOTES = frozenset({PacketCommand.COMPLETE, PacketCommand.TOUCH})
+"""Packets that are no requests: nobody waits for an answer."""
 
 
 class PagerOp(IntEnum):

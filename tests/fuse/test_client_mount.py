@@ -155,6 +155,33 @@ def test_requests_come_one_after_the_other_and_are_supplied(directory: PagerDire
         pattern.check(reader.result(), KEY, at)
 
 
+def test_a_touch_needs_no_answer_and_fails_nobody(directory: PagerDirectory) -> None:
+    vmo = directory.create_vmo("v", 3 * PAGE)
+    vmo.mark(PAGE, PAGE)
+    vmo.supply(0, pattern.make(KEY, 0, 3 * PAGE))
+    with directory.requests() as requests:
+        pattern.check(pread(vmo.path, PAGE), KEY, PAGE)
+        with requests.next(10) as touch:  # type: ignore[union-attr] # None would fail
+            assert (touch.command, touch.offset, touch.length) == (PacketCommand.TOUCH, PAGE, PAGE)
+        assert touch.is_answered
+        with pytest.raises(TimeoutError):
+            requests.next(0.01)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+        vmo.attribute("last_error")
+    assert caught.value.errno == errno.ENODATA
+
+
+def test_a_reason_is_told(directory: PagerDirectory) -> None:
+    reader = asked(directory)
+    with directory.requests() as requests:
+        request = requests.next(10)
+        assert request
+        directory.vmo("v").fail(0, PAGE, Status.IO_DATA_INTEGRITY, "it is gone")
+        request.done()
+    assert reader.errno() == errno.EBADMSG
+    assert directory.vmo("v").attribute("last_error") == f"1 ZX_ERR_IO_DATA_INTEGRITY 0 {PAGE} it is gone"
+
+
 def test_the_end_of_the_pager_is_the_end_of_the_requests(shared_mount: Mounted) -> None:
     directory = Mount(shared_mount.path).create_pager("ending")
     with directory.requests() as requests:

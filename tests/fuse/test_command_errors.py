@@ -131,7 +131,11 @@ FAIL = [
             ("0xffffffd8", 0xFFFFFFD8),
         )
     ),
-    ("FAIL {v} 0 4K", errno.EINVAL, "ZX_ERR_INVALID_ARGS: FAIL needs a status; usage: FAIL VMO OFFSET LENGTH STATUS"),
+    (
+        "FAIL {v} 0 4K",
+        errno.EINVAL,
+        "ZX_ERR_INVALID_ARGS: FAIL needs a status; usage: FAIL VMO OFFSET LENGTH STATUS [reason=REASON]",
+    ),
     ("FAIL {v} 0 4K INTERNAL", errno.EINVAL, "ZX_ERR_INVALID_ARGS: DATA 'INTERNAL' is not a number"),
     ("FAIL {v} 1 4K IO", errno.EINVAL, "ZX_ERR_INVALID_ARGS: offset 1 is not page aligned"),
     ("FAIL {v} 0 5 IO", errno.EINVAL, "ZX_ERR_INVALID_ARGS: length 5 is not page aligned"),

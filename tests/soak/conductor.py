@@ -53,7 +53,7 @@ class SoakError(Exception):
 
 @dataclass
 class Settings:
-    """What a soak is told; ``fail_percent``: of the requests; ``calm``: pagers are left alone."""
+    """What a soak is told. ``fail_percent``: of requests; ``calm``: pagers are let alone; ``options``: of the mount."""
 
     seconds: float = 60.0
     seed: int = 0
@@ -61,6 +61,12 @@ class Settings:
     fail_percent: float = 3.0
     lie: bool = False
     calm: bool = False
+    options: str = ""
+
+    @property
+    def mount_options(self) -> str:
+        """How to mount."""
+        return ",".join(filter(None, (MOUNT_OPTIONS, self.options)))
 
 
 @dataclass

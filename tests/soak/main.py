@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.soak.conductor import MOUNT_OPTIONS, PAGERS, Outcome, Settings, Soak, SoakError
+from tests.soak.conductor import PAGERS, Outcome, Settings, Soak, SoakError
 from tests.soak.plan import Op, Options
 from tests.soak.replay import Replay, complaint, shrink
 from tests.support.mounted import Mounter
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a soak; return 0 if nothing was wrong, 1 if something was."""
     parsed = _parser().parse_args(arguments)
     seed = random.randrange(2**32) if parsed.seed is None else parsed.seed  # noqa: S311 - nothing secret
-    settings = Settings(parsed.seconds, seed, parsed.workers, lie=parsed.lying_pager, calm=parsed.calm)
+    settings = Settings(
+        parsed.seconds, seed, parsed.workers, lie=parsed.lying_pager, calm=parsed.calm, options=parsed.options
+    )
     on_terminal = sys.stdout.isatty()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: ended by SIGTERM"))  # nothing may stay mounted
 
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, help="which plan is carried out; a fresh one is drawn and printed if missing"
     )
     parser.add_argument("--workers", type=int, default=4, help="processes that use the mount")
+    parser.add_argument("-o", dest="options", default="", metavar="OPT[,OPT...]", help="more options to mount with")
     parser.add_argument("--calm", action="store_true", help="neither kill nor stop pagers")
     parser.add_argument(
         "--lying-pager", action="store_true", help="let pagers change a bit now and then: it must be found"
@@ -64,7 +67,7 @@ def soak(settings: Settings, say: Callable[[str], None]) -> tuple[str, int]:
     mounter = Mounter(directory)
     began = time.monotonic()
     try:
-        mounted = mounter(MOUNT_OPTIONS)
+        mounted = mounter(settings.mount_options)
         work = Soak(mounted, directory, settings, say)
         try:
             work.run()
@@ -145,7 +148,7 @@ def shortest(
     mounter = Mounter(directory)
     serial, last = 0, ""
     try:
-        mounted = mounter(MOUNT_OPTIONS)
+        mounted = mounter(settings.mount_options)
         work = Soak(mounted, directory, Settings(seed=settings.seed, lie=settings.lie, workers=1), lambda _: None)
 
         def fails(steps: Sequence[Op]) -> bool:

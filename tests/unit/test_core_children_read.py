@@ -147,6 +147,17 @@ def test_absent_is_what_a_read_would_wait_for(world: World) -> None:
     assert child.committed(PageRange(0, 6)) == [PageRange(0, 2)]
 
 
+def test_a_child_is_whole_with_its_root_when_no_page_can_be_asked_for(world: World) -> None:
+    root = world.vmo()
+    child = clone(root, ON_WRITE, 1, 6)
+    world.supply(root, 0, 7)
+    assert [vmo.is_whole for vmo in (root, child)] == [False, False]
+    world.supply(root, 7, zero=True)
+    assert [vmo.is_whole for vmo in (root, child)] == [True, True]
+    root.node.evict(PageRange(0, 1))
+    assert [vmo.is_whole for vmo in (root, child)] == [False, False]
+
+
 def test_after_pager_detach_clones_keep_what_they_forked_and_what_the_root_kept(world: World) -> None:
     root = world.vmo()
     child = clone(root)

@@ -8,6 +8,7 @@ from tests.oracle.world import KEY, World
 from vmofs.core.pager import FAIL_CODES
 from vmofs.core.pages.states import PageEvent
 from vmofs.core.vmos.aux import AuxVmo
+from vmofs.core.vmos.pager_pages import VmoOptions
 from vmofs.status import (
     BadStateError,
     InvalidArgsError,
@@ -302,3 +303,41 @@ def test_only_the_given_requests_expire_and_answered_ones_are_skipped(world: Wor
     assert first.done
     assert second.done
     assert [request.range for request in world.pager.pending()] == [(4, 5)]
+
+
+# What is kept of it
+
+
+def test_what_nobody_waits_for_is_not_counted(world: World) -> None:
+    vmo = world.vmo()
+    world.fail(vmo, 0)
+    assert vmo.source.failed is None
+
+
+def test_what_failed_is_counted_and_the_last_reason_kept(world: World) -> None:
+    vmo = world.vmo()
+    reader = world.start_read(vmo, 1, 2)
+    world.pager.op_range(PagerOp.FAIL, vmo, P, P, Status.IO, "the server said 503")
+    world.run()
+    with pytest.raises(IoError, match=r"the pager failed pages .*: the server said 503"):
+        reader.result()
+    assert vmo.source.failed == (1, Status.IO, PageRange(1, 2), "the server said 503")
+    late = world.start_read(vmo, 3)
+    [request] = world.system.requests
+    vmo.source.fail_request(request, Status.TIMED_OUT)
+    world.run()
+    with pytest.raises(TimedOutError, match=r"within the deadline$"):
+        late.result()
+    assert vmo.source.failed == (2, Status.TIMED_OUT, PageRange(3, 4), "")
+
+
+def test_the_size_that_could_not_be_written_back_has_no_pages(world: World) -> None:
+    vmo = world.vmo(options=VmoOptions(resizable=True, writeback=True))
+    world.start(vmo.set_size(P))
+    sync = world.start(vmo.sync())
+    assert not sync.done
+    world.pager.op_range(PagerOp.FAIL, vmo, 0, 0, Status.NO_SPACE, "the disk is full")
+    world.run()
+    with pytest.raises(NoSpaceError, match="the disk is full"):
+        sync.result()
+    assert vmo.source.failed == (1, Status.NO_SPACE, PageRange(0, 0), "the disk is full")

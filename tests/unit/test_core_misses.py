@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
+from tests.oracle.short_read import ShortRead, short_read
 from tests.oracle.world import KEY, World
-from tests.support.short_reads import ShortRead, short_read
 from vmofs.core.pages.account import Account
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.page_source import PageSource
@@ -20,7 +20,7 @@ from vmofs.core.vmos.vmo import PagerVmo
 from vmofs.status import BadStateError, IoError, NoMemoryError, Status, TimedOutError, VmoError
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE, Key, PageRange
-from vmofs.vocabulary import PacketCommand
+from vmofs.vocabulary import PacketCommand, PagerOp
 
 LANE = "lane"
 
@@ -295,6 +295,43 @@ def test_who_must_know_the_readers_of_some_pages_makes_accesses_of_them(
     vmo.promote()
 
 
+# What is kept with the source
+
+
+def test_a_miss_that_is_failed_counts_as_a_failed_request(world: World) -> None:
+    vmo = world.vmo()
+    miss(world, vmo, 3)
+    world.pager.op_range(PagerOp.FAIL, vmo, 2 * PAGE_SIZE, 4 * PAGE_SIZE, Status.IO, "gone")
+    assert vmo.source.failed == (1, Status.IO, PageRange(3, 4), "gone")
+    miss(world, vmo, 4)
+    world.system.expire(world.now + 1)
+    assert vmo.source.failed == (2, Status.TIMED_OUT, PageRange(4, 5), "")
+
+
+def test_a_touch_goes_before_the_misses_that_come_after_it(world: World) -> None:
+    vmo = world.vmo()
+    world.supply(vmo, 0)
+    world.pager.mark(vmo, 0, PAGE_SIZE)
+    first = miss(world, vmo, 3)
+    vmo.touch(PageRange(0, 1))
+    assert first.access is None
+    assert short_read(vmo, 4 * PAGE_SIZE, LANE, world.now) is None
+    assert world.packets() == ["TOUCH(0,1)"]
+    second = miss(world, vmo, 4)
+    assert answer(world, vmo, 3) == [first]
+    assert answer(world, vmo, 4) == [second]
+    assert not world.port.delivered()
+
+
+def test_a_mark_on_a_missed_page_stays_for_the_next_reader(world: World) -> None:
+    vmo = world.vmo()
+    read = miss(world, vmo, 3)
+    world.pager.mark(vmo, 3 * PAGE_SIZE, PAGE_SIZE)
+    assert answer(world, vmo, 3) == [read]
+    vmo.touch(PageRange(3, 4))
+    assert world.packets() == ["TOUCH(3,1)"]
+
+
 # The order of requests
 
 
@@ -376,6 +413,7 @@ DOORS: dict[type, dict[str, tuple[str, Callable[[World, PagerVmo, PageRequest], 
         "promote": (KEEPS, lambda *_: None),  # for the port
         "resolve": (KEEPS, lambda _, vmo, __: vmo.source.resolve(PacketCommand.DIRTY, PageRange(0, 8))),
         "send_complete": (KEEPS, lambda _, vmo, __: vmo.source.send_complete()),
+        "send_touch": (KEEPS, lambda _, vmo, __: vmo.source.send_touch(PageRange(0, 1))),
         "statistics": (PROMOTES, lambda _, vmo, __: vmo.source.statistics()),
         "wait": (PROMOTES, lambda _, vmo, __: vmo.source.wait(_waiter(), PacketCommand.READ, 0.0)),
         "withdraw_all": (KEEPS, lambda _, vmo, __: vmo.source.withdraw_all()),

@@ -24,6 +24,8 @@ def test_options_are_read() -> None:
     assert (options.stall_seconds, parse_options(["stall=1.5"]).stall_seconds) == (None, 1.5)
     assert (MountOptions().spin_seconds, parse_options(["spin=250"]).spin_seconds) == (0, 250e-6)
     assert options.memory_limit_bytes == 2 * 2**20
+    sizes = parse_options(["readahead=64K,blksize=128K"])
+    assert (sizes.readahead_bytes, sizes.block_bytes) == (2**16, 2**17)
     assert parse_options(["memory_limit=3M"]).memory_limit_bytes == 3 * 2**20
     assert parse_options(["memory_limit=0"]).memory_limit_bytes is None
     assert options.log_path == Path("x").absolute()
@@ -64,6 +66,8 @@ def test_a_mount_has_the_name_that_mount_gives_it() -> None:
         ("warn=nan", "number of seconds, not 'nan'"),
         ("spin=1s", "number of microseconds, not '1s'"),
         ("spin=10001", "at most 10000 microseconds, not '10001'"),
+        ("readahead=0", "option 'readahead' cannot be '0': readahead 0 is not a number of whole pages"),
+        ("blksize=5000", "blksize 5000 is not a power of two from 4096 to 67108864"),
         ("memory=much", "number of bytes such as 2G, not 'much'"),
     ],
 )

@@ -21,6 +21,7 @@ from vmofs.wire.commands import (
     CreateVmo,
     DetachVmo,
     Evict,
+    Mark,
     OpRange,
     QueryDirtyRanges,
     QueryVmoStats,
@@ -37,14 +38,21 @@ from vmofs.wire.commands import (
 )
 
 K = CommandKind
-CREATE_USAGE = "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]"
+CREATE_USAGE = (
+    "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]"
+    " [readahead=SIZE] [blksize=SIZE] [source=TEXT] [version=TEXT]"
+)
 SUPPLY_USAGE = "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"
 
 # Lines as format_command writes them.
 CANONICAL: list[tuple[str, Command]] = [
     ("vmo/a 8193", CreateVmo("vmo/a", 8193)),
     (
-        "vmo/a\\040b 0 key=7 resizable trap_dirty unbounded writeback noevict mode=0640 port=w1",
+        r"vmo/a 0 source=https://x/a\040b version=\134e",
+        CreateVmo("vmo/a", 0, source="https://x/a b", version="\\e"),
+    ),
+    (
+        "vmo/a\\040b 0 key=7 resizable trap_dirty unbounded writeback noevict mode=0640 port=w1 readahead=1 blksize=2",
         CreateVmo(
             "vmo/a b",
             0,
@@ -56,6 +64,8 @@ CANONICAL: list[tuple[str, Command]] = [
             port="w1",
             writeback=True,
             noevict=True,
+            readahead=1,
+            blksize=2,
         ),
     ),
     ("vmo/d trap_dirty writeback port=w", ServeDirectory("vmo/d", trap_dirty=True, writeback=True, port="w")),
@@ -65,6 +75,10 @@ CANONICAL: list[tuple[str, Command]] = [
     ("FAIL vmo/a 0 4096 ZX_ERR_IO", OpRange(PagerOp.FAIL, "vmo/a", 0, 4096, -40)),
     ("FAIL vmo/a 0 4096 ZX_OK", OpRange(PagerOp.FAIL, "vmo/a", 0, 4096, 0)),
     ("FAIL vmo/a 0 4096 77309411327", OpRange(PagerOp.FAIL, "vmo/a", 0, 4096, 0x11FFFFFFFF)),
+    (
+        r"FAIL vmo/a 0 4096 ZX_ERR_IO reason=503\040from\040the\040server",
+        OpRange(PagerOp.FAIL, "vmo/a", 0, 4096, -40, reason="503 from the server"),
+    ),
     ("DIRTY vmo/a 0 4096", OpRange(PagerOp.DIRTY, "vmo/a", 0, 4096)),
     ("DIRTY vmo/a 0 4096 5", OpRange(PagerOp.DIRTY, "vmo/a", 0, 4096, 5)),
     ("WRITEBACK_BEGIN vmo/a 0 4096", OpRange(PagerOp.WRITEBACK_BEGIN, "vmo/a", 0, 4096)),
@@ -72,6 +86,7 @@ CANONICAL: list[tuple[str, Command]] = [
     ("WRITEBACK_END vmo/a 0 4096", OpRange(PagerOp.WRITEBACK_END, "vmo/a", 0, 4096)),
     ("Sync vmo/a 0 4096 -7", OpRange(None, "vmo/a", 0, 4096, -7, "Sync")),
     ("vmo/a 0 4096", Evict("vmo/a", 0, 4096)),
+    ("vmo/a 0 4096", Mark("vmo/a", 0, 4096)),
     ("vmo/a 1 2", QueryDirtyRanges("vmo/a", 1, 2)),
     ("vmo/a", QueryVmoStats("vmo/a")),
     ("vmo/a reset", QueryVmoStats("vmo/a", reset=True)),
@@ -165,8 +180,13 @@ def test_spelling_is_free_where_the_grammar_says_so(kind: CommandKind, line: str
         (K.SUPPLY_PAGES, "vmo/a 0 4096 aux/s 0 xxh3=0x000000000000ff", "xxh3 '0x000000000000ff' is not 16 hex"),
         (K.SUPPLY_PAGES, "vmo/a 0 4096 /aux/s 0", "path '/aux/s' begins with '/'"),
         (K.DETACH_VMO, "vmo/a vmo/b", "'vmo/b' is not expected here; usage: VMO"),
-        (K.OP_RANGE, "FAIL vmo/a 0 4096", "FAIL needs a status; usage: FAIL VMO OFFSET LENGTH STATUS"),
-        (K.OP_RANGE, "FAIL vmo/a 0", "LENGTH missing; usage: OP VMO OFFSET LENGTH [DATA]"),
+        (K.OP_RANGE, "FAIL vmo/a 0 4096", "FAIL needs a status; usage: FAIL VMO OFFSET LENGTH STATUS [reason=REASON]"),
+        (K.OP_RANGE, "FAIL vmo/a 0 4096 IO reason=", "reason is 0 bytes long, not 1 to 500"),
+        (K.OP_RANGE, f"FAIL vmo/a 0 4096 IO reason={501 * 'x'}", "reason is 501 bytes long, not 1 to 500"),
+        (K.OP_RANGE, "FAIL vmo/a 0 4096 reason=x", "FAIL needs a status"),
+        (K.OP_RANGE, "DIRTY vmo/a 0 4096 reason=x", "DIRTY takes no reason; usage: DIRTY VMO OFFSET LENGTH"),
+        (K.CREATE_VMO, f"vmo/a 0 source={4001 * 'x'}", "source is 4001 bytes long, not 1 to 4000"),
+        (K.OP_RANGE, "FAIL vmo/a 0", "LENGTH missing; usage: OP VMO OFFSET LENGTH [DATA] [reason=REASON]"),
         (K.OP_RANGE, "FAIL vmo/a 0 4096 EIO", "DATA 'EIO' is not a number"),
         (K.OP_RANGE, "FAIL vmo/a 0 4096 -9E", "DATA '-9E' is below -2^63"),
         (K.OP_RANGE, "DIRTY vmo/a 0 4096 0 0", "'0' repeats or contradicts an option before it; usage: OP VMO"),
@@ -203,6 +223,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(DetachVmo, PATHS),
     KNOWN_OP | OTHER_OP,
     st.builds(Evict, PATHS, UINT64, UINT64),
+    st.builds(Mark, PATHS, UINT64, UINT64),
     st.builds(QueryDirtyRanges, PATHS, UINT64, UINT64),
     st.builds(QueryVmoStats, PATHS, st.booleans()),
     st.builds(VmoCreate, PATHS, UINT64, st.booleans(), st.sampled_from(AuxKind)),
@@ -235,7 +256,7 @@ def test_usage_is_one_line_for_every_form() -> None:
         "OP VMO OFFSET LENGTH      OP = commit decommit zero prefetch always_need dont_need\n"
     )
     assert USAGE[K.OP_RANGE].splitlines() == [
-        "FAIL VMO OFFSET LENGTH STATUS",
+        "FAIL VMO OFFSET LENGTH STATUS [reason=REASON]",
         "DIRTY VMO OFFSET LENGTH",
         "WRITEBACK_BEGIN VMO OFFSET LENGTH [is_zero]",
         "WRITEBACK_END VMO OFFSET LENGTH",

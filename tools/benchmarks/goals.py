@@ -75,9 +75,31 @@ ROWS = (
         "sequential read, present, kernel's cache dropped",
         *("sequential, not cached", "vmofs present", _GBS, (Goal(0.9, "C null"),)),
     ),
+    *(
+        row
+        for size in (4, 16)
+        for row in (
+            Row(
+                f"sequential read by {size} KiB, present, kernel's cache dropped",
+                *(f"sequential, not cached, by {size} KiB", "vmofs present", _GBS, (Goal(0.8, "null"),)),
+            ),
+            Row(
+                f"sequential read by {size} KiB, every 64th page absent and supplied at once",
+                *(f"sequential, not cached, by {size} KiB", "vmofs sparse", _GBS, (Goal(0.4, "null"),)),
+            ),
+        )
+    ),
     Row(
         "miss, Python pager, FIFO and supply/, 1 reader",
         *("pread, 1 reader", "vmofs supply", _US, (Goal(1.0, "nbdkit python"), Goal(2.2, "null"))),
+    ),
+    Row(
+        "miss, Python pager, FIFO and answers, 1 reader",
+        *("pread, 1 reader", "vmofs answers", _US, (Goal(0.9, "nbdkit python"),)),
+    ),
+    Row(
+        "miss, Python pager, FIFO and answers, 32 readers",
+        *("pread, 32 readers", "vmofs answers", _RATE, (Goal(1.4, "nbdkit python"),)),
     ),
     Row(
         "miss, Python pager, aux and supply_pages, 1 reader",

@@ -16,6 +16,7 @@ from tools.benchmarks.targets import ALMOST_ALL, Bench, Target, end, wait_until
 from vmofs.units import PAGE_SIZE
 
 _PIECE = 2**20
+_DISTANCE = 64 * PAGE_SIZE
 _DEADLINE = "deadline=60"  # so that a pager that died ends a run, and does not hold it up
 
 
@@ -195,6 +196,22 @@ class Served(VmofsTarget):
         end(self._process)
 
 
+class Sparse(Served):
+    """VMOs of which every 64th page is absent, and a pager process that supplies these when they are asked for."""
+
+    @contextmanager
+    def object(self) -> Iterator[Path]:
+        """Return such a VMO, of which the kernel's cache has nothing."""
+        with super().object() as path:
+            bench = self.mount.bench
+            out = os.open(self.pager / "supply" / "vmo" / path.name, os.O_WRONLY)
+            with bench.mapped_source() as data:
+                for offset in range(PAGE_SIZE, len(data), _DISTANCE):
+                    os.pwrite(out, data[offset : offset + _DISTANCE - PAGE_SIZE], offset)
+            os.close(out)
+            yield path
+
+
 class Fresh:
     """A vmofs that is mounted anew for each measurement."""
 
@@ -230,6 +247,7 @@ def targets_of(shared: SharedMount) -> list[Target]:
     """Return everything that is measured of a vmofs. Nothing is started yet."""
     return [
         *(Present(shared), Cached(shared), Empty(shared), Fresh(shared.vmofs)),
-        *(Served(shared, kind, PYTHON_PAGER, kind) for kind in ("supply", "aux", "ahead")),
+        *(Served(shared, kind, PYTHON_PAGER, kind) for kind in ("supply", "aux", "ahead", "answers")),
         Served(shared, "bash", BASH_PAGER),
+        Sparse(shared, "sparse", PYTHON_PAGER, "supply"),
     ]

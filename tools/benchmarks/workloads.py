@@ -99,7 +99,7 @@ def supplying_in_blocks(block_bytes: int) -> str:
     return f"supply in blocks of {block_bytes // 1024} KiB"
 
 
-_SERVERS = ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux")
+_SERVERS = ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux", "vmofs answers")
 
 WORKLOADS = (
     Workload("pread, 1 reader", _to_all(misses(), *_SERVERS)),
@@ -112,6 +112,14 @@ WORKLOADS = (
         "sequential, not cached",
         _to_all(sequential(), "null", "C null", "nbdkit python", "vmofs present", "vmofs ahead"),
         fills=True,
+    ),
+    *(
+        Workload(
+            f"sequential, not cached, by {size // 1024} KiB",
+            _to_all(sequential(block_bytes=size), "null", "vmofs present", "vmofs sparse"),
+            fills=True,
+        )
+        for size in (2**12, 2**14)
     ),
     Workload(
         "supply, aux",

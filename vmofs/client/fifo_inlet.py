@@ -24,6 +24,10 @@ _log = logging.getLogger("vmofs.client")
 _TOP = "vmo/"
 
 
+def _nothing() -> None:
+    """Answer what needs no answer."""
+
+
 class Answers:
     """Where answers for one object go: to its VMO, by whatever name that has at the moment."""
 
@@ -168,6 +172,8 @@ class FifoInlet:
         entry = self.entry(line.key, line.path.removeprefix(_TOP))
         if line.command is PacketCommand.COMPLETE:
             return partial(self._complete, line, entry)
+        if line.command is PacketCommand.TOUCH:
+            return _nothing  # of a mark that another process has made
         if entry is None:
             return partial(self._refuse, line, Status.IO_DATA_INTEGRITY)
         if line.command is PacketCommand.READ:

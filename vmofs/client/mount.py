@@ -36,6 +36,7 @@ from vmofs.wire.commands import (
     CreateVmo,
     DetachVmo,
     Evict,
+    Mark,
     OpRange,
     QueryDirtyRanges,
     QueryVmoStats,
@@ -135,11 +136,13 @@ class Vmo(_File):
         """Commit, decommit, zero, prefetch or hint at a range; no length: to the end. Zircon: zx_vmo_op_range."""
         self.mount.commands.run(VmoOpRange(op, self.field, offset, self._length(offset, length)))
 
-    def create_child(self, kind: ChildKind, child: str, offset: int = 0, size: int | None = None) -> Vmo:
+    def create_child(
+        self, kind: ChildKind, child: str, offset: int = 0, size: int | None = None, *, no_write: bool = False
+    ) -> Vmo:
         """Make a snapshot, slice or reference, a VMO of its own. Zircon: zx_vmo_create_child."""
         whole = 0 if kind is ChildKind.REFERENCE else self._length(offset, None)
         size = whole if size is None else size
-        self.mount.commands.run(VmoCreateChild(kind, self.field, f"{self.top}/{child}", offset, size))
+        self.mount.commands.run(VmoCreateChild(kind, self.field, f"{self.top}/{child}", offset, size, no_write))
         return Vmo(self.mount, child)
 
     def set_stream_size(self, size: int) -> None:
@@ -178,9 +181,12 @@ class PagerVmo(Vmo):
         """Move pages from an aux file. Zircon: zx_pager_supply_pages."""
         self.pager.run(SupplyPages(self.field, offset, length, aux.field, aux_offset, xxh3))
 
-    def fail(self, offset: int, length: int, status: Status = Status.IO) -> None:
-        """End the requests in a range with a status. Zircon: zx_pager_op_range, ZX_PAGER_OP_FAIL."""
-        self.pager.run(OpRange(PagerOp.FAIL, self.field, offset, length, status))
+    def fail(self, offset: int, length: int, status: Status = Status.IO, reason: str | None = None) -> None:
+        """End the requests in a range with a status. Zircon: zx_pager_op_range, ZX_PAGER_OP_FAIL.
+
+        ``reason`` is a sentence for people who look for why; it may be 500 bytes long.
+        """
+        self.pager.run(OpRange(PagerOp.FAIL, self.field, offset, length, status, reason=reason))
 
     def dirty(self, offset: int, length: int) -> None:
         """Let those write who wait for that. Zircon: ZX_PAGER_OP_DIRTY."""
@@ -197,6 +203,10 @@ class PagerVmo(Vmo):
     def evict(self, offset: int = 0, length: int | None = None) -> None:
         """Drop clean, unpinned pages, as the kernel does when memory is short."""
         self.pager.run(Evict(self.field, offset, self._length(offset, length)))
+
+    def mark(self, offset: int, length: int) -> None:
+        """Be told, by TOUCH, when a program first reads a page of a range that is there."""
+        self.pager.run(Mark(self.field, offset, length))
 
     def detach(self) -> None:
         """Detach it from its pager. Zircon: zx_pager_detach_vmo."""

@@ -17,7 +17,7 @@ from typing import Protocol, Self
 from vmofs.client.fifo import Fifo
 from vmofs.client.pager import Data
 from vmofs.status import Status, VmoError
-from vmofs.vocabulary import PacketCommand
+from vmofs.vocabulary import NOTES, PacketCommand
 from vmofs.wire.packets import RequestLine
 
 _TOP = "vmo/"
@@ -37,13 +37,13 @@ class Answering(Protocol):
 
 
 class Request:
-    """One request. COMPLETE needs no answer; READ is supplied, DIRTY allowed, WRITEBACK written back; or failed."""
+    """One request: READ is supplied, DIRTY allowed, WRITEBACK written back; or failed. Notes need no answer."""
 
     def __init__(self, line: RequestLine, vmo: Answering) -> None:
         self.command, self.key, self.offset, self.length, self.path = line
         self.vmo = vmo
         self._low, self._high = self.offset, self.offset + self.length
-        self._is_open = line.command is not PacketCommand.COMPLETE
+        self._is_open = line.command not in NOTES
 
     @property
     def is_answered(self) -> bool:

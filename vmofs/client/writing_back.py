@@ -21,7 +21,6 @@ from vmofs.client.pager import Data, Object
 from vmofs.client.service import Entry
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import ChildKind, DirtyRange
-from vmofs.wire.commands import VmoCreateChild
 
 FLUSH_SECONDS = 1.0
 _PIECE = 1 << 20
@@ -95,7 +94,7 @@ class WriteBack:
         view = vmo.mount.vmo(f".view-{vmo.pager.name}-{key}")
         with suppress(FileNotFoundError):
             view.unlink()  # of a pager that was killed
-        vmo.mount.commands.run(VmoCreateChild(ChildKind.REFERENCE, vmo.field, view.field, 0, 0, no_write=True))
+        vmo.create_child(ChildKind.REFERENCE, view.name, no_write=True)
         fd = os.open(view.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         try:
             is_it = view.key == key

@@ -23,7 +23,7 @@ from vmofs.core.requests.page_source import PageSource, Tally
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.request import SIZE_PAGE, PageRequest, SourceState
 from vmofs.core.requests.system import System
-from vmofs.core.vmos import children, writeback
+from vmofs.core.vmos import children, marks, writeback
 from vmofs.core.vmos.aux import AnonymousVmo
 from vmofs.core.vmos.cow_pages import CowPages
 from vmofs.core.vmos.detach import detach_steps, fail_all_steps
@@ -323,14 +323,17 @@ class Pager:
         self._totals["pages_redundant"] += pages.pages - count
         return filled
 
-    def op_range_steps(self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0) -> Steps[None]:
+    def op_range_steps(
+        self, op: PagerOp | None, vmo: Vmo, offset: int, length: int, data: int = 0, reason: str = ""
+    ) -> Steps[None]:
         """Answer or announce something about a page-aligned range of bytes. ``op`` None stands for an unknown one.
 
         FAIL: requests outstanding for the range fail with the status number ``data``; no page changes state, and it is
-        no error if nobody waits. DIRTY: every page becomes dirty, zeros get memory; on an error none does, yet those
-        who wait for NOT_FOUND, NO_MEMORY or the part inside wake and ask again. WRITEBACK_BEGIN: dirty pages, and zero
-        intervals whose start is covered, await being cleaned; with ``data`` IS_ZERO only the latter. WRITEBACK_END:
-        what awaits it becomes clean, zeros become absent. The last two work on a detached VMO too.
+        no error if nobody waits. ``reason`` is a sentence for people who look for why. DIRTY: every page becomes dirty,
+        zeros get memory; on an error none does, yet those who wait for NOT_FOUND, NO_MEMORY or the part inside wake and
+        ask again. WRITEBACK_BEGIN: dirty pages, and zero intervals whose start is covered, await being cleaned; with
+        ``data`` IS_ZERO only the latter. WRITEBACK_END: what awaits it becomes clean, zeros become absent. The last two
+        work on a detached VMO too.
 
         Raises:
             InvalidArgsError: not page aligned, not of this pager, FAIL with a code that is not allowed, or ``data``
@@ -346,7 +349,7 @@ class Pager:
         check_page_aligned(offset=offset, length=length)
         target = self.check_vmo(vmo)
         if op is PagerOp.FAIL:
-            yield from self._fail_steps(target, offset, length, data)
+            yield from self._fail_steps(target, offset, length, data, reason)
         elif op is PagerOp.DIRTY:
             _check_data(op, data, 0)
             yield from _dirty_steps(target, offset, length)
@@ -364,7 +367,7 @@ class Pager:
 
     op_range = at_once(op_range_steps)
 
-    def _fail_steps(self, vmo: PagerPages, offset: int, length: int, data: int) -> Steps[None]:
+    def _fail_steps(self, vmo: PagerPages, offset: int, length: int, data: int, reason: str) -> Steps[None]:
         data -= 2**64 if data >= 2**63 else 0  # a status is a signed number, the argument is not
         if data not in FAIL_CODES:
             allowed = ", ".join(f"{code.zx_name} ({code.value})" for code in sorted(FAIL_CODES, reverse=True))
@@ -377,8 +380,8 @@ class Pager:
             for part in vmo.source.outstanding(command).in_slices(pages):
                 if part.start > pages.start:
                     yield None
-                vmo.source.resolve(command, part, Status(data))
-        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, Status(data))
+                vmo.source.resolve(command, part, Status(data), reason)
+        vmo.source.resolve(PacketCommand.WRITEBACK, pages or SIZE_PAGE, Status(data), reason)
 
     def query_dirty_ranges_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[list[DirtyRange]]:
         """Return what is dirty in a range of bytes (rounded outward to pages), ascending and cut to it.
@@ -442,6 +445,22 @@ class Pager:
         return dropped
 
     evict = at_once(evict_steps)
+
+    def mark_steps(self, vmo: Vmo, offset: int, length: int) -> Steps[None]:
+        """Mark a range of bytes (rounded outward to pages): of the first read of each page there TOUCH tells.
+
+        Raises:
+            InvalidArgsError: the VMO was not made by this pager.
+            OutOfRangeError: the range overflows or does not lie inside the VMO.
+            BadStateError: the VMO is detached.
+            NoMemoryError: there are many marked ranges.
+        """
+        target = self.check_vmo(vmo)
+        target.check_inside(offset, length)
+        _check_attached(target)
+        yield from marks.mark_steps(target, PageRange.of_bytes(offset, length))
+
+    mark = at_once(mark_steps)
 
     def close_steps(self) -> Steps[None]:
         """Close the pager: waiters get BAD_STATE, present pages stay readable, no packet is left in the ports."""

@@ -3,12 +3,13 @@ r"""Commands: the text of the command files and the values that it stands for.
 One line is one command, for the file whose name is the kind of command. The grammar, where blanks and tabs separate
 words, and names and operations are accepted in either case::
 
-    create_vmo          VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]
+    create_vmo          VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME] [readahead=SIZE] [blksize=SIZE] [source=TEXT] [version=TEXT]
     serve_directory     DIRECTORY [trap_dirty] [writeback] [port=NAME]
     supply_pages        VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]
     detach_vmo          VMO
-    op_range            OP VMO OFFSET LENGTH [DATA]
+    op_range            OP VMO OFFSET LENGTH [DATA] [reason=REASON]
     evict               VMO OFFSET LENGTH
+    mark                VMO OFFSET LENGTH
     query_dirty_ranges  VMO OFFSET LENGTH
     query_vmo_stats     VMO [reset]
     vmo_create          AUX SIZE [resizable] [contiguous | physical]
@@ -26,6 +27,8 @@ words, and names and operations are accepted in either case::
              vmo_op_range:  commit  decommit  zero  prefetch  always_need  dont_need
     DATA     a status (ZX_ERR_IO or IO), is_zero (which is 1) or a number that fits in 64 bits, signed or not;
              0 when it is left out, which FAIL does not permit
+    REASON   why a range fails: 1 to 500 bytes, written as names are (names.escape); FAIL alone takes it
+    TEXT     1 to 4000 bytes, written as names are
     KIND     snapshot  snapshot_at_least_on_write  snapshot_modified  slice  reference
 
 Only the text is judged here. Alignment, ranges, and whether options and DATA go together with the operation is
@@ -43,7 +46,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from vmofs.status import InvalidArgsError
 from vmofs.vocabulary import AuxKind, ChildKind, PagerOp, VmoOp
 from vmofs.wire.forms import Form
-from vmofs.wire.values import CHECKSUM, DATA, MODE, NAME, NUMBER, PATH, WORD, fold, one_of
+from vmofs.wire.values import CHECKSUM, DATA, MODE, NAME, NUMBER, PATH, REASON, TEXT, WORD, fold, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +63,7 @@ class CommandKind(StrEnum):
     DETACH_VMO = "detach_vmo"
     OP_RANGE = "op_range"
     EVICT = "evict"
+    MARK = "mark"
     QUERY_DIRTY_RANGES = "query_dirty_ranges"
     QUERY_VMO_STATS = "query_vmo_stats"
     VMO_CREATE = "vmo_create"
@@ -83,6 +87,10 @@ class CreateVmo:
     port: str | None = None
     writeback: bool = False
     noevict: bool = False
+    readahead: int | None = None
+    blksize: int | None = None
+    source: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +136,22 @@ class OpRange:
     op_text: str = ""
     """Empty unless ``op`` is None."""
 
+    reason: str | None = None
+    """Only of FAIL."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evict:
     """Drop clean, unpinned pages. Zircon: what the kernel does under memory pressure."""
+
+    vmo: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Be told of the first read of each page of a range. No call of Zircon's."""
 
     vmo: str
     offset: int
@@ -212,6 +232,7 @@ Command: TypeAlias = (
     | DetachVmo
     | OpRange
     | Evict
+    | Mark
     | QueryDirtyRanges
     | QueryVmoStats
     | VmoCreate
@@ -257,6 +278,8 @@ def _op_range(*, op: str, data: int | None, **values: Any) -> OpRange:  # noqa: 
     known = _PAGER_OPS.get(fold(op))
     if known is PagerOp.FAIL and data is None:
         raise InvalidArgsError(f"FAIL needs a status; usage: {_OP_RANGE_USAGE[0]}")
+    if known not in {None, PagerOp.FAIL} and values["reason"] is not None:
+        raise InvalidArgsError(f"{op} takes no reason; usage: {_OP_RANGE_USAGE[known.value - 1]}")
     return OpRange(op=known, data=data or 0, op_text="" if known else op, **values)
 
 
@@ -280,13 +303,15 @@ _CODECS = {
     "OCTAL": MODE,
     "NAME": NAME,
     "HEX": CHECKSUM,
+    "REASON": REASON,
+    "TEXT": TEXT,
     "DATA": DATA,
     "KIND": one_of(ChildKind),
     "contiguous | physical": one_of(kind for kind in AuxKind if kind is not AuxKind.PLAIN),
 }
 
 _OP_RANGE_USAGE = (
-    "FAIL VMO OFFSET LENGTH STATUS",
+    "FAIL VMO OFFSET LENGTH STATUS [reason=REASON]",
     "DIRTY VMO OFFSET LENGTH",
     "WRITEBACK_BEGIN VMO OFFSET LENGTH [is_zero]",
     "WRITEBACK_END VMO OFFSET LENGTH",
@@ -298,13 +323,17 @@ _VMO_OP_FORM = "OP VMO OFFSET LENGTH"
 _SYNTAXES: Mapping[CommandKind, _Syntax] = {
     CommandKind.CREATE_VMO: _syntax(
         CreateVmo,
-        "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]",
+        "VMO SIZE [key=N] [resizable] [trap_dirty] [unbounded] [writeback] [noevict] [mode=OCTAL] [port=NAME]"
+        " [readahead=SIZE] [blksize=SIZE] [source=TEXT] [version=TEXT]",
     ),
     CommandKind.SERVE_DIRECTORY: _syntax(ServeDirectory, "DIRECTORY [trap_dirty] [writeback] [port=NAME]"),
     CommandKind.SUPPLY_PAGES: _syntax(SupplyPages, "VMO OFFSET LENGTH AUX AUX_OFFSET [xxh3=HEX]"),
     CommandKind.DETACH_VMO: _syntax(DetachVmo, "VMO"),
-    CommandKind.OP_RANGE: _syntax(OpRange, "OP VMO OFFSET LENGTH [DATA]", op=WORD, usage="\n".join(_OP_RANGE_USAGE)),
+    CommandKind.OP_RANGE: _syntax(
+        OpRange, "OP VMO OFFSET LENGTH [DATA] [reason=REASON]", op=WORD, usage="\n".join(_OP_RANGE_USAGE)
+    ),
     CommandKind.EVICT: _syntax(Evict, "VMO OFFSET LENGTH"),
+    CommandKind.MARK: _syntax(Mark, "VMO OFFSET LENGTH"),
     CommandKind.QUERY_DIRTY_RANGES: _syntax(QueryDirtyRanges, "VMO OFFSET LENGTH"),
     CommandKind.QUERY_VMO_STATS: _syntax(QueryVmoStats, "VMO [reset]"),
     CommandKind.VMO_CREATE: _syntax(VmoCreate, "AUX SIZE [resizable] [contiguous | physical]"),

@@ -78,6 +78,7 @@ class Form:
         self._fields = [(word, codecs[word]) for _, word in pieces if word]
         self._readers = [(word.lower(), word, codec.parse) for word, codec in self._fields]
         self._options = [_option(text, codecs) for text, _ in pieces if text]
+        self._by_word = sorted(self._options, key=lambda option: not option.words)  # what takes any word comes last
         self._defaults = {option.name.lower(): False if option.codec is None else None for option in self._options}
 
     def parse(self, line: str) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class Form:
         return InvalidArgsError(f"{fault}; usage: {self.usage}")
 
     def _find(self, word: str) -> _Option:
-        for option in self._options:
+        for option in self._by_word:
             if option.takes(word):
                 return option
         raise self.error(f"{quote(word)} is not expected here")

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmofs.status import InvalidArgsError, Status
-from vmofs.wire.names import PLAIN_PATH, escape, parse_path, quote
+from vmofs.wire.names import PLAIN_PATH, escape, parse_path, quote, unescape
 from vmofs.wire.numbers import parse_number, parse_signed_number
 
 if TYPE_CHECKING:
@@ -79,6 +79,19 @@ def _format_data(value: int) -> str:
     return _DATA_NAMES.get(value, str(value))
 
 
+def _text_of_at_most(most: int) -> Codec:
+    """Return the codec of a text that is written as names are."""
+
+    def parse(text: str, what: str) -> str:
+        value = unescape(text)
+        size = len(value.encode())
+        if not 0 < size <= most:
+            raise InvalidArgsError(f"{what} is {size} bytes long, not 1 to {most}: {quote(text)}")
+        return value
+
+    return Codec(parse, escape)
+
+
 WORD = Codec(lambda text, _what: text)
 """Any word, as it is."""
 
@@ -87,6 +100,12 @@ PATH = Codec(_parse_path, escape)
 
 NAME = Codec(_parse_name, escape)
 """A path of one component."""
+
+REASON = _text_of_at_most(500)
+"""A sentence. It is kept until the next one comes, at nobody's expense, so it is short."""
+
+TEXT = _text_of_at_most(4000)
+"""Any text but an empty one."""
 
 NUMBER = Codec(parse_number)
 """An unsigned 64-bit number."""

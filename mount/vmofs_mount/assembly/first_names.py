@@ -9,7 +9,7 @@ from vmofs import __version__
 from vmofs.wire.commands import CommandKind
 from vmofs_mount.assembly.statistics import Statistics
 from vmofs_mount.observe.event_log import EventLog
-from vmofs_mount.tree.inodes import CommandFile, Directory, Node
+from vmofs_mount.tree.inodes import CommandFile, Directory, Node, Realm
 from vmofs_mount.tree.text_file import ConstantText, TextFile
 from vmofs_mount.tree.tree import Tree
 
@@ -54,11 +54,16 @@ _COMMANDS = (
 class Root(Directory):
     """The mount point."""
 
-    __slots__ = ()
+    __slots__ = ("_readahead_bytes",)
+
+    def __init__(self, uid: int, gid: int, readahead_bytes: int) -> None:
+        super().__init__(0o755, uid, gid, Realm())
+        self._readahead_bytes = readahead_bytes
 
     def computed_xattrs(self) -> Mapping[bytes, bytes]:
-        """Return what ``vmofs umount`` must know of the daemon."""
-        return {b"pid": str(os.getpid()).encode(), b"version": __version__.encode()}
+        """Return what ``vmofs umount`` and ``vmofs doctor`` must know of the daemon."""
+        values = {"pid": os.getpid(), "version": __version__, "readahead": self._readahead_bytes}
+        return {name.encode(): str(value).encode() for name, value in values.items()}
 
 
 def add_first_names(tree: Tree, vmo: Directory, aux: Directory, control: Directory) -> None:

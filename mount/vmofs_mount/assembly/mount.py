@@ -9,10 +9,11 @@ from typing import Protocol
 
 from vmofs.core.requests.system import System
 from vmofs_mount.assembly.first_names import Root, add_first_names, fill_control
-from vmofs_mount.assembly.opening import Opening
+from vmofs_mount.assembly.opening import Opening, with_read_ahead
 from vmofs_mount.assembly.statistics import Statistics
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import PageCache
+from vmofs_mount.cache.read_ahead import ReadAhead
 from vmofs_mount.cache.waiting_reads import WaitingReads
 from vmofs_mount.commands.execute import Commands
 from vmofs_mount.commands.pager_commands import PagerCommands
@@ -41,8 +42,9 @@ from vmofs_mount.pagers.registry import Pagers
 from vmofs_mount.pagers.unserved import Unserved
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.tree.directory_rules import AuxRealm, ControlRealm
-from vmofs_mount.tree.inodes import Directory, Realm
+from vmofs_mount.tree.inodes import Directory
 from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.reading import Reading
 from vmofs_mount.tree.room import Room
 from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.listers import Listers
@@ -57,6 +59,8 @@ class Settings(Protocol):
     max_deadline_seconds: float
     warn_seconds: float
     stall_seconds: float | None
+    readahead_bytes: int
+    block_bytes: int
     pager_gid: int | None
 
 
@@ -113,7 +117,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     # Names, and the rules of each directory.
     uid, gid = os.geteuid(), os.getegid()
     permissions = 0o1777 if settings.allow_other else 0o755  # as in /tmp: everybody makes some, and removes only his
-    tree = Tree(Root(0o755, uid, gid, Realm()), limits, engine.change)
+    tree = Tree(Root(uid, gid, settings.readahead_bytes), limits, engine.change)
     forgotten = ForgottenNames(known, kernel, spawn)
     vmo = Directory(permissions, uid, gid, VmoRealm(tree, forgotten))
     aux = Directory(permissions, uid, gid, AuxRealm(tree, system))
@@ -132,11 +136,12 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     auxes = AuxFiles(engine, cache, stores, tree)
     names = Names(tree, place)
     answers = Answers(engine, vmos, cache)
-    pager_commands = PagerCommands(engine, names, cache, stores, answers)
+    pager_commands = PagerCommands(engine, names, cache, stores, answers, Reading(None, settings.block_bytes))
     vmo_commands = VmoCommands(engine, names, cache, stores)
     commands = Commands(engine, cache, log, pager_commands.methods, vmo_commands.methods)
     answers_files = AnswersFiles(names, answers, tree.limits, slices, log)
-    handles = Handles(tree, Opening(vmos, auxes, commands, names, answers_files).open)
+    opening = Opening(vmos, auxes, commands, names, answers_files)
+    handles = Handles(tree, with_read_ahead(opening.open, ReadAhead(place.minor, settings.readahead_bytes, spawn)))
 
     # Who looks now and then.
     shared = (tree.root, vmo, aux, control)

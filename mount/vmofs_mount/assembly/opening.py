@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 
+from vmofs_mount.cache.read_ahead import ReadAhead
 from vmofs_mount.commands.execute import Commands
 from vmofs_mount.files.aux_file import AuxFiles, AuxHandle
 from vmofs_mount.files.command_file import CommandHandle
-from vmofs_mount.files.open_files import Handle, TextHandle
+from vmofs_mount.files.open_files import Handle, Opener, TextHandle
 from vmofs_mount.files.vmo_file import OpenVmos, VmoHandle
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.answers_file import AnswersFile, AnswersFiles, AnswersHandle
@@ -51,3 +52,15 @@ class Opening:
             case AnswersFile():
                 return AnswersHandle(node, flags, caller, self._answers)
         raise OSError(errno.EPERM, f"{node.path} cannot be opened")
+
+
+def with_read_ahead(opener: Opener, read_ahead: ReadAhead) -> Opener:
+    """Return an opener that has the kernel read ahead in a VMO as far as that is to be."""
+
+    def open_(node: Node, flags: int, caller: Caller) -> Handle:
+        handle = opener(node, flags, caller)
+        if isinstance(node, VmoFile):
+            read_ahead.opened(node.reading.readahead_bytes, is_whole=node.vmo.is_whole)
+        return handle
+
+    return open_

@@ -158,11 +158,17 @@ class PageCache:
             waiting = self.reads.over(file, pages)
             if any(pages.start >= read.start and pages.end <= read.end for read in waiting):
                 continue  # most pages that are supplied were asked for
-            for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
-                backlog.to_store.add(part)
-            # Each of these is for a part of the range, and brings that part itself.
-            for read in waiting:
-                backlog.to_store.discard(read)
+            _note_to_store(file, backlog, pages, waiting)
+        if backlog.to_store:
+            self._start(file, backlog)
+
+    def store_ahead(self, file: VmoFile, pages: PageRange) -> None:
+        """Store what is present of pages that somebody is about to read, on the conditions of ``supplied``."""
+        pages &= PageRange(0, file.vmo.size_pages)
+        if not pages or not _takes_stores(file):
+            return
+        backlog = self._backlog(file)
+        _note_to_store(file, backlog, pages, self.reads.over(file, pages))
         if backlog.to_store:
             self._start(file, backlog)
 
@@ -420,6 +426,15 @@ class PageCache:
         self._attributes.check()
 
 
+def _note_to_store(file: VmoFile, backlog: _Backlog, pages: PageRange, waiting: list[PageRange]) -> None:
+    """Queue what is present of a range, except what READs that wait bring."""
+    for part in file.vmo.committed(pages):  # what was supplied as zeros may be 2^50 pages
+        backlog.to_store.add(part)
+    # Each of these is for a part of the range, and brings that part itself.
+    for read in waiting:
+        backlog.to_store.discard(read)
+
+
 def _mark_outdated(file: VmoFile, reads: WaitingReads, stale: PageRange) -> None:
     """Let READs copy again what changed while they wait, or their answer would bring back what was there before.
 
@@ -440,7 +455,7 @@ def _take_some(file: VmoFile, to_store: RangeSet) -> tuple[list[PageRange], list
         pages = PageRange(pages.start, min(pages.end, pages.start + left))
         to_store.discard(pages)
         left -= pages.pages
-        for part in file.vmo.committed(pages):
+        for part in file.vmo.unmarked(pages):  # the pager wants to know when somebody comes to the others
             end = min(part.end * PAGE_SIZE, file.vmo.stream_size)
             data = file.vmo.read_nowait(part.offset, end - part.offset) if end > part.offset else None
             if data is not None:

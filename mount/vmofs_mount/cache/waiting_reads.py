@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vmofs.core.pages.content import Bytes
     from vmofs.core.requests.access import Access
     from vmofs_mount.cache.read_retries import Failure
+    from vmofs_mount.cache.sequences import Sequence
     from vmofs_mount.linux.caller import Caller
     from vmofs_mount.tree.inodes import VmoFile
 
@@ -27,12 +28,16 @@ _STRIPE_PAGES = 64
 
 
 class OpenFile(Protocol):
-    """The open file that a READ is for. ``process`` opened it; ``has_page_cache``: not with O_DIRECT."""
+    """The open file that a READ is for.
+
+    ``process`` opened it; ``has_page_cache``: not with O_DIRECT; ``sequence``: whether its READs come in sequence.
+    """
 
     file: VmoFile
     process: int
     caller: Caller
     has_page_cache: bool
+    sequence: Sequence
 
 
 class WaitingRead:

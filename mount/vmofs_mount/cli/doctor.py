@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from vmofs import __version__
 from vmofs_mount.front.unmounting import WAIT_SECONDS, ask, does_not_answer
-from vmofs_mount.linux.knobs import MAX_BACKGROUND, READ_AHEAD_KB, max_background_of, read_ahead_kb_of
+from vmofs_mount.linux.knobs import MAX_BACKGROUND, max_background_of, read_ahead_kb_of
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mount_at
 from vmofs_mount.rights.privileges import OTHERS_ARE_REFUSED, what_is_lacking
 
@@ -117,6 +117,7 @@ def examine_mount(path: str) -> Iterator[Finding]:
     try:
         version = os.getxattr(path, "user.vmofs.version").decode()
         daemon = int(os.getxattr(path, "user.vmofs.pid"))
+        read_ahead = int(os.getxattr(path, "user.vmofs.readahead")) // 1024
     except OSError as error:
         yield Finding(Verdict.BAD, f"{path} does not answer: {error.strerror}")
         return
@@ -126,7 +127,8 @@ def examine_mount(path: str) -> Iterator[Finding]:
         f"{path} is served by process {daemon}, vmofs {version}" + ("" if same else f", this is {__version__}"),
     )
     yield _server(path)
-    yield _setting("read_ahead_kb", read_ahead_kb_of(mount.minor), READ_AHEAD_KB, "requests name more than was touched")
+    otherwise = "requests name more or less than they should"
+    yield _setting("read_ahead_kb", read_ahead_kb_of(mount.minor), read_ahead, otherwise)
     yield _setting("max_background", max_background_of(mount.minor), MAX_BACKGROUND, "fewer reads can be outstanding")
 
 

@@ -20,6 +20,7 @@ from vmofs.wire.commands import (
     CreateVmo,
     DetachVmo,
     Evict,
+    Mark,
     OpRange,
     QueryDirtyRanges,
     QueryVmoStats,
@@ -37,7 +38,8 @@ from vmofs_mount.pagers.answers import PATIENCE_SECONDS, Answers, Rest
 from vmofs_mount.pagers.pager_directory import PagerCommandFile, PagerDirectory, ServedDirectory
 from vmofs_mount.rights.resolver import Names
 from vmofs_mount.rights.set_id import SET_ID, drop_privileges
-from vmofs_mount.tree.inodes import VmoFile, vmo_of
+from vmofs_mount.tree.inodes import SOURCE, VERSION, VmoFile, vmo_of
+from vmofs_mount.tree.reading import Reading, check_block, check_readahead
 
 _MAX_CHECKED_BYTES = 2**25
 """Others wait while a sum is made, and all moves at one moment: 15 ms for this many."""
@@ -58,12 +60,14 @@ class PagerCommands:
         cache: PageCache,
         stores: MappedStores,
         answers: Answers,
+        reading: Reading,
     ) -> None:
         self._engine = engine
         self._names = names
         self._cache = cache
         self._stores = stores
         self._answers = answers
+        self._reading = reading
         self._keys = map(Key, itertools.count(1))  # that VMOs are given by default
         self.methods: dict[type[Command], Method] = {
             CreateVmo: self._create_vmo,
@@ -72,6 +76,7 @@ class PagerCommands:
             DetachVmo: self._detach_vmo,
             OpRange: self._op_range,
             Evict: self._evict,
+            Mark: self._mark,
             QueryDirtyRanges: self._query_dirty_ranges,
             QueryVmoStats: self._query_vmo_stats,
         }
@@ -85,7 +90,10 @@ class PagerCommands:
         )
         permissions = 0o644 if command.mode is None else command.mode
         permissions &= ~handle.identity.umask
-        file = VmoFile(permissions, handle.identity.uid, handle.identity.gid, pager=pager.pager)
+        reading = self._reading_of(command)
+        file = VmoFile(permissions, handle.identity.uid, handle.identity.gid, pager=pager.pager, reading=reading)
+        file.say(SOURCE, command.source)
+        file.say(VERSION, command.version)
         self._names.add(parent, name, file, command.vmo)
         try:
             key = next(self._keys) if command.key is None else Key(command.key)
@@ -96,6 +104,14 @@ class PagerCommands:
             raise
         return OK
 
+    def _reading_of(self, command: CreateVmo) -> Reading:
+        if command.readahead is None and command.blksize is None:
+            return self._reading  # mostly: one for all
+        return Reading(
+            None if command.readahead is None else check_readahead(command.readahead),
+            self._reading.block_bytes if command.blksize is None else check_block(command.blksize),
+        )
+
     async def _serve_directory(self, command: ServeDirectory, handle: CommandHandle) -> str:
         pager = _pager_directory_of(handle)
         port = pager.port(command.port)
@@ -105,7 +121,7 @@ class PagerCommands:
         if not (handle.identity.overrides or handle.identity.uid == directory.uid):
             raise AccessDeniedError(f"only its owner may have {quote(command.directory)} served")
         options = VmoOptions(resizable=True, trap_dirty=command.trap_dirty, writeback=command.writeback)
-        directory.maker = ServedDirectory(ref(pager), port, options, self._keys, handle.limits)
+        directory.maker = ServedDirectory(ref(pager), port, options, self._keys, handle.limits, self._reading)
         return OK
 
     async def _supply_pages(self, command: SupplyPages, handle: CommandHandle) -> str | Waiting:
@@ -137,7 +153,9 @@ class PagerCommands:
         file = await self._file(handle, command.vmo, os.W_OK, pager)
         if command.op is None:
             raise NotSupportedError(f"there is no operation {quote(command.op_text)}")
-        rest = await self._answers.op_range(pager, file, command.op, command.offset, command.length, command.data)
+        rest = await self._answers.op_range(
+            pager, file, command.op, command.offset, command.length, command.data, command.reason or ""
+        )
         return OK if rest is None else partial(_ok_after, rest)
 
     async def _detach_vmo(self, command: DetachVmo, handle: CommandHandle) -> str | Waiting:
@@ -155,6 +173,11 @@ class PagerCommands:
             return format_result(Status.OK, f"pages={sum(pages.pages for pages in dropped)}")
 
         return await self._carry_out(Access(pager.evict_steps(file.vmo, command.offset, command.length)), then)
+
+    async def _mark(self, command: Mark, handle: CommandHandle) -> str | Waiting:
+        pager = _pager_of(handle)
+        file = await self._file(handle, command.vmo, os.W_OK, pager)
+        return await self._carry_out(Access(pager.mark_steps(file.vmo, command.offset, command.length)), _done)
 
     async def _query_dirty_ranges(self, command: QueryDirtyRanges, handle: CommandHandle) -> str | Waiting:
         pager = _pager_of(handle)

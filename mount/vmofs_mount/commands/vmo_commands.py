@@ -97,7 +97,8 @@ class VmoCommands:
         if isinstance(child, AuxVmo | AuxView):
             file = AuxFile(permissions, uid, gid, child)
         else:
-            file = VmoFile(permissions, uid, gid, child)
+            assert isinstance(source, VmoFile)
+            file = VmoFile(permissions, uid, gid, child, reading=source.reading)
         self._names.add(directory, name, file, command.child)
         return OK
 

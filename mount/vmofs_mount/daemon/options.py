@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmofs.status import VmoError
+from vmofs.units import PAGE_SIZE
 from vmofs.wire.numbers import parse_number
 from vmofs_mount.linux.memory import machine_memory_bytes
 from vmofs_mount.tree.limits import DEFAULTS, Resource
+from vmofs_mount.tree.reading import check_block, check_readahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,6 +59,8 @@ class MountOptions:
         stall_seconds: after this time a request that one worker was given goes to another one too; 0 is never, None is
             5, or a fourth of the deadline if that is less.
         spin_seconds: how long the daemon looks for the next request before it sleeps.
+        readahead_bytes: what the kernel asks for in one piece for who reads in sequence, and in a page fault.
+        block_bytes: ``st_blksize`` of VMOs.
         log_path: where the daemon logs; None is syslog.
         memory_limit_bytes: how much memory pages may occupy; the default is half of the machine's, None is no limit.
         pager_gid: only members of this group may make pagers; None is everybody.
@@ -72,6 +76,8 @@ class MountOptions:
     warn_seconds: float = 20.0
     stall_seconds: float | None = None
     spin_seconds: float = 0.0
+    readahead_bytes: int = PAGE_SIZE
+    block_bytes: int = PAGE_SIZE
     log_path: Path | None = None
     memory_limit_bytes: int | None = field(default_factory=lambda: machine_memory_bytes() // 2)
     pager_gid: int | None = None
@@ -162,6 +168,21 @@ def _set_source(options: MountOptions, value: str) -> None:
     options.source = value
 
 
+def _set_readahead(options: MountOptions, value: str) -> None:
+    options.readahead_bytes = _checked("readahead", value, check_readahead)
+
+
+def _set_block(options: MountOptions, value: str) -> None:
+    options.block_bytes = _checked("blksize", value, check_block)
+
+
+def _checked(name: str, value: str, check: Callable[[int], int]) -> int:
+    try:
+        return check(_bytes(name, value))
+    except VmoError as error:
+        raise OptionError(f"option '{name}' cannot be '{value}': {error}") from None
+
+
 def _set_log(options: MountOptions, value: str) -> None:
     options.log_path = Path(value).absolute()
 
@@ -189,6 +210,7 @@ def _set_user_limit(resource: Resource) -> Callable[[MountOptions, str], None]:
 
 
 _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
+    "blksize": _set_block,
     "deadline": _set_deadline,
     "fsname": _set_source,
     "log": _set_log,
@@ -196,6 +218,7 @@ _SETTERS: dict[str, Callable[[MountOptions, str], None]] = {
     "memory": _set_memory,
     "memory_limit": _set_memory,
     "pager_group": _set_pager_group,
+    "readahead": _set_readahead,
     "requests": _set_requests,
     "spin": _set_spin,
     "stall": _set_stall,

@@ -19,6 +19,7 @@ from vmofs.units import ALL_PAGES, PageRange
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
+from vmofs_mount.cache.sequences import Sequence
 from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.failed_reads import FailedReads
 from vmofs_mount.files.kernel_sizes import KernelSizes
@@ -252,6 +253,7 @@ class VmoHandle(Handle):
         self.process = thread_group(caller.pid)
         self._opened = opened
         self._may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        self.sequence = Sequence()
         self._may_map = flags & os.O_ACCMODE == os.O_RDWR
         file.maybe_cached = True
         file.mapper_count += self._may_map

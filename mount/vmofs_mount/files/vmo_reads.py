@@ -144,10 +144,18 @@ class VmoReads:
     def serve(self, handle: OpenFile, unique: int, thread: int, offset: int, size: int) -> None:
         """Answer a READ, or let it wait for the pager.
 
+        What a program that reads in sequence is about to come to is stored, and the pager hears of marked pages.
+
         Raises:
             VmoError: it is to be refused.
         """
         vmo = handle.file.vmo
+        ahead = handle.sequence.read(offset, offset + size)
+        if ahead is not None and handle.has_page_cache:
+            self._cache.store_ahead(handle.file, ahead)
+        if vmo.source.marked is not None:
+            with self._engine.change():
+                vmo.touch(PageRange.of_bytes(offset, size))
         end = min(offset + size, vmo.stream_size)
         data: Bytes | None = b"" if end <= offset else vmo.read_nowait(offset, end - offset)
         if data is not None and not _is_filled_up(handle.file, end, offset + size):

@@ -39,7 +39,7 @@ def to_attributes(node: Node) -> pyfuse3.EntryAttributes:
     entry.st_gid = node.gid
     entry.st_size = node.size_bytes
     entry.st_blocks = node.blocks
-    entry.st_blksize = PAGE_SIZE
+    entry.st_blksize = node.block_bytes
     entry.st_atime_ns = node.atime_ns
     entry.st_mtime_ns = node.mtime_ns
     entry.st_ctime_ns = node.ctime_ns

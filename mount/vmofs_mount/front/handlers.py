@@ -26,6 +26,7 @@ from vmofs_mount.front.attributes import to_attributes, to_caller, to_listed_att
 from vmofs_mount.front.errno_map import errno_of_exception
 from vmofs_mount.front.parts import Parts
 from vmofs_mount.linux.caller import Caller
+from vmofs_mount.pagers.registry import Pagers
 from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
 from vmofs_mount.rights.identity import Identity
 from vmofs_mount.tree import acl
@@ -225,7 +226,8 @@ class Operations(pyfuse3.Operations):
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Set an extended attribute; pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE."""
-        node = self._keeper_of_attributes(inode)
+        node = _keeper_of_attributes(self._tree.get(inode))
+        _check_may_say(node, name, ctx.uid, self._pagers)
         mode, xattrs = node.mode, dict(node.xattrs or {})
         set_xattr(node, name, value)
         try:
@@ -240,7 +242,8 @@ class Operations(pyfuse3.Operations):
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove an extended attribute."""
-        node = self._keeper_of_attributes(inode)
+        node = _keeper_of_attributes(self._tree.get(inode))
+        _check_may_say(node, name, ctx.uid, self._pagers)
         remove_xattr(node, name)
         self._tree.limits.xattrs_change(node, ctx.uid)
         self._tree.changed(node)
@@ -314,15 +317,21 @@ class Operations(pyfuse3.Operations):
             case _:
                 return  # the shell's ``>`` on a control file
 
-    def _keeper_of_attributes(self, inode: int) -> Node:
-        """Return a node that keeps extended attributes: it has a name, or is a file that had one and is open.
 
-        What it takes is counted for its owner until then.
-        """
-        node = self._tree.get(inode)
-        if node.NAMELESS or not (node.nlink or node.open_count):
-            raise OSError(errno.EPERM, f"{node.path} keeps no attributes")
-        return node
+def _keeper_of_attributes(node: Node) -> Node:
+    """Return a node that keeps extended attributes: it has a name, or is a file that had one and is open.
+
+    What it takes is counted for its owner until then.
+    """
+    if node.NAMELESS or not (node.nlink or node.open_count):
+        raise OSError(errno.EPERM, f"{node.path} keeps no attributes")
+    return node
+
+
+def _check_may_say(node: Node, name: bytes, uid: int, pagers: Pagers) -> None:
+    """Check that a user may say where the content of a VMO comes from: who owns it or its pager may, and root."""
+    if isinstance(node, VmoFile) and name in node.SAID and uid not in {0, node.uid, pagers.controller_of(node)}:
+        raise OSError(errno.EPERM, f"{name!r} is said by the owner of {node.path} or of its pager")
 
 
 def _is_member(ctx: pyfuse3.RequestContext, gid: int) -> bool:

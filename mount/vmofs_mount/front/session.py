@@ -60,6 +60,7 @@ class SessionOptions(Protocol):
     allow_other: bool
     spin_seconds: float
     source: str
+    readahead_bytes: int
     kernel: set[str]
 
 
@@ -137,7 +138,7 @@ async def serve(
     turns.plug_in()
     mount = mount_at(mountpoint)
     try:
-        end = _End(device, kernel, supervisor, shared=options.allow_other)
+        end = _End(device, kernel, supervisor, options)
         async with trio.open_nursery() as background:
             assembled = assemble(Session(mountpoint, kernel, background, turns, device))
             operations.attach(assembled.parts, device.answer_directly)
@@ -203,14 +204,14 @@ def _is_connected(device: int) -> bool:
 class _End:
     """The end of a session: by signal, by unmounting, by a broken connection, or because it never got ready."""
 
-    def __init__(self, device: Device, kernel: Kernel, supervisor: Supervisor, *, shared: bool) -> None:
+    def __init__(self, device: Device, kernel: Kernel, supervisor: Supervisor, options: SessionOptions) -> None:
         self.failure: str | None = None
         self._supervisor = supervisor
         self._device = device.fileno()
         self._kernel = kernel
         self._begun = trio.Event()
         device.begun = self._begun.set
-        self._shared = shared
+        self._options = options
         self._near = trio.Event()
         self._served = trio.Event()
 
@@ -256,7 +257,7 @@ class _End:
             self.failure = f"{mountpoint} does not answer: {error}"
             self._near.set()
             return
-        for sentence in (*degraded, *what_is_lacking(shared=self._shared)):
+        for sentence in (*degraded, *what_is_lacking(shared=self._options.allow_other)):
             _log.warning("%s", sentence)
         self._supervisor.ready()
 
@@ -265,7 +266,7 @@ class _End:
         mount = mount_at(mountpoint)
         if mount is None:
             raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
-        degraded = tune(mount.minor)
+        degraded = tune(mount.minor, self._options.readahead_bytes)
         self._supervisor.mounted(mount.minor)
         Path(mountpoint, "control", "version").stat()
         return degraded

@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-READ_AHEAD_KB = 4
-"""One page. Never 0: then a reader that waits in a page fault cannot be killed."""
-
 MAX_BACKGROUND = 65535
 """Reads of waiting readers that may be outstanding; the kernel's default is 12."""
 
@@ -28,13 +25,19 @@ _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_CMD_CREATE = 6
 
 
-def tune(minor: int) -> list[str]:
-    """Change the settings of the mount with this device number; return a sentence for each that could not be."""
+def tune(minor: int, read_ahead_bytes: int) -> list[str]:
+    """Change the settings of the mount with this device number; return a sentence for each that could not be.
+
+    ``read_ahead_bytes`` is never 0: then a reader that waits in a page fault cannot be killed.
+    """
     degraded = []
     try:
-        Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb").write_text(str(READ_AHEAD_KB), encoding="ascii")
+        _read_ahead_of(minor).write_text(str(read_ahead_bytes // 1024), encoding="ascii")
     except OSError as error:
-        degraded.append(f"read-ahead cannot be set to one page, so requests name more than was touched: {error}")
+        degraded.append(
+            f"read-ahead cannot be set, for no file, and is not {read_ahead_bytes} bytes: requests name more or less "
+            f"than they should: {error}"
+        )
     try:
         with _connections() as directory:
             allowed = [
@@ -90,7 +93,20 @@ def break_connection(minor: int) -> None:
 
 def read_ahead_kb_of(minor: int) -> int | None:
     """Return the read-ahead of a mount, None if it cannot be read."""
-    return _number_in(lambda: Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb").read_text(encoding="ascii"))
+    return _number_in(lambda: _read_ahead_of(minor).read_text(encoding="ascii"))
+
+
+def open_read_ahead(minor: int) -> int:
+    """Return a descriptor; what is written to it, in KiB, is the read-ahead of files that are opened afterwards.
+
+    Raises:
+        OSError: only root may have it.
+    """
+    return os.open(_read_ahead_of(minor), os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _read_ahead_of(minor: int) -> Path:
+    return Path(f"/sys/class/bdi/0:{minor}/read_ahead_kb")
 
 
 def max_background_of(minor: int) -> int | None:

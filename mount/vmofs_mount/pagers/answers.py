@@ -84,14 +84,14 @@ class Answers:
         await self._tell_slowly(file, access.result())
 
     async def op_range(
-        self, pager: Pager, file: VmoFile, op: PagerOp, offset: int, length: int, data: int
+        self, pager: Pager, file: VmoFile, op: PagerOp, offset: int, length: int, data: int, reason: str = ""
     ) -> Rest | None:
         """Fail requests, let pages become dirty, or say that they are written back; return as ``supply_pages`` does.
 
         Raises:
             VmoError: as ``Pager.op_range``.
         """
-        access = Access(pager.op_range_steps(op, file.vmo, offset, length, data))
+        access = Access(pager.op_range_steps(op, file.vmo, offset, length, data, reason))
         if not await self._engine.start_patiently(access, PATIENCE_SECONDS):
             return partial(self._finish_op_range, access)
         await self._finish_op_range(access)

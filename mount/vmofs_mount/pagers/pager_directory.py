@@ -18,12 +18,13 @@ from vmofs.status import BadHandleError, BadStateError, InvalidArgsError, OutOfR
 from vmofs.units import Key
 from vmofs.wire.commands import CommandKind
 from vmofs.wire.metrics import format_metrics
-from vmofs.wire.names import escape, quote
+from vmofs.wire.names import escape, printable, quote
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.delivery import DEFAULT_PORT, PagerPorts, vmo_name
 from vmofs_mount.pagers.supply_tree import SupplyRealm
 from vmofs_mount.tree.inodes import CommandFile, Directory, VmoFile
 from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.reading import Reading
 
 _REQUESTS_PER_PIECE = 100
 """That are looked at before others may have their turn."""
@@ -56,7 +57,10 @@ class PagerDirectory:
         return self.directory.name.decode()
 
     def pending_lines(self) -> Iterator[str]:
-        """Yield the unanswered requests, oldest first: the request line, its age, deliveries, by which FIFO, if any."""
+        """Yield the unanswered requests, oldest first: the request line, its age, deliveries, by which FIFO, if any.
+
+        Behind that stands how many requests of the VMO failed before, and the reason that was given for the last.
+        """
         for number, request in enumerate(list(self._system.requests)):
             if request.source.tally is self.pager.tally and request.source.is_outstanding(request):
                 yield self._pending_line(request)
@@ -70,9 +74,14 @@ class PagerDirectory:
         state = f"delivered={escape(by)}" if by is not None else "queued"
         if not self.ports.has_reader(packet.source.port):
             state = f"{state} no_reader"
+        failed = packet.source.failed
+        before = "" if failed is None else f" failed={failed.times}"
+        if failed is not None and failed.reason:
+            before += f" reason={escape(printable(failed.reason))}"
         return (
             f"{packet.command.name} {packet.key} {packet.offset} {packet.length} {escape(vmo_name(packet.source))} "
-            f"age={trio.current_time() - request.raised_at:.3f} deliveries={request.deliveries} {state}\n"
+            f"age={trio.current_time() - request.raised_at:.3f} deliveries={request.deliveries} {state}"
+            f"{before}\n"
         )
 
     def stats_text(self) -> Iterator[str]:
@@ -149,6 +158,7 @@ class ServedDirectory:
     options: VmoOptions
     keys: Iterator[Key]
     limits: Limits
+    reading: Reading
 
     def make_file(self, mode: int, caller: Caller) -> VmoFile:
         """Make an empty VMO, and its file.
@@ -161,4 +171,4 @@ class ServedDirectory:
             raise BadStateError("the pager is closed")
         pager, account = directory.pager, self.limits.account(caller.uid)
         vmo = pager.create_vmo(self.port, next(self.keys), 0, self.options, account)
-        return VmoFile(mode, caller.uid, caller.gid, vmo, pager)
+        return VmoFile(mode, caller.uid, caller.gid, vmo, pager, self.reading)

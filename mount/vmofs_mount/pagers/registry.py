@@ -30,6 +30,7 @@ PAGER_COMMANDS = (
     CommandKind.DETACH_VMO,
     CommandKind.OP_RANGE,
     CommandKind.EVICT,
+    CommandKind.MARK,
     CommandKind.QUERY_DIRTY_RANGES,
     CommandKind.QUERY_VMO_STATS,
 )
@@ -61,6 +62,10 @@ class Pagers:
         self._tree = tree
         self._engine = engine
         self._may_wait_at = 0.0  # before a pager is removed
+
+    def controller_of(self, file: VmoFile) -> int:
+        """Return who answers for the pages of a file: the owner of its pager, or of the file if it has none."""
+        return self._known.controller_of(file)
 
     def open(self, directory: Directory, caller: Caller) -> None:
         """Make a pager out of a new directory, with files that belong to the caller."""

@@ -22,8 +22,13 @@ from vmofs.core.vmos.aux import AuxView, AuxVmo
 from vmofs.core.vmos.children import Vmo
 from vmofs.core.vmos.vmo import CloneVmo, PagerView, PagerVmo
 from vmofs.units import PAGE_SIZE, PageRange
-from vmofs.wire.names import escape
+from vmofs.wire.names import escape, printable
 from vmofs_mount.linux.caller import Caller
+from vmofs_mount.tree.reading import Reading
+
+VIRTUAL_PREFIX = b"user.vmofs."
+SOURCE, VERSION = VIRTUAL_PREFIX + b"source", VIRTUAL_PREFIX + b"version"
+"""From where the content of a VMO comes, and which version of it that is."""
 
 PagedVmo = PagerVmo | CloneVmo | PagerView
 """What a file in ``vmo/`` shows: the VMO of a pager, or a child of one."""
@@ -101,6 +106,14 @@ class Node:
     def blocks(self) -> int:
         """``st_blocks``: the memory behind the file."""
         return 0
+
+    @property
+    def block_bytes(self) -> int:
+        """``st_blksize``."""
+        return PAGE_SIZE
+
+    SAID: ClassVar[frozenset[bytes]] = frozenset()
+    """Which ``user.vmofs.*`` attributes, with that prefix, are not computed, but said by whoever made the file."""
 
     def computed_xattrs(self) -> Mapping[bytes, bytes]:
         """Return the ``user.vmofs.*`` attributes, without that prefix."""
@@ -307,16 +320,25 @@ def _length_by(node: Node) -> int:
 class VmoFile(Node):
     """A pager VMO, or a child of one. ``pager`` made it, or none did, as for children."""
 
-    __slots__ = ("mapper_count", "maybe_cached", "pager", "vmo", "writer_count", "writers_total")
+    __slots__ = ("mapper_count", "maybe_cached", "pager", "reading", "vmo", "writer_count", "writers_total")
+
+    SAID = frozenset({SOURCE, VERSION})
 
     vmo: PagedVmo
     """What the file shows. Unset only while a name is claimed for a VMO that is about to be made."""
 
     def __init__(
-        self, permissions: int, uid: int, gid: int, vmo: PagedVmo | None = None, pager: Pager | None = None
+        self,
+        permissions: int,
+        uid: int,
+        gid: int,
+        vmo: PagedVmo | None = None,
+        pager: Pager | None = None,
+        reading: Reading = Reading(),  # noqa: B008
     ) -> None:
         super().__init__(permissions, uid, gid)
         self.pager = pager
+        self.reading = reading
         self.maybe_cached = False  # whether the kernel may have pages of it
         self.mapper_count = 0  # open files that may store through a shared mapping: those for reading and writing
         self.writer_count = 0  # open files that may write
@@ -330,6 +352,11 @@ class VmoFile(Node):
         vmo.owner = self
         if isinstance(vmo, PagerVmo):
             vmo.source.owner = self
+
+    def say(self, name: bytes, value: str | None) -> None:
+        """Keep an attribute that whoever makes the file says of it, if he does."""
+        if value is not None:
+            self.xattrs = {**(self.xattrs or {}), name: value.encode()}
 
     @property
     def size_bytes(self) -> int:
@@ -345,6 +372,11 @@ class VmoFile(Node):
         vmo = self.vmo
         return vmo.committed_pages * BLOCKS_PER_PAGE or int(vmo.may_lack_pages)
 
+    @property
+    def block_bytes(self) -> int:
+        """By which many programs choose the size of their reads."""
+        return self.reading.block_bytes
+
     def release(self) -> bool:
         """Give up the handle; a VMO that has children goes on asking for pages, by this name."""
         if not hasattr(self, "vmo"):
@@ -353,7 +385,7 @@ class VmoFile(Node):
         return self.pager is not None and self.vmo in self.pager.vmos
 
     def computed_xattrs(self) -> Mapping[bytes, bytes]:
-        """Return pager, key, kind, options, state, and the page counts."""
+        """Return what is computed of the file, how the last request failed, and what was said of the file."""
         vmo = self.vmo
         counts = {f"{name}_pages": value for name, value in asdict(vmo.statistics()).items() if isinstance(value, int)}
         counts["size_pages"] = counts.pop("size_pages_pages", vmo.size_pages)
@@ -368,7 +400,16 @@ class VmoFile(Node):
             "children": vmo.lineage.num_children,
             **counts,
         }
-        return {name.encode(): str(value).encode() for name, value in values.items()}
+        failed = vmo.source.failed
+        if failed is not None:
+            where = f"{failed.range.offset} {failed.range.length}"
+            last = f"{failed.times} {failed.status.zx_name} {where} {printable(failed.reason)}"
+            values["last_error"] = last.rstrip()
+        said = {name: value for name, value in (self.xattrs or {}).items() if name in self.SAID}
+        return {
+            **{name.encode(): str(value).encode() for name, value in values.items()},
+            **{name.removeprefix(VIRTUAL_PREFIX): value for name, value in said.items()},
+        }
 
 
 def _kind_of(vmo: PagedVmo) -> str:

@@ -2,7 +2,8 @@
 
 What is computed is answered by name and not listed. Programs that copy files copy what is listed, with ``cp -a`` and
 ``rsync -X`` among them: they would put a key and page counts on a file that has neither, and fail where they cannot be
-set.
+set. Some of ``user.vmofs.*`` are said by whoever makes a file (``Node.SAID``). These are stored, and not listed either:
+a copy is no longer what came from there, and only a VMO takes them.
 
 Namespace rules of xattr(7) (``user.*`` only on files and directories, permissions) are enforced by the kernel.
 """
@@ -12,10 +13,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
+from vmofs.wire.names import printable
 from vmofs_mount.tree import acl
-from vmofs_mount.tree.inodes import Node
+from vmofs_mount.tree.inodes import VIRTUAL_PREFIX, Node
 
-VIRTUAL_PREFIX = b"user.vmofs."
 ALL = b"all"
 """The computed attribute that gives all others, one ``name=value`` in each line: no list tells which there are."""
 
@@ -23,6 +24,11 @@ MAX_TOTAL_BYTES = 128 * 1024
 """Names and values of one node; the kernel itself bounds one value to 64 KiB and the list of names too."""
 
 VALUE_MAX = 64 * 1024
+
+SAID_MAX = 4000
+"""As in ``create_vmo``. What is said has to fit into the attribute ``ALL`` with the rest, also if each byte is shown as
+four.
+"""
 
 
 def bytes_of(xattrs: Mapping[bytes, bytes] | None) -> int:
@@ -47,22 +53,24 @@ def get_xattr(node: Node, name: bytes) -> bytes:
 
 
 def list_xattrs(node: Node) -> list[bytes]:
-    """Return the names of those that are stored."""
-    return list(node.xattrs or {})
+    """Return the names of those that are stored, without what is said of a VMO."""
+    return [name for name in node.xattrs or {} if not name.startswith(VIRTUAL_PREFIX)]
 
 
 def set_xattr(node: Node, name: bytes, value: bytes) -> None:
-    """Set a value.
+    """Set a value. Who may say what is said of a file is judged elsewhere.
 
     Raises:
-        OSError: EPERM for ``user.vmofs.*``; EOPNOTSUPP for another namespace; E2BIG; ENOSPC; see ``acl.store``.
+        OSError: EPERM for what is computed of ``user.vmofs.*``; EOPNOTSUPP for another namespace; E2BIG; ENOSPC; see
+            ``acl.store``.
     """
-    _check_writable(name)
+    _check_writable(node, name)
     if name in {acl.ACCESS, acl.DEFAULT}:
         acl.store(node, name, value)
         return
-    if len(value) > VALUE_MAX:
-        raise OSError(errno.E2BIG, f"{len(value)} bytes, at most {VALUE_MAX} are possible")
+    most = SAID_MAX if name in node.SAID else VALUE_MAX
+    if len(value) > most:
+        raise OSError(errno.E2BIG, f"{len(value)} bytes, at most {most} are possible")
     kept = {other: data for other, data in (node.xattrs or {}).items() if other != name}
     if bytes_of(kept) + len(name) + len(value) > MAX_TOTAL_BYTES:
         raise OSError(errno.ENOSPC, f"the attributes of {node.path} would exceed {MAX_TOTAL_BYTES} bytes")
@@ -75,7 +83,7 @@ def remove_xattr(node: Node, name: bytes) -> None:
     Raises:
         OSError: ENODATA; and as ``set_xattr``.
     """
-    _check_writable(name)
+    _check_writable(node, name)
     if node.xattrs is None or name not in node.xattrs:
         raise OSError(errno.ENODATA, f"{node.path} has no attribute {name!r}")
     del node.xattrs[name]
@@ -84,8 +92,13 @@ def remove_xattr(node: Node, name: bytes) -> None:
 def _computed(node: Node, name: bytes) -> bytes | None:
     values = node.computed_xattrs()
     if name == ALL and values:
-        return b"".join(b"%s=%s\n" % item for item in values.items())
+        return b"".join(b"%s=%s\n" % (other, _on_one_line(value)) for other, value in values.items())
     return values.get(name)
+
+
+def _on_one_line(value: bytes) -> bytes:
+    """Return a value without what would look like another line: what is said of a file may be any bytes."""
+    return printable(value.decode(errors="backslashreplace")).encode()
 
 
 def _check_namespace(name: bytes) -> None:
@@ -93,7 +106,7 @@ def _check_namespace(name: bytes) -> None:
         raise OSError(errno.EOPNOTSUPP, f"attributes like {name!r} are not kept")
 
 
-def _check_writable(name: bytes) -> None:
+def _check_writable(node: Node, name: bytes) -> None:
     _check_namespace(name)
-    if name.startswith(VIRTUAL_PREFIX):
+    if name.startswith(VIRTUAL_PREFIX) and name not in node.SAID:
         raise OSError(errno.EPERM, f"{name!r} is computed")

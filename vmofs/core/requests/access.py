@@ -204,4 +204,5 @@ def _failure(waiter: Waiter) -> VmoError:
         Status.TIMED_OUT: "no pager answered for pages {} within the deadline",
         Status.BAD_STATE: "the pager failed pages {}, or it is gone",
     }
-    return VmoError.of(status, sentences.get(status, "the pager failed pages {}").format(waiter.range))
+    sentence = sentences.get(status, "the pager failed pages {}").format(waiter.range)
+    return VmoError.of(status, f"{sentence}: {waiter.reason}" if waiter.reason else sentence)

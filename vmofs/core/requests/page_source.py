@@ -49,12 +49,13 @@ from typing import TYPE_CHECKING
 
 from vmofs.core.pages.spans import SLICE, Spans
 from vmofs.core.requests.outstanding import Outstanding
-from vmofs.core.requests.request import PageRequest, SourceState, Waiter
+from vmofs.core.requests.request import SIZE_PAGE, Failed, PageRequest, SourceState, Waiter
 from vmofs.status import BadStateError, Status
 from vmofs.units import Key, PageRange
 from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
+    from vmofs.core.pages.ranges import RangeSet
     from vmofs.core.requests.port import Port
     from vmofs.core.requests.request import Miss
     from vmofs.core.requests.system import System
@@ -95,7 +96,9 @@ class PageSource:
         "_read_requests_total",
         "_requests",
         "_system",
+        "failed",
         "key",
+        "marked",
         "misses",
         "owner",
         "port",
@@ -110,6 +113,8 @@ class PageSource:
         self.key = key
         self.owner: object = None  # the edge's: what the packet lines name
         self.state = SourceState.ATTACHED
+        self.failed: Failed | None = None
+        self.marked: RangeSet | None = None  # see ``marks``; never an empty one
         self._requests = _NOTHING_OUTSTANDING  # only what is not empty
         self.misses = 0  # records of misses, in the port
         self._packets = _NO_PACKETS  # not dequeued, oldest first; the first is the one in the port
@@ -211,7 +216,9 @@ class PageSource:
 
     # Answers
 
-    def resolve(self, command: PacketCommand, pages: PageRange, failure: Status | None = None) -> None:
+    def resolve(
+        self, command: PacketCommand, pages: PageRange, failure: Status | None = None, reason: str = ""
+    ) -> None:
         """Count pages as resolved (or failed) in every request of the command that they meet; wake whom that helps."""
         if self.misses and command is PacketCommand.READ:
             self.port.promote_within(self, pages)
@@ -221,7 +228,8 @@ class PageSource:
         # A list: `_complete` takes requests out.
         for request in outstanding.meeting(pages):
             if failure is not None:
-                _latch(request, pages, failure)
+                self._note_failed(failure, request.range & pages, reason)
+                _latch(request, pages, failure, reason)
             if request.range == pages or (request.range & pages).pages >= request.pending_count:  # mostly the former
                 self._complete(request)
                 continue
@@ -236,9 +244,14 @@ class PageSource:
 
     def fail_request(self, request: PageRequest, status: Status) -> None:
         """End one request: all who wait for it get ``status``."""
+        self._note_failed(status, request.range, "")
         for waiter in request.waiters():
             waiter.latched = status
         self._complete(request)
+
+    def _note_failed(self, status: Status, pages: PageRange, reason: str) -> None:
+        shown = PageRange(0, 0) if pages == SIZE_PAGE else pages
+        self.failed = Failed(1 + (self.failed.times if self.failed else 0), status, shown, reason)
 
     def fail_all(self, status: Status) -> None:
         """End every request with ``status``."""
@@ -286,6 +299,10 @@ class PageSource:
     def send_complete(self) -> None:
         """Queue the packet that says that no other will follow."""
         self._send(PageRequest(self, PacketCommand.COMPLETE, PageRange(0, 0), 0.0))
+
+    def send_touch(self, pages: PageRange) -> None:
+        """Queue the packet that says that somebody has read marked pages. Without a pager no page is marked."""
+        self._send(PageRequest(self, PacketCommand.TOUCH, pages, 0.0))
 
     def withdraw_all(self) -> None:
         """Take back every packet that was not dequeued, COMPLETE included."""
@@ -372,9 +389,9 @@ class PageSource:
         self.port.check_source(self)
 
 
-def _latch(request: PageRequest, failed: PageRange, status: Status) -> None:
+def _latch(request: PageRequest, failed: PageRange, status: Status, reason: str) -> None:
     """Mark those who will get the error: the failed range begins at their first or their wanted page (3.6)."""
     for waiter in request.waiters():
         cut = waiter.range & failed
         if cut and cut.start in {waiter.range.start, waiter.wanted}:
-            waiter.latched = status
+            waiter.latched, waiter.reason = status, reason

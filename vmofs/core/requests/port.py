@@ -10,7 +10,7 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 # 2. What was delivered and not answered is in `_delivered`, with the lane that has it. It is never in `_returned` too.
 # 3. `_returned` goes before `_sources`: what was delivered once is older than all that never was.
 # 4. An answered request is in neither: `forget` is called for each that ends.
-# 5. COMPLETE is no request. When it is taken, nothing of it is left here.
+# 5. COMPLETE and TOUCH are no requests. When they are taken, nothing of them is left here.
 #
 # How it works
 #
@@ -72,7 +72,7 @@ from typing import TYPE_CHECKING
 
 from vmofs.core.requests.request import Miss, Packet, PageRequest, SourceState
 from vmofs.units import Key, PageRange
-from vmofs.vocabulary import PacketCommand
+from vmofs.vocabulary import NOTES, PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.requests.page_source import PageSource
@@ -235,7 +235,7 @@ class Port:
         request.deliveries += 1
         request.delivered_at = now
         # Rule 5.
-        if request.command is not PacketCommand.COMPLETE:
+        if request.command not in NOTES:
             self._hand(request, lane)
         self._packets_total += 1
         return request

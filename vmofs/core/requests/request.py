@@ -57,20 +57,30 @@ class Packet(NamedTuple):
     source: PageSource
 
 
+class Failed(NamedTuple):
+    """How often requests of a VMO failed, and how the last did. ``reason``: what the pager said of it, or nothing."""
+
+    times: int
+    status: Status
+    range: PageRange
+    reason: str
+
+
 class Waiter:
     """One blocked access at one page request.
 
     ``range`` is what it asked for, ``wanted`` the page it needs next (None: it needs the whole range before it can go
-    on), ``latched`` the failure that it will meet when it wakes.
+    on), ``latched`` the failure that it will meet when it wakes, ``reason`` what the pager said of that.
     """
 
-    __slots__ = ("access", "latched", "range", "request", "wanted")
+    __slots__ = ("access", "latched", "range", "reason", "request", "wanted")
 
     def __init__(self, access: Access[object], pages: PageRange, wanted: int | None) -> None:
         self.access = access
         self.range = pages
         self.wanted = wanted
         self.latched: Status | None = None
+        self.reason = ""
         self.request: PageRequest | None = None
 
 

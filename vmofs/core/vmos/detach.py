@@ -19,6 +19,7 @@ def detach_steps(cow: PagerPages) -> Steps[list[PageRange]]:
     was_attached = cow.source.state is SourceState.ATTACHED
     if was_attached:
         cow.source.state = SourceState.DETACHED
+        cow.forget_marks()
     dropped: list[PageRange] = []
     for part in cow.runs.in_slices(PageRange(0, cow.size_pages)):
         if part.start:

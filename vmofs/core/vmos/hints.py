@@ -26,7 +26,7 @@ def always_need(cow: VmoPages, pages: PageRange) -> None:
         _check(root)
         root.always_needed.add(part)
         root.unneeded.discard(part)
-        _count(root)
+        root.count_hints()
 
 
 def dont_need(cow: VmoPages, pages: PageRange) -> None:
@@ -41,7 +41,7 @@ def dont_need(cow: VmoPages, pages: PageRange) -> None:
             root.unneeded.add(part)
             if root.recency is not None:
                 root.recency.unneeded()
-        _count(root)
+        root.count_hints()
 
 
 def _of_root(cow: VmoPages, pages: PageRange) -> Iterator[tuple[PagerPages, PageRange]]:
@@ -58,7 +58,3 @@ def _check(root: PagerPages) -> None:
     root.runs.check_ranges()
     if len(root.always_needed) + len(root.unneeded) >= MOST_RANGES:
         raise NoMemoryError(f"hints were given for {MOST_RANGES} ranges, which is too many")
-
-
-def _count(root: PagerPages) -> None:
-    root.runs.count_besides(len(root.always_needed) + len(root.unneeded))

@@ -196,6 +196,16 @@ class PagerPages(VmoPages):
         if self.recency is not None:
             self.recency.used(*pages)
 
+    def count_hints(self) -> None:
+        """Have who pays for the pages pay for the ranges of hints and marks too."""
+        marks = len(self.source.marked or ())
+        self.runs.count_besides(len(self.always_needed) + len(self.unneeded) + marks)
+
+    def forget_marks(self) -> None:
+        """Forget what is marked: nobody is left to be told."""
+        self.source.marked = None
+        self.count_hints()
+
     def became_evictable(self, pages: PageRange) -> None:
         """Note that clean pages may be evicted now that could not be before."""
         if self.recency is not None:
@@ -371,8 +381,10 @@ class PagerPages(VmoPages):
                 undecided.discard(run.range)
         self.free(pages)
         self.cut_children(pages.start)
-        for hints in (self.always_needed, self.unneeded):
-            hints.discard(pages)
+        for hints in (self.always_needed, self.unneeded, self.source.marked):
+            if hints is not None:
+                hints.discard(pages)
+        self.source.marked = self.source.marked or None
         for part in absent:
             self.source.resolve(PacketCommand.READ, part)
         for part in undecided:
@@ -461,6 +473,7 @@ class PagerPages(VmoPages):
         """Lose the pager: waiters are to get BAD_STATE, all pages stay, and no packet is left behind."""
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.PAGER_CLOSED
+            self.forget_marks()
         self.source.withdraw_all()
 
     def freed(self, owner: Viewer | CowPages) -> None:

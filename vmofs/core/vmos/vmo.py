@@ -41,8 +41,8 @@ from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.pages.states import PageState
 from vmofs.core.requests.access import Access, Steps, as_access, at_once
 from vmofs.core.requests.page_source import PageSource
-from vmofs.core.vmos import commit, hints, resize, transfer, zero
-from vmofs.core.vmos.cow_pages import Window
+from vmofs.core.vmos import commit, hints, marks, resize, transfer, zero
+from vmofs.core.vmos.cow_pages import CowPages, Window
 from vmofs.core.vmos.lineage import Lineage
 from vmofs.core.vmos.pager_pages import Maker, PagerPages, VmoOptions, VmoStatistics
 from vmofs.core.vmos.vmo_pages import ClonePages, CloneStatistics, VmoPages
@@ -279,10 +279,28 @@ class PagedVmo(Vmo):
         """The size of the content, in bytes."""
         return self.node.stream_size
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no page of the root is absent, so that nothing can be asked for."""
+        root: CowPages = self.node
+        while root.parent is not None:
+            root = root.parent
+        assert isinstance(root, PagerPages)
+        return root.runs.pages == root.size_pages
+
     def absent(self, pages: PageRange) -> PageRange:
         """Return the rest of a range from its first absent page on; the range itself if none is absent."""
         shift = self.start // PAGE_SIZE
         return self.node.absent(pages.moved(shift)).moved(-shift)
+
+    def touch(self, pages: PageRange) -> None:
+        """Note that a program reads pages, if some are marked. Zircon has no such thing; see ``marks``."""
+        marks.touch(self.node, pages.moved(self.start // PAGE_SIZE))
+
+    def unmarked(self, pages: PageRange) -> list[PageRange]:
+        """Return what ``committed`` does, without marked pages."""
+        shift = self.start // PAGE_SIZE
+        return [part.moved(-shift) for part in marks.unmarked(self.node, pages.moved(shift))]
 
     def state_at(self, page: int) -> PageState:
         """Return the state of one page."""
@@ -455,7 +473,7 @@ class PagerVmo(PagedVmo):
     @property
     def may_lack_pages(self) -> bool:
         """Whether a page is absent."""
-        return self.node.runs.pages < self.node.size_pages
+        return not self.is_whole
 
     def statistics(self) -> VmoStatistics:
         """Return the present page counts."""
