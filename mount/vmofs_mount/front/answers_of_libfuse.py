@@ -12,8 +12,8 @@ stored through mappings: the file, just emptied, has a size again. SETATTR, whic
 
 The kernel cuts what is written straight to the filesystem, to ``supply/`` for instance, into pieces of ``max_write``
 bytes, and of 256 pages of the writer's memory. 1 MiB that does not begin with a page of memory is 257 of them, so the
-first piece would end within a page. A ``max_write`` of 255 pages is never more than 256, wherever it begins: each piece
-of a write that begins with a page of the file ends with one.
+first piece would end within a page. So a WRITE has fewer pages, and never touches more than 256, wherever it begins:
+each piece of a write that begins with a page of the file ends with one.
 
 **CREATE**, how the file that was made is open: see ``NOFLUSH`` and ``PARALLEL_DIRECT_WRITES``.
 """
@@ -44,7 +44,7 @@ _OPEN_FLAGS_AT = _HEADER.size + 128 + 8  # in fuse_open_out, behind fuse_entry_o
 _ATOMIC_O_TRUNC = 1 << 3
 _AUTO_INVAL_DATA = 1 << 12
 _EXPLICIT_INVAL_DATA = 1 << 25  # Linux 5.2; an older kernel takes no notice
-_MOST_PAGES = 240  # of the 256 that a request may have: one less would do, these are whole batches of DIRTY requests
+_MOST_PAGES = 240  # 255 would do; these are whole batches of DIRTY requests, 16 pages each
 MAX_WRITE = _MOST_PAGES * PAGE_SIZE
 """The longest WRITE."""
 
