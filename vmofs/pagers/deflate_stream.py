@@ -55,6 +55,8 @@ class DeflateStream(Source):
             raise Refusal(f"{name} decompresses to {self.size} bytes, not {size}")
 
     def _buffered(self) -> io.BufferedReader:
+        # A file of its own each time: a reader that goes closes the one below it, whenever that is.
+        self._file = RangeFile(self._compressed)
         return io.BufferedReader(self._file, 128 << 10)
 
     def _load(self) -> int | None:

@@ -44,6 +44,8 @@ class XzBlocks(Source):
             )
 
     def _open(self) -> xz.XZFile:
+        # A file of its own each time: a reader that goes closes the one below it, whenever that is.
+        self._file = RangeFile(self._compressed)
         return xz.XZFile(io.BufferedReader(self._file, BUFFER_BYTES))
 
     def read(self, offset: int, length: int) -> bytes:
