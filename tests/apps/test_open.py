@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.apps.test_readme_tour import blocks
 from tests.pagers.test_packed import seekable_zstd, xz_of_blocks
 from tests.support.faulty_server import OLD, SIZE, FaultyServer, faulty_server
 from tests.support.mounted import vmofs_command
@@ -239,12 +240,8 @@ def test_ls_is_a_table_for_people(user: User, server: FaultyServer) -> None:
 
 
 def test_a_pager_of_the_users_own_is_served(user: User) -> None:
-    (user.folder / "mine.py").write_text(
-        "from vmofs.client import Object, Pager\n"
-        "class Squares(Pager):\n"
-        "    def objects(self): return [Object('a b', 10_000)]\n"
-        "    def read(self, obj, offset, length): return bytes(n * n % 251 for n in range(offset, offset + length))\n"
-    )
+    (shown,) = blocks("python mine.py")  # of README
+    (user.folder / "mine.py").write_text(shown)
     user.run("serve", "mine:Squares", user.mount, code=3)
     user.open("pattern:4096")  # it makes the mount
     for wrong in ("mine:Nothing", "nothing:Squares", "mine", "mine:Object"):
@@ -254,8 +251,8 @@ def test_a_pager_of_the_users_own_is_served(user: User) -> None:
     ) as serving:
         assert serving.stderr is not None
         assert b"Squares serves" in serving.stderr.readline()
-        data = (user.mount / "vmo/a b").read_bytes()
+        data = (user.mount / "vmo/squares").read_bytes()
         serving.send_signal(signal.SIGINT)
-    assert data == bytes(n * n % 251 for n in range(10_000))
-    (user.mount / "vmo/a b").unlink()
+    assert data == bytes(n * n % 251 for n in range(1_000_000))
+    (user.mount / "vmo/squares").unlink()
     (user.mount / "control/squares").rmdir()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.faulty_server import SIZE, FaultyServer, faulty_server
-from tests.support.opened import User, user_in
+from tests.support.mounted import vmofs_command
+from tests.support.opened import User, user_in, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -41,6 +45,29 @@ def test_the_exit_code_is_that_of_the_command(user: User, server: FaultyServer) 
     user.run("run", url(server), "--", "there-is-no-such-program", code=2)
 
 
+def test_who_ends_it_ends_the_command_and_leaves_nothing(user: User) -> None:
+    command = vmofs_command("run", "pattern:4096", "--", "sh", "-c", "echo; exec sleep 1000")
+    with subprocess.Popen(command, env=user.environment, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not user.is_mounted()
+
+
+def test_files_of_a_run_that_was_killed_go(user: User) -> None:
+    user.open("pattern:8192")
+    command = vmofs_command("run", "pattern:4096", "--", "sh", "-c", "echo $$; exec sleep 1000")
+    with subprocess.Popen(command, env=user.environment, stdout=-1) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        process.kill()
+    os.kill(number, signal.SIGKILL)
+    for _ in wait_until("its files are gone"):
+        if [entry.name for entry in (user.mount / "vmo").iterdir()] == ["local"]:
+            break
+
+
 def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server: FaultyServer) -> None:
     # It hides the error, as a dozen libraries do.
     script = "cat {} >/dev/null 2>&1; exit 0"
@@ -53,10 +80,11 @@ def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server:
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(user: User, server: FaultyServer) -> None:
-    gate = threading.Thread(target=_spoil_after, args=(server, 1, "503", 3.0), daemon=True)
+    gate = threading.Thread(target=_spoil_after, args=(server, 1, "503", 5), daemon=True)
     gate.start()
     result = user.run("run", url(server), "--", "sh", "-c", "wc -c <{}; cat {} | wc -c")
     assert result.stdout.split() == [str(SIZE), str(SIZE)]
+    assert "vmofs: waiting: the server answers 503\n" in result.stderr
     gate.join()
 
 
@@ -68,12 +96,13 @@ def test_soft_files_fail_by_the_deadline(user: User, server: FaultyServer) -> No
     assert time.monotonic() - began < 20
 
 
-def _spoil_after(server: FaultyServer, count: int, fault: str, seconds: float = 0) -> None:
-    """Let a server misbehave once it has answered so many requests, for so long or for good."""
+def _spoil_after(server: FaultyServer, count: int, fault: str, more: int = 0) -> None:
+    """Let a server misbehave once it has answered so many requests, for so many more or for good."""
     while server.count < count:
         time.sleep(0.001)
     time.sleep(0.05)  # the answer goes out
     server.fault = fault
-    if seconds:
-        time.sleep(seconds)
+    if more:
+        while server.count < count + more:
+            time.sleep(0.01)
         server.fault = ""

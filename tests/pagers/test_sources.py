@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import sys
 import time
 from pathlib import Path
 
@@ -17,9 +19,12 @@ from vmofs.pagers.opening import Request, hint, open_sources, parse_size
 from vmofs.pagers.pattern_file import PatternFile
 from vmofs.pagers.source import ExitCode, KeptPieces, RangeFile, Refusal, Slice, patiently
 from vmofs.pagers.sources_pager import SourcesPager
+from vmofs.pagers.verified import Verified, digests_of
 from vmofs.testing import pattern
 
 DATA = mixed_bytes(50_000)
+_NEEDING = {"http_client", "web_file", "bucket_files", "foreign_urls", "deflate_stream", "xz_blocks"}
+"""Modules that import a library which may not be there."""
 
 
 @pytest.fixture
@@ -196,6 +201,57 @@ def test_a_url_names_sources(file: Path, tmp_path: Path) -> None:
 def test_a_url_that_cannot_be_opened_says_so(tmp_path: Path, url: str, code: ExitCode) -> None:
     with pytest.raises(Refusal) as refused:
         list(open_sources(url, request(tmp_path)))
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("library", "url", "flags", "extra"),
+    [
+        ("pycurl", "http://h/x", {}, "vmofs[open]"),
+        ("obstore", "s3://b/x", {}, "vmofs[open]"),
+        ("fsspec", "ftp://h/x", {}, "vmofs[fsspec]"),
+        ("rapidgzip", "pattern:4K", {"as_format": "gz"}, "vmofs[open]"),
+        ("xz", "pattern:4K", {"as_format": "xz"}, "vmofs[open]"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, url: str, flags: dict[str, str], extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    for module in [name for name in sys.modules if name.startswith("vmofs.pagers.")]:
+        if module.rpartition(".")[2] in _NEEDING:
+            monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(Refusal, match=re.escape(f"pip install '{extra}'")):
+        list(open_sources(url, request(tmp_path, **flags)))
+
+
+def test_what_is_read_is_compared_with_a_list_of_digests(file: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list"
+    listed.write_text("\n".join(digests_of(file, 8192)) + "\n")
+    (source,) = open_sources(str(file), request(tmp_path, verify=listed))
+    check_ranges(source, DATA, 10)
+    damaged = MemorySource(DATA[:20_000] + b"x" + DATA[20_001:])
+    verified = Verified(damaged, listed)
+    assert verified.read(0, 16_384) == DATA[:16_384]
+    with pytest.raises(Changed, match="16384"):
+        verified.read(17_000, 10)
+    assert verified.read(24_576, 10) == DATA[24_576:24_586]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", ExitCode.USAGE),
+        ("vmofs-digests xxh3 4096 5\nxyz", ExitCode.USAGE),
+        ("vmofs-digests xxh3 4096 50000\n00", ExitCode.USAGE),
+        ("vmofs-digests xxh3 4096 5\n00", ExitCode.CHANGED),
+    ],
+)
+def test_a_list_of_digests_of_another_file_is_refused(tmp_path: Path, text: str, code: ExitCode) -> None:
+    listed = tmp_path / "list"
+    listed.write_text(text)
+    with pytest.raises(Refusal) as refused:
+        Verified(MemorySource(DATA), listed)
     assert refused.value.code == code
 
 

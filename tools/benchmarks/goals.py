@@ -94,6 +94,14 @@ ROWS = (
         *("pread, 1 reader", "vmofs supply", _US, (Goal(1.0, "nbdkit python"), Goal(2.2, "null"))),
     ),
     Row(
+        "miss, Python pager, FIFO and answers, 1 reader",
+        *("pread, 1 reader", "vmofs answers", _US, (Goal(0.9, "nbdkit python"),)),
+    ),
+    Row(
+        "miss, Python pager, FIFO and answers, 32 readers",
+        *("pread, 32 readers", "vmofs answers", _RATE, (Goal(1.4, "nbdkit python"),)),
+    ),
+    Row(
         "miss, Python pager, aux and supply_pages, 1 reader",
         *("pread, 1 reader", "vmofs aux", _US, (Goal(3.0, "null"),)),
     ),

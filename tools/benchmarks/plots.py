@@ -50,6 +50,7 @@ _COLOURS = {
     "vmofs supply": "tab:red",
     "vmofs supplying": "tab:red",
     "vmofs aux": "tab:orange",
+    "vmofs answers": "tab:purple",
     "vmofs bash": "tab:brown",
 }
 """A colour means the same in every plot; what has none gets the next free one."""

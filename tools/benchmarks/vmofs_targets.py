@@ -247,7 +247,7 @@ def targets_of(shared: SharedMount) -> list[Target]:
     """Return everything that is measured of a vmofs. Nothing is started yet."""
     return [
         *(Present(shared), Cached(shared), Empty(shared), Fresh(shared.vmofs)),
-        *(Served(shared, kind, PYTHON_PAGER, kind) for kind in ("supply", "aux", "ahead")),
+        *(Served(shared, kind, PYTHON_PAGER, kind) for kind in ("supply", "aux", "ahead", "answers")),
         Served(shared, "bash", BASH_PAGER),
         Sparse(shared, "sparse", PYTHON_PAGER, "supply"),
     ]

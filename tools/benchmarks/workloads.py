@@ -99,7 +99,7 @@ def supplying_in_blocks(block_bytes: int) -> str:
     return f"supply in blocks of {block_bytes // 1024} KiB"
 
 
-_SERVERS = ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux")
+_SERVERS = ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux", "vmofs answers")
 
 WORKLOADS = (
     Workload("pread, 1 reader", _to_all(misses(), *_SERVERS)),

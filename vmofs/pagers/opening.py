@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -12,6 +12,7 @@ from vmofs.pagers.command_output import CommandOutput
 from vmofs.pagers.local_files import LocalFile, files_of
 from vmofs.pagers.pattern_file import PatternFile
 from vmofs.pagers.source import ExitCode, Refusal, Source
+from vmofs.pagers.verified import Verified
 
 _PACKED = {
     "gz": "--as gz",
@@ -39,6 +40,9 @@ class Request:
     whole: bool = False
     """Fetch it once, as a whole: for web servers without ranges."""
 
+    verify: Path | None = None
+    """A list of digests, with which what is read is compared."""
+
     endpoint: str | None = None
     anonymous: bool = False
     header_file: Path | None = None
@@ -59,6 +63,12 @@ def open_sources(url: str, request: Request) -> Iterator[Source]:
     Raises:
         Refusal: It cannot be opened.
     """
+    if request.verify is not None:
+        found = list(open_sources(url, replace(request, verify=None)))
+        if len(found) != 1:
+            raise Refusal(f"{url} is {len(found)} files; a list of digests is of one", ExitCode.USAGE)
+        yield Verified(found[0], request.verify)
+        return
     for source in _raw(url, request):
         if request.as_format is not None:
             source = _decompressed(source, request)  # noqa: PLW2901 - it stands on it

@@ -42,13 +42,15 @@ class ReadAhead:
     """The setting of one mount. ``usual_bytes`` is what the mount was told; tasks run in ``spawn``'s nursery."""
 
     def __init__(self, minor: int, usual_bytes: int, spawn: Callable[..., None]) -> None:
-        self._minor = minor
         self._usual = self._now = usual_bytes
         self._spawn = spawn
-        self._file: int | None = None
-        self._is_refused = False
         self._opened_at = 0.0
         self._is_held = False
+        self._file: int | None = None
+        try:
+            self._file = open_read_ahead(minor)
+        except OSError as error:  # a mount by an ordinary user
+            self._refused(error)
 
     def opened(self, wanted: int | None, *, is_whole: bool) -> None:
         """Let a VMO have what it wants that is about to be opened.
@@ -61,7 +63,7 @@ class ReadAhead:
         self._opened_at = trio.current_time()
         if size != self._now:
             self._set(size)
-        if not self._is_held and not self._is_refused:
+        if not self._is_held and self._file is not None:
             self._is_held = True
             self._spawn(self._set_back)
 
@@ -73,22 +75,17 @@ class ReadAhead:
             self._set(self._usual)
 
     def _set(self, size: int) -> None:
-        """Write the setting: 10 us. A mount by an ordinary user has said at its beginning that it cannot."""
-        if self._is_refused:
+        """Write the setting: 10 us."""
+        if self._file is None:
             return
         try:
-            if self._file is None:
-                self._file = open_read_ahead(self._minor)
             os.pwrite(self._file, b"%d\n" % (size // 1024), 0)
-        except OSError as error:
-            self._is_refused = True
-            _log.info("read-ahead is the same for all files: %s", error)
+        except OSError as error:  # the mount is gone
+            os.close(self._file)
+            self._file = None
+            self._refused(error)
         else:
             self._now = size
 
-    def close(self) -> None:
-        """Let go of the setting."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        self._is_refused = True
+    def _refused(self, error: OSError) -> None:
+        _log.info("read-ahead is the same for all files: %s", error)

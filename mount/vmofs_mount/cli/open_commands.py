@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -227,8 +228,18 @@ class _Watch:
 
 def _run_command(argv: list[str], paths: list[str]) -> int:
     command = list(_filled(argv, paths))
+    started: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _: object) -> None:
+        """Who ends this process means the command."""
+        if not started:
+            raise SystemExit(128 + number)
+        started[0].send_signal(number)
+
     try:
+        signal.signal(signal.SIGTERM, pass_on)
         with subprocess.Popen(command) as process:  # noqa: S603 - the user's command
+            started.append(process)
             while True:
                 try:
                     code = process.wait()

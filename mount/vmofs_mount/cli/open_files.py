@@ -15,6 +15,7 @@ from pathlib import Path
 from vmofs.client import Changed, Mount, Retry, Unavailable
 from vmofs.pagers.opening import Request, open_sources, parse_size
 from vmofs.pagers.source import ExitCode, Refusal, Source, patiently
+from vmofs.pagers.verified import CHUNK, digests_of
 from vmofs.status import VmoError
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import VmoOp
@@ -250,6 +251,16 @@ def _compare(source: Source, at: int, data: bytes, name: str) -> int:
     if again == data:
         return 0
     return sum(one != other for one, other in zip(again, data, strict=True))
+
+
+def run_digests(parsed: argparse.Namespace) -> int:
+    """``vmofs digests FILE``: print what ``--verify`` wants."""
+    try:
+        for line in digests_of(Path(parsed.file), parsed.chunk or CHUNK):
+            sys.stdout.write(line + "\n")
+    except OSError as error:
+        raise Refusal(f"{parsed.file}: {error.strerror}", ExitCode.NOT_FOUND) from error
+    return 0
 
 
 def _short(number: int) -> str:

@@ -103,6 +103,8 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
                        "OFFSET, LENGTH, NAME in its environment; exit code 75 means try again")  # fmt: skip
     group.add_argument("--size", type=size, metavar="SIZE", help="of the file of --exec")
     group.add_argument("--name", metavar="NAME", help="of the file of --exec")
+    group.add_argument("--verify", type=Path, metavar="LIST", help="compare all that is read with a list of digests, "
+                       "as vmofs digests prints it")  # fmt: skip
     group.add_argument("--header-file", type=Path, metavar="FILE", help="lines NAME: VALUE sent to web servers")
     group.add_argument("--endpoint", metavar="URL", help="another address of an object store")
     group.add_argument("--anonymous", action="store_true", help="use an object store without credentials")
@@ -139,7 +141,9 @@ def request_of(parsed: argparse.Namespace) -> Request:
     # A request that hangs must leave time for another attempt.
     longest = min(_REQUEST_SECONDS, parsed.deadline or _REQUEST_SECONDS)
     flags = ("as_format", "member", "tree", "whole", "endpoint", "anonymous")
-    return Request(**{flag: getattr(parsed, flag) for flag in flags}, header_file=header_file, seconds=longest)
+    given = {flag: getattr(parsed, flag) for flag in flags}
+    verify = parsed.verify.absolute() if parsed.verify else None
+    return Request(**given, header_file=header_file, verify=verify, seconds=longest)
 
 
 def with_defaults(parser: argparse.ArgumentParser, arguments: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ OPENING = {
     "serve": "run a pager of your own, or serve a directory",
     "prefetch": "have a file read before somebody waits for it",
     "check": "compare what is there with the source",
+    "digests": "print a list of digests of a file, for open --verify",
 }
 """The commands, and what each does."""
 
@@ -63,21 +64,22 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Name
         parser.add_argument("urls", nargs="*", metavar="URL")
         open_flags.add_source_flags(parser)
         open_flags.add_policy_flags(parser)
-        return parser, open_commands.run_open if name == "open" else open_commands.run_run
-    if name == "serve":
+    elif name == "serve":
         parser.add_argument("pager", metavar="module:Class | DIRECTORY")
         parser.add_argument("mount", metavar="MOUNT")
         parser.add_argument("--name", dest="pager_name", metavar="NAME", help="of the directory in control/")
         open_flags.add_policy_flags(parser)
-        return parser, open_commands.run_serve
-    if name == "ls":
-        return parser, open_files.run_ls
-    parser.add_argument("paths", nargs="*" if name == "close" else "+", metavar="PATH")
+    elif name == "digests":
+        parser.add_argument("file", metavar="FILE")
+        parser.add_argument("--chunk", type=open_flags.cluster, metavar="SIZE", help="default 128K")
+    elif name != "ls":
+        parser.add_argument("paths", nargs="*" if name == "close" else "+", metavar="PATH")
     if name == "close":
         parser.add_argument("--all", action="store_true", help="all that is open")
-        return parser, open_files.run_close
-    if name == "prefetch":
+    elif name == "prefetch":
         parser.add_argument("--range", metavar="A-B", help="a range of bytes, as 0-64M; default: all")
-        return parser, open_files.run_prefetch
-    parser.add_argument("--all", action="store_true", help="also what is not there yet")
-    return parser, open_files.run_check
+    elif name == "check":
+        parser.add_argument("--all", action="store_true", help="also what is not there yet")
+    module = open_commands if name in {"open", "run", "serve"} else open_files
+    function: Callable[[argparse.Namespace], int] = getattr(module, f"run_{name}")
+    return parser, function

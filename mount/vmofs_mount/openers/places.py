@@ -66,7 +66,8 @@ class Mounting:
         if not answers(mountpoint):
             with suppress(OSError):  # what a dead daemon left behind cannot be looked at; the command removes it
                 mountpoint.mkdir(mode=0o700, exist_ok=True)
-            command = [sys.executable, "-m", "vmofs_mount.cli", "mount", str(mountpoint)]
+            # -P: the user's working directory may have a folder of the same name.
+            command = [sys.executable, "-P", "-m", "vmofs_mount.cli", "mount", str(mountpoint)]
             self._process = subprocess.Popen(  # noqa: S603 - this program itself
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )

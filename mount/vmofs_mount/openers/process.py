@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from vmofs.client import Server
+from vmofs.client.policy.statistics import Statistics
 from vmofs.pagers.source import ExitCode, Refusal, Source
 from vmofs.status import VmoError
 from vmofs_mount.openers import records
@@ -130,6 +131,24 @@ class _Failures(logging.Handler):
             self.latest.append({"failed": file.name, "reason": file.last_failure})
 
 
+class _Waits:
+    """Whether the source is waited for, and why: it is from the first attempt that failed until something comes."""
+
+    def __init__(self) -> None:
+        self.sentence = ""
+        self._retries = self._supplied = 0
+
+    def has_changed(self, now: Statistics) -> bool:
+        """Look; return whether there is something new to be said."""
+        before = self.sentence
+        if now.retries > self._retries:
+            self.sentence, self._supplied = now.last_error or "the source is away", now.bytes_supplied
+        elif now.bytes_supplied > self._supplied:
+            self.sentence = ""
+        self._retries = now.retries
+        return bool(self.sentence) != bool(before)
+
+
 class _Process:
     """The opener, seen from inside."""
 
@@ -198,7 +217,7 @@ class _Process:
 
     def _keep_record(self, record: records.Record, failures: _Failures, server: Server, news: IO[str]) -> None:
         """Keep the record true, and pass on failures and what is waited for."""
-        waits_for = ""
+        waits = _Waits()
         while not self._is_over.wait(_LOOK_SECONDS):
             if self._pass_on(record, failures, news):
                 kept = records.load(record.pager)
@@ -206,10 +225,8 @@ class _Process:
                     names = {file.name for file in kept.files}
                     record.files = [file for file in record.files if file.name in names]
                     records.save(record)
-            now = server.statistics.last_error if server.statistics.retries else ""
-            if now != waits_for and self._is_bound:
-                waits_for = now
-                _tell(news, {"waiting": now})
+            if self._is_bound and waits.has_changed(server.statistics):
+                _tell(news, {"waiting": waits.sentence})
 
     def _pass_on(self, record: records.Record, failures: _Failures, news: IO[str]) -> bool:
         latest, failures.latest = failures.latest, []

@@ -1,15 +1,19 @@
 """pager.py MOUNT PAGER FILE HOW: serves FILE to every VMO of a pager, as a good pager in Python does.
 
-HOW is ``supply`` (each request is answered by a write into ``supply/VMO``), ``ahead`` (the same, 1 MiB at a time), or
-``aux`` (all requests that are there are staged by one write into one aux file and supplied by one write of lines).
+HOW is ``supply`` (each request is answered by a write into ``supply/VMO``), ``ahead`` (the same, 1 MiB at a time),
+``answers`` (as ``supply``, but all requests that are there by one write into ``answers``), or ``aux`` (all requests
+that are there are staged by one write into one aux file and supplied by one write of lines).
 """
 
 import mmap
 import os
+import struct
 import sys
+from pathlib import Path
 
 AHEAD = 2**20
-Request = tuple[int, int, str]
+RECORD = struct.Struct("<3Q")
+Request = tuple[int, int, str, int]
 
 
 class Pager:
@@ -29,9 +33,9 @@ class Pager:
             *lines, rest = (rest + got).split(b"\n")
             requests = []
             for line in lines:
-                word, _, offset, length, vmo = line.decode().split(" ")
+                word, key, offset, length, vmo = line.decode().split(" ")
                 if word == "READ":
-                    requests.append((int(offset), int(length), vmo))
+                    requests.append((int(offset), int(length), vmo, int(key)))
                 elif vmo in self._supply:
                     os.close(self._supply.pop(vmo))
             if requests:
@@ -39,7 +43,7 @@ class Pager:
 
     def answer(self, requests: list[Request]) -> None:
         """Supply what is asked for."""
-        for offset, length, vmo in requests:
+        for offset, length, vmo, _ in requests:
             os.pwrite(self.supply_file(vmo), self._data[offset : offset + length], offset)
 
     def supply_file(self, vmo: str) -> int:
@@ -62,11 +66,35 @@ class AheadPager(Pager):
         The kernel reads on ahead of a reader: while one request is being answered it makes another in the same MiB.
         """
         last, self._last = self._last, None
-        for offset, length, vmo in requests:
+        for offset, length, vmo, _ in requests:
             for start in range(offset // AHEAD * AHEAD, offset + length, AHEAD):
                 if (vmo, start) not in {last, self._last}:
                     os.pwrite(self.supply_file(vmo), self._data[start : start + AHEAD], start)
                     self._last = vmo, start
+
+
+class AnswersPager(Pager):
+    """Answers what is there together by one write, one alone as its base does; and all where there is no such file."""
+
+    def __init__(self, mount: str, name: str, source: str) -> None:
+        super().__init__(mount, name, source)
+        path = Path(self._control, "answers")
+        self._answers = os.open(path, os.O_WRONLY) if path.exists() else None
+
+    def answer(self, requests: list[Request]) -> None:
+        """Supply what is asked for."""
+        if self._answers is None or len(requests) == 1:
+            super().answer(requests)
+            return
+        while requests:
+            records = [RECORD.pack(offset, length, key) for offset, length, _, key in requests]
+            pages = [self._data[offset : offset + length] for offset, length, _, _ in requests]
+            head = b"".join([len(requests).to_bytes(8, "little"), *records])
+            left, done = os.writev(self._answers, [head, *pages]) - 8, 0
+            while left:  # a write ends before what the kernel has cut
+                left -= RECORD.size + requests[done][1]
+                done += 1
+            requests = requests[done:]
 
 
 class AuxPager(Pager):
@@ -81,14 +109,14 @@ class AuxPager(Pager):
     def answer(self, requests: list[Request]) -> None:
         """Stage all with one write, and supply all with another."""
         at, lines = 0, []
-        for offset, length, vmo in requests:
+        for offset, length, vmo, _ in requests:
             lines.append(f"{vmo} {offset} {length} {self._aux} {at}\n")
             at += length
-        os.pwritev(self._stage, [self._data[offset : offset + length] for offset, length, _ in requests], 0)
+        os.pwritev(self._stage, [self._data[offset : offset + length] for offset, length, _, _ in requests], 0)
         text = "".join(lines).encode()
         while text:  # a write ends before a line that fails, or when others have their turn; the next one tells
             text = text[os.write(self._commands, text) :]
 
 
 if __name__ == "__main__":
-    {"supply": Pager, "ahead": AheadPager, "aux": AuxPager}[sys.argv[4]](*sys.argv[1:4]).run()
+    {"supply": Pager, "ahead": AheadPager, "aux": AuxPager, "answers": AnswersPager}[sys.argv[4]](*sys.argv[1:4]).run()

@@ -23,7 +23,7 @@ def begin(runs: RunMap, pages: PageRange, pinned: RangeSet, *, is_zero: bool) ->
             if run.start >= pages.start:
                 covered = min(pages.end, run.end) - run.start
                 runs.set_awaiting(run.start, max(run.awaiting, covered))
-        elif run.state is PageState.DIRTY and not is_zero:
+        elif run.state is PageState.DIRTY:
             for part in pinned.missing(run.range & pages):
                 _change(runs, part, event)
 
