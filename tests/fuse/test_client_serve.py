@@ -208,6 +208,19 @@ def test_other_failures_are_eio_and_not_remembered(serving: Serving, error: Exce
     wait_for(lambda: heals(path_of(serving)), "it heals")
 
 
+def test_the_file_says_why_a_read_failed_and_where_its_content_comes_from(serving: Serving) -> None:
+    obj = Object("x", SIZE, version='"etag 1"', source="https://host/a b")
+    pager = Patterned(obj, before=failing(Unavailable("the link has expired" + "ö" * 600)).before)
+    serving(pager)
+    assert errno_of(path_of(serving), 0) == errno.EIO
+    shown = {
+        name: os.getxattr(path_of(serving), f"user.vmofs.{name}").decode()
+        for name in ("last_error", "source", "version")
+    }
+    assert "ZX_ERR_IO 0 4096 the link has expiredö" in shown["last_error"]
+    assert (shown["source"], shown["version"]) == (obj.source, obj.version)
+
+
 def test_what_has_changed_is_ebadmsg_without_asking_and_what_is_there_stays(serving: Serving) -> None:
     pager = failing(None, Changed("etag"))
     serving(pager)

@@ -428,3 +428,10 @@ def test_of_pages_that_end_a_writeback_only_the_clean_ones_may_be_evicted(world:
     assert vmo.node.evictable(PageRange(0, 3)) == [PageRange(0, 1), PageRange(2, 3)]
     world.supply(vmo, LIMIT, GROUP)
     assert vmo.state_at(1).value == "dirty"
+
+
+def test_a_read_across_groups_keeps_both(world: World) -> None:
+    vmo = full(world)
+    vmo.read_nowait((GROUP - 1) * P, 2 * P)
+    world.supply(vmo, LIMIT, 2 * GROUP)
+    assert present(vmo) == [0, 1, 4, 5]

@@ -412,8 +412,7 @@ DOORS: dict[type, dict[str, tuple[str, Callable[[World, PagerVmo, PageRequest], 
         "pop_packet": (KEEPS, lambda _, vmo, __: _with_packet(vmo).pop_packet()),
         "promote": (KEEPS, lambda *_: None),  # for the port
         "resolve": (KEEPS, lambda _, vmo, __: vmo.source.resolve(PacketCommand.DIRTY, PageRange(0, 8))),
-        "send_complete": (KEEPS, lambda _, vmo, __: vmo.source.send_complete()),
-        "send_touch": (KEEPS, lambda _, vmo, __: vmo.source.send_touch(PageRange(0, 1))),
+        "send_note": (KEEPS, lambda _, vmo, __: vmo.source.send_note(PacketCommand.TOUCH, PageRange(0, 1))),
         "statistics": (PROMOTES, lambda _, vmo, __: vmo.source.statistics()),
         "wait": (PROMOTES, lambda _, vmo, __: vmo.source.wait(_waiter(), PacketCommand.READ, 0.0)),
         "withdraw_all": (KEEPS, lambda _, vmo, __: vmo.source.withdraw_all()),
@@ -466,7 +465,7 @@ DOORS: dict[type, dict[str, tuple[str, Callable[[World, PagerVmo, PageRequest], 
 
 
 def _with_packet(vmo: PagerVmo) -> PageSource:
-    vmo.source.send_complete()
+    vmo.source.send_note(PacketCommand.COMPLETE)
     return vmo.source
 
 

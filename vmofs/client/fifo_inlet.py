@@ -22,6 +22,8 @@ from vmofs.wire.packets import RequestLine, parse_packet
 
 _log = logging.getLogger("vmofs.client")
 _TOP = "vmo/"
+_REASON_BYTES = 500
+"""What ``reason=`` may have."""
 
 
 def _nothing() -> None:
@@ -56,13 +58,13 @@ class Answers:
         return self.vmo.pager.answers().supply([Answer(offset, Key(self.key), data) for offset, data in pieces])
 
     def fail(self, offset: int, length: int, status: Status, sentence: str) -> None:
-        """Fail a range."""
-        del sentence  # which is in the log
+        """Fail a range, and say why."""
+        reason = cut_text(sentence, _REASON_BYTES) or None
         try:
-            self.vmo.fail(offset, length, status)
+            self.vmo.fail(offset, length, status, reason)
         except BadHandleError:
             self._follow()
-            self.vmo.fail(offset, length, status)
+            self.vmo.fail(offset, length, status, reason)
 
     def close(self) -> None:
         """Take no more answers."""
@@ -175,12 +177,12 @@ class FifoInlet:
         if line.command is PacketCommand.TOUCH:
             return _nothing  # of a mark that another process has made
         if entry is None:
-            return partial(self._refuse, line, Status.IO_DATA_INTEGRITY)
+            return partial(self._refuse, line, Status.IO_DATA_INTEGRITY, "the object has another size or version now")
         if line.command is PacketCommand.READ:
             return Read(entry, line.offset, line.offset + line.length)
         if line.command is PacketCommand.WRITEBACK and self._write_back:
             return partial(self._bring_back, line, entry, self._write_back)
-        return partial(self._refuse, line, Status.BAD_STATE)  # a write to what is only read
+        return partial(self._refuse, line, Status.BAD_STATE, "this file is only read")
 
     def _complete(self, line: RequestLine, entry: Entry | None) -> None:
         """Let an object go, unless its VMO is there still: a request line of a view that was closed says the same."""
@@ -200,13 +202,18 @@ class FifoInlet:
             write_back(entry)
         except Exception:  # noqa: BLE001 - the author's
             _log.exception("vmo/%s could not be written back", entry.obj.name)
-            self._refuse(line, Status.IO)
+            self._refuse(line, Status.IO, "it could not be written back")
 
-    def _refuse(self, line: RequestLine, status: Status) -> None:
+    def _refuse(self, line: RequestLine, status: Status, reason: str) -> None:
         try:
-            self._directory.vmo(line.path.removeprefix(_TOP)).fail(line.offset, line.length, status)
+            self._directory.vmo(line.path.removeprefix(_TOP)).fail(line.offset, line.length, status, reason)
         except (OSError, VmoError) as error:
             _log.info("%s: nobody could be told that it is refused: %s", line.path, error)
+
+
+def cut_text(text: str, most: int) -> str:
+    """Return as much of a text as has at most so many bytes."""
+    return text.encode(errors="replace")[:most].decode(errors="ignore").replace("\0", "")
 
 
 def vmo_of(entry: Entry) -> PagerVmo:

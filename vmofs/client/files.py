@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import PurePosixPath
 
+from vmofs.client.fifo_inlet import cut_text
 from vmofs.client.mount import PagerDirectory
 from vmofs.client.pager import Object
 from vmofs.status import AlreadyExistsError, InvalidArgsError
@@ -28,6 +29,8 @@ _log = logging.getLogger("vmofs.client")
 
 _BATCH = 256
 _KEY_BYTES = 8
+_TEXT_BYTES = 4000
+"""What ``source=`` and ``version=`` may have."""
 _WRITE_BITS = 0o222
 
 
@@ -89,9 +92,7 @@ class Files:
         except AlreadyExistsError:
             self._make_room(wanted[0][0])
             return 0
-        for obj, _ in wanted[:done]:
-            self._made.append(obj.name)
-            self._describe(obj)
+        self._made += (obj.name for obj, _ in wanted[:done])
         return done
 
     def unmake(self) -> None:
@@ -111,17 +112,9 @@ class Files:
             trap_dirty=not is_written,
             writeback=is_written,
             mode=mode,
+            source=cut_text(obj.source or "", _TEXT_BYTES) or None,
+            version=cut_text(obj.version or "", _TEXT_BYTES) or None,
         )
-
-    def _describe(self, obj: Object) -> None:
-        """Show version and source, if the mount can."""
-        path = self._directory.vmo(obj.name).path
-        for name, value in (("version", obj.version), ("source", obj.source)):
-            if value is not None:
-                try:
-                    os.setxattr(path, f"user.vmofs.{name}", value.encode())
-                except OSError as error:
-                    _log.debug("vmo/%s has no attribute %s: %s", obj.name, name, error)
 
     def _is_there(self, obj: Object, key: int) -> bool:
         vmo = self._directory.vmo(obj.name)

@@ -135,7 +135,7 @@ class _Attached:
         read = 0 if self.closing.cancelled_caught else self.writer.read_bytes
         for end, source in self.completes:
             if end > read:
-                source.send_complete()
+                source.send_note(PacketCommand.COMPLETE)
         self.let_go.set()
 
 

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from vmofs.core.requests.system import System
 
 
+_NO_PAGES = PageRange(0, 0)
 _NO_REQUESTS = Spans()  # these three are replaced, never changed
 _NOTHING_OUTSTANDING: dict[PacketCommand, Outstanding] = {}
 _NO_PACKETS: OrderedDict[PageRequest, None] = OrderedDict()
@@ -250,7 +251,7 @@ class PageSource:
         self._complete(request)
 
     def _note_failed(self, status: Status, pages: PageRange, reason: str) -> None:
-        shown = PageRange(0, 0) if pages == SIZE_PAGE else pages
+        shown = _NO_PAGES if pages == SIZE_PAGE else pages
         self.failed = Failed(1 + (self.failed.times if self.failed else 0), status, shown, reason)
 
     def fail_all(self, status: Status) -> None:
@@ -296,13 +297,9 @@ class PageSource:
 
     # Packets
 
-    def send_complete(self) -> None:
-        """Queue the packet that says that no other will follow."""
-        self._send(PageRequest(self, PacketCommand.COMPLETE, PageRange(0, 0), 0.0))
-
-    def send_touch(self, pages: PageRange) -> None:
-        """Queue the packet that says that somebody has read marked pages. Without a pager no page is marked."""
-        self._send(PageRequest(self, PacketCommand.TOUCH, pages, 0.0))
+    def send_note(self, command: PacketCommand, pages: PageRange = _NO_PAGES) -> None:
+        """Queue a packet that nobody answers: one of ``NOTES``."""
+        self._send(PageRequest(self, command, pages, 0.0))
 
     def withdraw_all(self) -> None:
         """Take back every packet that was not dequeued, COMPLETE included."""

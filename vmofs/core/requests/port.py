@@ -58,7 +58,7 @@ come up one by one. Dequeuing is not acknowledging: a request stays outstanding 
 #
 # What else changes with this file
 #
-# page_source.py (`pop_packet`, `send_complete`); system.py and `PagerPages.answer`, which know records;
+# page_source.py (`pop_packet`, `send_note`); system.py and `PagerPages.answer`, which know records;
 # pagers/delivery.py in the mount, which is the lanes; tests/oracle/ has
 # a model of a port. Rule 3.4 in tests/rules.toml. Tests: tests/unit/test_core_delivery.py,
 # tests/unit/test_core_lanes.py, tests/unit/test_core_misses.py, which knows every door, and

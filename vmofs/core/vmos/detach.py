@@ -9,6 +9,7 @@ from vmofs.core.requests.access import Steps
 from vmofs.core.requests.request import SourceState
 from vmofs.status import Status
 from vmofs.units import PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.vmos.pager_pages import PagerPages
@@ -34,7 +35,7 @@ def detach_steps(cow: PagerPages) -> Steps[list[PageRange]]:
         )
     if was_attached:
         yield from fail_all_steps(cow)
-        cow.source.send_complete()
+        cow.source.send_note(PacketCommand.COMPLETE)
     return dropped
 
 

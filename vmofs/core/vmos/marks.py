@@ -16,6 +16,7 @@ from vmofs.core.requests.access import Steps
 from vmofs.core.vmos.pager_pages import PagerPages
 from vmofs.status import NoMemoryError
 from vmofs.units import PageRange
+from vmofs.vocabulary import PacketCommand
 
 if TYPE_CHECKING:
     from vmofs.core.vmos.vmo_pages import ClonePages
@@ -58,7 +59,7 @@ def touch(cow: PagerPages | ClonePages, pages: PageRange) -> None:
             for part in marked.over(found.range):
                 marked.discard(part)
                 if not found.absent:
-                    root.source.send_touch(part)
+                    root.source.send_note(PacketCommand.TOUCH, part)
                 root.count_hints()
     cow.source.marked = marked or None
 

@@ -481,7 +481,7 @@ class PagerPages(VmoPages):
         if self.source.state is SourceState.ATTACHED:
             self.source.state = SourceState.DETACHED
             self.source.fail_all(Status.BAD_STATE)
-            self.source.send_complete()
+            self.source.send_note(PacketCommand.COMPLETE)
         self.system.unregister(owner)
         if self.recency is not None:
             self.recency.leave()
