@@ -12,7 +12,7 @@ import math
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.support.planning import KIB, Planning
+from tests.support.planning import KIB, Planning, content
 from vmofs.client.policy.flights import Job
 from vmofs.client.policy.terms import Failure, Kind, Supply, Terms
 from vmofs.status import Status
@@ -89,7 +89,7 @@ class PlannerMachine(RuleBasedStateMachine):
         """A call returns what it was asked for, however late; a part of it may be supplied before others ask."""
         job = self.jobs.pop(data.draw(st.integers(0, len(self.jobs) - 1)))
         for flight in job.flights:
-            pieces = self.planning.planner.arrived(flight, memoryview(bytes(flight.length)), self.planning.now)
+            pieces = self.planning.planner.arrived(flight, content(flight.start, flight.end), self.planning.now)
             assert not (pieces and self.changed)
             for start, end in pieces:
                 self.heard(start, end)
