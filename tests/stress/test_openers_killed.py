@@ -17,6 +17,7 @@ from tests.conftest import NIGHTLY
 from tests.support.faulty_server import OLD, SIZE, FaultyServer, faulty_server
 from tests.support.opened import User, user_in, wait_until
 from vmofs.testing import pattern
+from vmofs_mount.openers.records import start_of
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
@@ -79,7 +80,11 @@ def readers(path: Path) -> Iterator[list[Reader]]:
 def kill(user: User, kind: str, server: FaultyServer) -> None:
     """Kill one of those that a reader needs."""
     if kind == "opener":
-        os.kill(user.openers()[0], signal.SIGKILL)
+        number = user.openers()[0]
+        os.kill(number, signal.SIGKILL)
+        for _ in wait_until("it is dead"):
+            if start_of(number) is None:
+                break
     elif kind == "daemon":
         with suppress(OSError):
             os.kill(int(os.getxattr(user.mount, "user.vmofs.pid")), signal.SIGKILL)

@@ -38,7 +38,7 @@ def run_open(parsed: argparse.Namespace) -> int:
     job = _job(parsed, urls, target)
     record = records.load(job.pager)
     if record is None or not record.is_alive or not answers(Path(record.mount)):
-        _start(job, target, Mounting(target.mount) if target.is_own else None, is_bound=False)
+        _start_to_stay(job, target)
         record = records.load(job.pager)
         if record is None:
             raise Refusal("the opener ended at once; see its log", ExitCode.OTHER)
@@ -152,6 +152,16 @@ def _start(job: Job, target: Target, mounting: Mounting | None, *, is_bound: boo
         if mounting is not None and mounting.is_new:
             unmount_if_unused(str(target.mount))
         raise
+
+
+def _start_to_stay(job: Job, target: Target) -> None:
+    """Start an opener for ``open``; again, if the mount was dying while it seemed to be there."""
+    try:
+        _start(job, target, Mounting(target.mount) if target.is_own else None, is_bound=False)
+    except Refusal as error:
+        if error.code != ExitCode.NO_MOUNT or not target.is_own:
+            raise
+        _start(job, target, Mounting(target.mount), is_bound=False)
 
 
 def _linked(record: records.Record, target: Target) -> list[Path]:

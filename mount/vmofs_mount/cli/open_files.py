@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -126,11 +127,13 @@ def _close(record: records.Record, files: list[records.ServedFile]) -> None:
     if is_there:
         with suppress(FileNotFoundError):
             Path(record.mount, "control", record.pager).rmdir()
-    end = time.monotonic() + _END_SECONDS
-    while record.is_alive and time.monotonic() < end:
-        time.sleep(0.01)
-    if record.is_alive:
-        os.kill(record.number, 15)
+    # It would see that its pager is gone, within a second; there is nothing left for it to do.
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        end = time.monotonic() + _END_SECONDS
+        if record.is_alive:
+            os.kill(record.number, number)
+        while record.is_alive and time.monotonic() < end:
+            time.sleep(0.01)
     records.remove(record)
 
 

@@ -47,7 +47,9 @@ def answers(mountpoint: Path) -> bool:
     """Return whether a vmofs is mounted there, and its daemon lives."""
     mount = mount_at(str(mountpoint))
     with suppress(OSError):
-        return mount is not None and mount.filesystem == FILESYSTEM_TYPE and (mountpoint / "control/version").exists()
+        # Attributes like this one are always asked for. That a file exists the kernel says of a dead mount too.
+        is_ours = mount is not None and mount.filesystem == FILESYSTEM_TYPE
+        return is_ours and bool(os.getxattr(mountpoint, "user.vmofs.pid"))
     return False
 
 

@@ -7,6 +7,7 @@ open, and its end is the end of the files, whatever has become of the command.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.3
 _END_SECONDS = 10.0
+_NO_MOUNT = {errno.ENOTCONN, errno.ECONNABORTED}
 
 
 class Opener:
@@ -177,8 +179,10 @@ class _Process:
             _log.exception("the files cannot be served")
             is_known = isinstance(error, OSError | VmoError | ValueError)
             sentence = str(error) if is_known else f"{type(error).__name__}: {error}"
-            _tell(news, {"refusal": sentence, "code": ExitCode.OTHER})
-            return ExitCode.OTHER
+            is_gone = isinstance(error, OSError) and error.errno in _NO_MOUNT
+            code = ExitCode.NO_MOUNT if is_gone else ExitCode.OTHER
+            _tell(news, {"refusal": sentence, "code": code})
+            return code
         _tell(news, {"files": list(sources)})
         threading.Thread(target=self._keep_record, args=(record, failures, server, news), daemon=True).start()
         ending = threading.Thread(target=self._end_with_command, args=(orders, server), daemon=True)

@@ -51,9 +51,10 @@ class Record:
 
 
 def start_of(number: int) -> int | None:
-    """Return when a process was started, in ticks since the machine was; None if there is none."""
+    """Return when a process was started, in ticks since the machine was; None if there is none, or it has ended."""
     try:
-        return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])  # nobody may have waited for it
     except (OSError, ValueError, IndexError):
         return None
 
