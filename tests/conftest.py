@@ -36,6 +36,8 @@ def pytest_configure() -> None:
     leave_mount_namespace()
     # Whoever ends us by SIGTERM, such as tools/check, wants what we have mounted to be taken down, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell that starts us by "&" has SIGINT ignored, and the programs that we start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=NIGHTLY)

@@ -176,8 +176,7 @@ def test_the_doctor_says_so_when_a_daemon_is_stopped(mount: Mounted, monkeypatch
 @pytest.mark.parametrize("command", ["mount", "umount"])
 def test_ctrl_c_ends_the_wait_for_a_daemon_that_is_stopped(mount: Mounted, run: Commands, command: str) -> None:
     mount.process.send_signal(signal.SIGSTOP)
-    arguments = ["env", "--default-signal=INT", *vmofs_command(command, mount.path)]  # a shell's "&" ignores it
-    waiting = run(*arguments)
+    waiting = run(*vmofs_command(command, mount.path))
     try:
         wait_for(lambda: len(list(Path(f"/proc/{waiting.pid}/task").iterdir())) == 2, "a thread asks")
         waiting.send_signal(signal.SIGINT)

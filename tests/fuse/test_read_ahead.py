@@ -114,16 +114,16 @@ def cached_by_a_fault(path: Path, readers: Readers, offset: int = LARGE) -> int:
             return sum(mapping.in_page_cache(page * P) for page in range(pages))
 
 
-def test_nothing_can_be_asked_for_in_a_whole_file_so_the_kernel_reads_ahead(
+def test_without_a_pager_nothing_can_be_asked_for_so_the_kernel_reads_ahead(
     pager: PagerClient, readers: Readers
 ) -> None:
     vmo = pager.create("v", SIZE)
-    pager.supply(vmo, 0, SIZE - P)
-    assert cached_by_a_fault(vmo.path, readers) == 1
-    pager.supply(vmo, SIZE - P, P)
-    assert cached_by_a_fault(vmo.path, readers) == 32
     exact = pager.create("exact", SIZE, "readahead=4096")
-    pager.supply(exact, 0, SIZE)
+    for file in (vmo, exact):
+        pager.supply(file, 0, SIZE)
+        assert cached_by_a_fault(file.path, readers) == 1
+    pager.control.rmdir()
+    assert cached_by_a_fault(vmo.path, readers) == 32
     assert cached_by_a_fault(exact.path, readers) == 1
 
 

@@ -93,11 +93,14 @@ class ModelFamily:
         self.clones: list[ModelClone] = []
 
     def clone(
-        self, parent: ModelVmo | ModelClone, kind: ChildKind, offset: int, size: int, *, slice_: bool
+        self, parent: ModelVmo | ModelClone, kind: ChildKind, offset: int, size: int, *, slice_: bool, frozen: bool
     ) -> ModelClone:
-        """Make a clone of pages ``[offset, offset+size)``; fail as 2.12 says."""
+        """Make a clone of pages ``[offset, offset+size)``; fail as 2.12 says.
+
+        ``frozen``: what the parent shows may not change for its child, also if nobody else shares it.
+        """
         of_clone = isinstance(parent, ModelClone)
-        frozen = of_clone and len(parent.group) > 1 if isinstance(parent, ModelClone) else False
+        frozen |= isinstance(parent, ModelClone) and len(parent.group) > 1
         two_way = (kind is ChildKind.SNAPSHOT_MODIFIED and of_clone) or frozen
         if kind is ChildKind.SNAPSHOT or (two_way and slice_):
             raise VmoError.of(Status.NOT_SUPPORTED, "")

@@ -24,7 +24,7 @@ from tests.support.contract_calls import (
     outcome,
     pages_of,
 )
-from tests.support.payers import Payers
+from tests.support.payers import Payers, Unwilling
 from tests.support.stale_copies import Caches
 from vmofs.core.pages.pins import Pin
 from vmofs.core.requests.request import Packet
@@ -122,9 +122,13 @@ class Worlds:
         flag: dict[str, Any] = {flags: True} if flags else {}
         payer = self.payers.next()
         where = first * PAGE_SIZE, count * PAGE_SIZE
+        frozen = _is_left_frozen(of)
         core = outcome(lambda: create_child(of.core, kind, *where, account=payer, **flag))
         is_view = kind in {ChildKind.SLICE, ChildKind.REFERENCE}
-        made = (self._expected_view if is_view else self._expected_clone)(of, kind, first, count, flags)
+        if is_view:
+            made: DirtyVmo | ModelClone | Status = self._expected_view(of, kind, first, count, flags)
+        else:
+            made = self._expected_clone(of, kind, first, count, flags, frozen=frozen)
         if isinstance(made, Status):
             assert core is made
             return made
@@ -136,12 +140,14 @@ class Worlds:
             member.slice_pages = count if kind is ChildKind.SLICE else None
         return self._add(member)
 
-    def _expected_clone(self, of: Member, kind: ChildKind, first: int, count: int, flags: str) -> ModelClone | Status:
+    def _expected_clone(
+        self, of: Member, kind: ChildKind, first: int, count: int, flags: str, *, frozen: bool
+    ) -> ModelClone | Status:
         is_slice = of.slice_pages is not None
         if is_slice and first + count > (of.slice_pages or 0):
             return Status.OUT_OF_RANGE
         family = of.tree.model.family
-        made = outcome(lambda: family.clone(of.model, kind, of.shift + first, count, slice_=is_slice))
+        made = outcome(lambda: family.clone(of.model, kind, of.shift + first, count, slice_=is_slice, frozen=frozen))
         assert isinstance(made, ModelClone | Status)
         if isinstance(made, ModelClone):
             made.resizable, made.no_write = flags == "resizable", flags == "no_write"
@@ -386,3 +392,16 @@ def read_page(vmo: Readable, page: int) -> bytes | None:
     """Return a page if it is there."""
     data = vmo.read_nowait(page * PAGE_SIZE, PAGE_SIZE)
     return None if data is None else bytes(data)
+
+
+def _is_left_frozen(member: Member) -> bool:
+    """Return whether a clone is the last below a hidden node, whose pages the one who pays for it does not take.
+
+    It is still cloned as if others saw these pages: a child sees less of later writes than it otherwise might.
+    """
+    if not isinstance(member.model, ModelClone) or len(member.model.group) > 1:
+        return False
+    node = member.core.node
+    is_left = node.parent is not None and node.parent.hidden
+    assert not is_left or isinstance(node.runs.account, Unwilling)
+    return is_left

@@ -30,13 +30,13 @@ def kib(path: Path) -> int:
 
 async def test_an_open_has_its_own_and_the_next_one_too(setting: Path, nursery: trio.Nursery) -> None:
     settings = ReadAhead(1, 4096, nursery.start_soon)
-    settings.opened(MIB, is_whole=False)
+    settings.opened(MIB, asks_nobody=False)
     assert kib(setting) == 1024
-    settings.opened(None, is_whole=True)
+    settings.opened(None, asks_nobody=True)
     assert kib(setting) == WHOLE_BYTES // 1024
-    settings.opened(4096, is_whole=True)
+    settings.opened(4096, asks_nobody=True)
     assert kib(setting) == 4
-    settings.opened(MIB, is_whole=False)
+    settings.opened(MIB, asks_nobody=False)
     await trio.sleep(1)
     assert kib(setting) == 4
 
@@ -44,7 +44,7 @@ async def test_an_open_has_its_own_and_the_next_one_too(setting: Path, nursery: 
 async def test_it_is_set_back_when_nobody_opens_any_more(setting: Path, nursery: trio.Nursery) -> None:
     settings = ReadAhead(1, 4096, nursery.start_soon)
     for _ in range(10):
-        settings.opened(MIB, is_whole=False)
+        settings.opened(MIB, asks_nobody=False)
         await trio.sleep(0.03)
         assert kib(setting) == 1024
     await trio.sleep(0.06)
@@ -60,8 +60,8 @@ async def test_what_may_not_be_set_is_said_once(
     monkeypatch.setattr(read_ahead, "open_read_ahead", refuse)
     with caplog.at_level(logging.INFO):
         settings = ReadAhead(1, 4096, nursery.start_soon)
-        settings.opened(MIB, is_whole=False)
-        settings.opened(MIB, is_whole=False)
+        settings.opened(MIB, asks_nobody=False)
+        settings.opened(MIB, asks_nobody=False)
     assert [record.message for record in caplog.records] == [
         "read-ahead is the same for all files: [Errno 13] Permission denied"
     ]
@@ -72,6 +72,6 @@ async def test_a_mount_that_is_gone_is_no_error(setting: Path, nursery: trio.Nur
     assert settings._file is not None
     os.close(settings._file)
     settings._file = os.open(setting, os.O_RDONLY)  # writing to it fails
-    settings.opened(MIB, is_whole=False)
-    settings.opened(2 * MIB, is_whole=False)
+    settings.opened(MIB, asks_nobody=False)
+    settings.opened(2 * MIB, asks_nobody=False)
     assert kib(setting) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from vmofs.core.requests.request import SourceState
 from vmofs_mount.cache.read_ahead import ReadAhead
 from vmofs_mount.commands.execute import Commands
 from vmofs_mount.files.aux_file import AuxFiles, AuxHandle
@@ -60,7 +61,9 @@ def with_read_ahead(opener: Opener, read_ahead: ReadAhead) -> Opener:
     def open_(node: Node, flags: int, caller: Caller) -> Handle:
         handle = opener(node, flags, caller)
         if isinstance(node, VmoFile):
-            read_ahead.opened(node.reading.readahead_bytes, is_whole=node.vmo.is_whole)
+            # While it has a pager its pages may be evicted: a page that is there would wait for one that went.
+            asks_nobody = node.vmo.source.state is not SourceState.ATTACHED
+            read_ahead.opened(node.reading.readahead_bytes, asks_nobody=asks_nobody)
         return handle
 
     return open_

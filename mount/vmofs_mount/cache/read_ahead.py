@@ -28,7 +28,7 @@ from vmofs_mount.linux.knobs import open_read_ahead
 _log = logging.getLogger(__name__)
 
 WHOLE_BYTES = 2**17
-"""For a VMO all of whose pages are there. It is what Linux does for other filesystems."""
+"""For a VMO that asks nobody for pages any more. It is what Linux does for other filesystems."""
 
 _HELD_SECONDS = 0.05
 """How long an opener may take to go on after its answer. Later it gets what the mount was told.
@@ -52,12 +52,12 @@ class ReadAhead:
         except OSError as error:  # a mount by an ordinary user
             self._refused(error)
 
-    def opened(self, wanted: int | None, *, is_whole: bool) -> None:
+    def opened(self, wanted: int | None, *, asks_nobody: bool) -> None:
         """Let a VMO have what it wants that is about to be opened.
 
-        ``wanted`` None is as the mount was told, or for a VMO of which nothing can be asked for (``is_whole``) more.
+        ``wanted`` None is as the mount was told, or more for a VMO that will never ask for a page (``asks_nobody``).
         """
-        size = wanted or (max(self._usual, WHOLE_BYTES) if is_whole else self._usual)
+        size = wanted or (max(self._usual, WHOLE_BYTES) if asks_nobody else self._usual)
         if size == self._now and size == self._usual:  # mostly
             return
         self._opened_at = trio.current_time()

@@ -214,8 +214,8 @@ class ReadWatch:
                     await trio.sleep(max(KILL_SECONDS, _REST_PER_LOOK * (trio.current_time() - began)))
         finally:
             self._watched.discard(file)
-            # A READ may have come since the loop has looked.
-            self.watch(file)
+        # A READ may have come since the loop has looked. Not after a cancellation: the next one would be cancelled too.
+        self.watch(file)
 
     async def _let_the_dead_go(self, file: VmoFile) -> None:
         # Taken before the await; the READs are looked up again behind it.
