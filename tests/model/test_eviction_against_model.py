@@ -134,7 +134,7 @@ class EvictionAgainstModel(RuleBasedStateMachine):
         pair, pages = self.present(pick, first, count)
         if pages:
             access = self.world.start(pair.core.pin(pages.start * PAGE_SIZE, len(pages) * PAGE_SIZE))
-            pair.model.pins.append(pages)
+            self.model.pin(pair.model, pages)
             self.pins.append((access.result(), pair.model, pages))
 
     @precondition(lambda self: self.pins)

@@ -119,6 +119,14 @@ class EvictionModel:
         vmo.pages.update(dict.fromkeys(cleaned, False))
         self._became_evictable(vmo, cleaned)
 
+    def pin(self, vmo: EvictionVmo, pages: range) -> None:
+        """Pin present pages. They are held while they are gathered, and let go of when they are pinned.
+
+        That gives their groups a place, which promises nothing.
+        """
+        self._became_evictable(vmo, list(pages))
+        vmo.pins.append(pages)
+
     def unpin(self, vmo: EvictionVmo, pin: range) -> None:
         """Lift a pin."""
         vmo.pins.remove(pin)
