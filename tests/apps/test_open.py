@@ -18,7 +18,7 @@ from tests.apps.test_readme_tour import blocks
 from tests.pagers.test_packed import seekable_zstd, xz_of_blocks
 from tests.support.faulty_server import OLD, SIZE, FaultyServer, faulty_server
 from tests.support.mounted import vmofs_command
-from tests.support.opened import User, user_in, wait_until
+from tests.support.opened import User, has_ended, user_in, wait_until
 from tests.support.sources import mixed_bytes, tar_of, zip_of
 from vmofs.testing import pattern
 
@@ -142,7 +142,7 @@ def test_a_file_that_somebody_closes_twice_is_not_open(user: User, server: Fault
     (number,) = user.openers()
     user.run("close", path)
     assert "is not open" in user.run("close", path, code=4).stderr
-    assert not Path(f"/proc/{number}").exists()
+    assert has_ended(number)
 
 
 def test_a_url_that_cannot_be_opened_ends_with_the_code_of_its_kind(user: User, server: FaultyServer) -> None:

@@ -98,7 +98,10 @@ def test_a_close_that_waits_for_the_store_of_another_ends_with_the_deadline(page
     assert pager.requests.next().command is PacketCommand.DIRTY
     assert not closing.done
     began = time.monotonic()
-    closing.result()
+    try:
+        closing.result()
+    except OSError as error:  # that the store was not written may be told to whoever closes
+        assert error.errno == errno.EIO  # noqa: PT017
     assert time.monotonic() - began < 3
 
 

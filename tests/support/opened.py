@@ -73,7 +73,7 @@ class User:
         assert self._records() == []
         assert not self.is_mounted(), subprocess.run(["ls", "-R", self.mount], capture_output=True, check=False).stdout
         for number in numbers:
-            assert not Path(f"/proc/{number}").exists() or _is_zombie(number)
+            assert has_ended(number)
 
     def _records(self) -> list[Path]:
         return sorted((self.runtime / "vmofs-openers").glob("*.json"))
@@ -87,7 +87,8 @@ class User:
             subprocess.run(["fusermount3", "-u", "-z", self.mount], check=False, capture_output=True)
 
 
-def _is_zombie(number: int) -> bool:
+def has_ended(number: int) -> bool:
+    """Return whether a process has ended, also if nobody has heard of it yet."""
     with suppress(OSError):
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True

@@ -35,7 +35,7 @@ SHARED_DIRECTORY = "u::rwx,g::rx,u:2003:rwx,m::rwx,o::-"
 COMMAND_FILES = (
     ["vmo_create", "vmo_create_child", "vmo_op_range", "vmo_set_stream_size", "vmo_pin"],
     [
-        *("create_vmo", "serve_directory", "supply_pages", "detach_vmo", "op_range", "evict"),
+        *("create_vmo", "serve_directory", "supply_pages", "detach_vmo", "op_range", "evict", "mark"),
         *("query_dirty_ranges", "query_vmo_stats"),
     ],
 )
@@ -44,7 +44,7 @@ TREE = (
     *("", "README", "vmo", "aux", "control", "control/version", "control/stats", "control/log"),
     *(f"control/{name}" for name in COMMAND_FILES[0]),
     *("control/p", "control/p/requests", "control/p/worker", "control/p/pending", "control/p/stats"),
-    *("control/p/deadline", "control/p/supply"),
+    *("control/p/deadline", "control/p/supply", "control/p/answers"),
     *(f"control/p/{name}" for name in COMMAND_FILES[1]),
     *("vmo/d", "vmo/d/private", "vmo/d/team", "vmo/d/shared", "vmo/d/public", "vmo/closed", "vmo/closed/public"),
     *("vmo/common", "vmo/common/public", "vmo/listed", "vmo/listed/private"),
