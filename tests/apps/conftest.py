@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.apps.serving import PAGE, SHELL_PAGER, Served
+from tests.support.faulty_server import FaultyServer, faulty_server
 from tests.support.mounted import Mounted, Mounter
+from tests.support.opened import User, user_in
 
 HERE = Path(__file__).parent
 TAR_BYTES = 2 * 2**20
@@ -66,6 +68,20 @@ def serve(mount: Mounted) -> Iterator[Serve]:
         for one in served:
             if one.process is not None:
                 one.kill()
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    """A user with a runtime directory; nothing of what was opened may be left after the test."""
+    with user_in(tmp_path) as user:
+        yield user
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    """A web server that can be told how to misbehave."""
+    with faulty_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

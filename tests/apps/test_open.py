@@ -9,40 +9,24 @@ import signal
 import subprocess
 import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.apps.test_readme_tour import blocks
 from tests.pagers.test_packed import seekable_zstd, xz_of_blocks
-from tests.support.faulty_server import OLD, SIZE, FaultyServer, faulty_server
+from tests.support.faulty_server import OLD, SIZE, FaultyServer
 from tests.support.mounted import vmofs_command
-from tests.support.opened import User, has_ended, user_in, wait_until
+from tests.support.opened import User, wait_until
 from tests.support.sources import mixed_bytes, tar_of, zip_of
 from vmofs.testing import pattern
+from vmofs_mount.linux.procfs import has_ended
 
 pytestmark = pytest.mark.fuse
 
 PAGE = 4096
 DATA = mixed_bytes(1_200_001)
 MEMBERS = {"other": bytes(300_000), "a/data": DATA}
-
-
-@pytest.fixture
-def user(tmp_path: Path) -> Iterator[User]:
-    with user_in(tmp_path) as user:
-        yield user
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with faulty_server() as server:
-        yield server
-
-
-def url(server: FaultyServer, name: str = "data") -> str:
-    return f"http://127.0.0.1:{server.port}/{name}"
 
 
 KINDS: dict[str, tuple[bytes, list[str]]] = {
@@ -60,7 +44,7 @@ KINDS: dict[str, tuple[bytes, list[str]]] = {
 def test_what_a_web_server_has_is_a_file_packed_or_not(user: User, server: FaultyServer) -> None:
     for kind, (content, flags) in KINDS.items():  # in one mount: making it takes longer than all of them
         server.content = content
-        path = user.open(url(server, f"data.{kind}"), *flags)
+        path = user.open(server.url(f"data.{kind}"), *flags)
         assert path.read_bytes() == DATA, kind
         assert path.is_relative_to(user.mount / "vmo/127.0.0.1")
 
@@ -82,7 +66,7 @@ def test_what_is_local_or_made_by_a_command_is_a_file(user: User) -> None:
 
 
 def test_files_of_one_name_are_kept_apart(user: User, server: FaultyServer) -> None:
-    paths = [user.open(url(server, f"{folder}/data"), "--cluster", size) for folder in "ab" for size in ("4K", "8K")]
+    paths = [user.open(server.url(f"{folder}/data"), "--cluster", size) for folder in "ab" for size in ("4K", "8K")]
     assert len({*paths}) == 2, "the same URL is the same file"
     assert {path.name for path in paths} == {"data"}
     for path in {*paths}:
@@ -90,13 +74,13 @@ def test_files_of_one_name_are_kept_apart(user: User, server: FaultyServer) -> N
 
 
 def test_only_what_was_touched_is_fetched(user: User, server: FaultyServer) -> None:
-    path = user.open(url(server))
+    path = user.open(server.url())
     with path.open("rb", buffering=0) as file:
         pattern.check(os.pread(file.fileno(), PAGE, 150 * PAGE), OLD, 150 * PAGE)
     assert server.sent <= 1 + (128 << 10)
     (file_of,) = user.listed()
     assert PAGE <= int(str(file_of["present"])) <= 128 << 10
-    assert (file_of["size"], file_of["state"], file_of["source"]) == (SIZE, "ok", url(server))
+    assert (file_of["size"], file_of["state"], file_of["source"]) == (SIZE, "ok", server.url())
 
 
 def test_a_tree_is_a_directory_of_files(user: User) -> None:
@@ -116,29 +100,29 @@ def test_a_tree_is_a_directory_of_files(user: User) -> None:
 
 
 def test_opening_again_gives_the_same_file(user: User, server: FaultyServer) -> None:
-    first = user.open(url(server))
+    first = user.open(server.url())
     count = server.count
-    assert user.open(url(server)) == first
+    assert user.open(server.url()) == first
     assert server.count == count
     assert len(user.openers()) == 1
 
 
 def test_a_file_has_a_link_where_the_user_wants_it(user: User, server: FaultyServer) -> None:
     link = user.folder / "here"
-    assert user.open(url(server), link) == link
+    assert user.open(server.url(), link) == link
     pattern.check(link.read_bytes(), OLD)
-    user.run("open", url(server, "other"), link, code=2)
+    user.run("open", server.url("other"), link, code=2)
     user.run("close", link)
     assert not link.is_symlink()
     inside = user.mount / "vmo/x/named"
     assert not user.is_mounted()
-    user.open(url(server))
-    assert user.open(url(server), inside) == inside
+    user.open(server.url())
+    assert user.open(server.url(), inside) == inside
     pattern.check(inside.read_bytes(), OLD)
 
 
 def test_a_file_that_somebody_closes_twice_is_not_open(user: User, server: FaultyServer) -> None:
-    path = user.open(url(server))
+    path = user.open(server.url())
     (number,) = user.openers()
     user.run("close", path)
     assert "is not open" in user.run("close", path, code=4).stderr
@@ -149,7 +133,7 @@ def test_a_url_that_cannot_be_opened_ends_with_the_code_of_its_kind(user: User, 
     user.open("pattern:4096")  # so that the mount need not be made each time
     for fault, code in [("404", 4), ("403", 6), ("503", 5), ("no ranges", 7), ("418", 1)]:
         server.fault = fault
-        assert url(server) in user.run("open", url(server), code=code).stderr
+        assert server.url() in user.run("open", server.url(), code=code).stderr
 
 
 def test_a_mount_that_was_made_for_nothing_goes(user: User) -> None:
@@ -166,18 +150,18 @@ def test_flags_come_from_the_command_line_a_file_and_the_environment(user: User,
     server.content = KINDS["zip"][0]
     config = user.folder / "config"
     config.write_text("# what is in it\nmember = a/data\nahead = 0\n")
-    result = user.run("open", "--config", config, url(server), VMOFS_MEMBER="none", VMOFS_SOFT="yes")
+    result = user.run("open", "--config", config, server.url(), VMOFS_MEMBER="none", VMOFS_SOFT="yes")
     assert Path(result.stdout.strip()).read_bytes() == DATA
-    user.run("open", url(server), code=4, VMOFS_MEMBER="none")
+    user.run("open", server.url(), code=4, VMOFS_MEMBER="none")
     assert (
-        "'members' is no flag" in user.run("open", url(server), "--config", "bad", code=2).stderr
+        "'members' is no flag" in user.run("open", server.url(), "--config", "bad", code=2).stderr
         if ((user.folder / "bad").write_text("members = x"))
         else False
     )
 
 
 def test_an_object_that_was_replaced_is_an_error_and_never_mixed(user: User, server: FaultyServer) -> None:
-    path = user.open(url(server), "--cluster", "4K", "--ahead", "0")
+    path = user.open(server.url(), "--cluster", "4K", "--ahead", "0")
     with path.open("rb", buffering=0) as file:
         pattern.check(os.pread(file.fileno(), PAGE, 0), OLD)
         server.fault = "replaced"
@@ -193,7 +177,7 @@ def test_an_object_that_was_replaced_is_an_error_and_never_mixed(user: User, ser
 
 
 def test_an_opener_that_was_killed_is_replaced_by_the_next_open(user: User, server: FaultyServer) -> None:
-    path = user.open(url(server), "--cluster", "4K", "--ahead", "0")
+    path = user.open(server.url(), "--cluster", "4K", "--ahead", "0")
     with path.open("rb", buffering=0) as file:
         pattern.check(os.pread(file.fileno(), PAGE, 0), OLD)
         (number,) = user.openers()
@@ -204,7 +188,7 @@ def test_an_opener_that_was_killed_is_replaced_by_the_next_open(user: User, serv
         found: list[bytes] = []
         reader = threading.Thread(target=lambda: found.append(os.pread(file.fileno(), PAGE, 50 * PAGE)), daemon=True)
         reader.start()
-        assert user.open(url(server), "--cluster", "4K", "--ahead", "0") == path
+        assert user.open(server.url(), "--cluster", "4K", "--ahead", "0") == path
         reader.join(20)
         pattern.check(found[0], OLD, 50 * PAGE)
         pattern.check(os.pread(file.fileno(), PAGE, 0), OLD)
@@ -214,12 +198,12 @@ def test_an_opener_that_was_killed_is_replaced_by_the_next_open(user: User, serv
 def test_a_second_run_has_everything_from_the_cache(user: User, server: FaultyServer) -> None:
     for _ in range(2):
         before = server.count
-        user.run("run", "--cache", user.folder / "cache", url(server), "--", "cmp", "{}", "{}")
+        user.run("run", "--cache", user.folder / "cache", server.url(), "--", "cmp", "{}", "{}")
     assert server.count - before == 1
 
 
 def test_what_is_prefetched_is_there_and_can_be_checked(user: User, server: FaultyServer) -> None:
-    path = user.open(url(server), "--ahead", "0")
+    path = user.open(server.url(), "--ahead", "0")
     user.run("prefetch", path, "--range", "0-256K")
     assert 256 << 10 <= int(str(user.listed()[0]["present"])) < SIZE
     assert "wrong\n" in user.run("check", path).stdout
@@ -231,12 +215,12 @@ def test_what_is_prefetched_is_there_and_can_be_checked(user: User, server: Faul
 
 
 def test_ls_is_a_table_for_people(user: User, server: FaultyServer) -> None:
-    path = user.open(url(server))
+    path = user.open(server.url())
     head, line = user.run("ls").stdout.splitlines()
     assert head.split() == ["PATH", "SIZE", "PRESENT", "FAILED", "STATE", "SOURCE"]
     assert line.split()[0] == str(path)
-    assert line.split()[-1] == url(server)
-    assert json.loads(user.run("open", "--json", url(server)).stdout)[0]["size"] == SIZE
+    assert line.split()[-1] == server.url()
+    assert json.loads(user.run("open", "--json", server.url()).stdout)[0]["size"] == SIZE
 
 
 def test_a_pager_of_the_users_own_is_served(user: User) -> None:

@@ -8,15 +8,14 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.apps.test_readme_tour import MARK, tour
-from tests.support.faulty_server import FaultyServer, faulty_server
+from tests.support.faulty_server import FaultyServer
 from tests.support.mounted import ROOT
-from tests.support.opened import User, user_in
+from tests.support.opened import User
 
 pytestmark = pytest.mark.fuse
 
@@ -24,16 +23,9 @@ EXAMPLES = ROOT / "tools/examples"
 
 
 @pytest.fixture
-def user(tmp_path: Path) -> Iterator[User]:
-    with user_in(tmp_path) as user:
-        user.environment["PATH"] = f"{Path(sys.executable).parent}:{EXAMPLES}:{os.environ['PATH']}"
-        yield user
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with faulty_server() as server:
-        yield server
+def user(user: User) -> User:
+    user.environment["PATH"] = f"{Path(sys.executable).parent}:{EXAMPLES}:{os.environ['PATH']}"
+    return user
 
 
 def run(user: User, *command: str | Path) -> str:
@@ -52,7 +44,7 @@ def test_a_query_reads_few_pages_of_a_database(user: User, server: FaultyServer)
     server.content = path.read_bytes()
     query = "SELECT key, name FROM t WHERE name = 'name12345'"
     expected = run(user, "sqlite3", path, query)
-    assert run(user, "sqlite_query.sh", f"http://127.0.0.1:{server.port}/db", query) == expected
+    assert run(user, "sqlite_query.sh", server.url("db"), query) == expected
     assert server.sent < len(server.content) / 6
 
 
@@ -61,7 +53,7 @@ def test_a_slice_of_a_tensor_reads_few_pages_of_a_model(user: User, server: Faul
     header = json.dumps({"w": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
     server.content = struct.pack("<Q", len(header)) + header + struct.pack(f"<{count}f", *range(count))
     script = EXAMPLES / "safetensors_slice.py"
-    url = f"http://127.0.0.1:{server.port}/w"
+    url = server.url("w")
     assert run(user, "vmofs", "run", url, "--", sys.executable, script, "{}", "w", "800000", "3").split() == [
         "800000.0",
         "800001.0",
@@ -75,7 +67,7 @@ def test_the_commands_of_the_readme_for_urls_give_what_it_shows(user: User, serv
     shown = tour("sh open")
     assert len(shown) > 5
     script = "".join(f"{command}\nprintf '%s\\n' '{MARK}'\n" for command, _ in shown)
-    environment = user.environment | {"URL": f"http://127.0.0.1:{server.port}/numbers"}
+    environment = user.environment | {"URL": server.url("numbers")}
     done = subprocess.run(
         ["bash"], input=script.encode(), stdout=-1, stderr=-2, cwd=user.folder, env=environment, check=True, timeout=100
     )

@@ -7,42 +7,24 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.faulty_server import SIZE, FaultyServer, faulty_server
+from tests.support.faulty_server import SIZE, FaultyServer
 from tests.support.mounted import vmofs_command
-from tests.support.opened import User, user_in, wait_until
+from tests.support.opened import User, wait_until
 
 pytestmark = pytest.mark.fuse
 
 
-@pytest.fixture
-def user(tmp_path: Path) -> Iterator[User]:
-    with user_in(tmp_path) as user:
-        yield user
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with faulty_server() as server:
-        yield server
-
-
-def url(server: FaultyServer, name: str = "data") -> str:
-    return f"http://127.0.0.1:{server.port}/{name}"
-
-
 def test_the_exit_code_is_that_of_the_command(user: User, server: FaultyServer) -> None:
-    both = (url(server, "one"), url(server, "two"))
+    both = (server.url("one"), server.url("two"))
     result = user.run("run", *both, "--", "sh", "-c", 'stat -c "%n %s" "$@"; exit 77', "sh", "{2}", "{}", code=77)
     names = [line.split()[0].rpartition("/")[2] for line in result.stdout.splitlines()]
     assert names == ["two", "one", "two"]
     assert not user.is_mounted()
-    user.run("run", url(server), "--", "sh", "-c", "kill -TERM $$", code=143)
-    user.run("run", url(server), "--", "there-is-no-such-program", code=2)
+    user.run("run", server.url(), "--", "sh", "-c", "kill -TERM $$", code=143)
+    user.run("run", server.url(), "--", "there-is-no-such-program", code=2)
 
 
 def test_who_ends_it_ends_the_command_and_leaves_nothing(user: User) -> None:
@@ -74,7 +56,7 @@ def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server:
     server.refusals["once it is open"] = (418, {})
     gate = threading.Thread(target=_spoil_after, args=(server, 1, "once it is open"), daemon=True)
     gate.start()
-    result = user.run("run", "--soft", url(server), "--", "sh", "-c", script, code=9)
+    result = user.run("run", "--soft", server.url(), "--", "sh", "-c", script, code=9)
     assert "data: a read failed at 0+" in result.stderr
     assert "418" in result.stderr
 
@@ -82,7 +64,7 @@ def test_a_read_that_fails_is_told_whatever_the_command_says(user: User, server:
 def test_a_server_that_is_away_for_a_while_is_waited_for(user: User, server: FaultyServer) -> None:
     gate = threading.Thread(target=_spoil_after, args=(server, 1, "503", 5), daemon=True)
     gate.start()
-    result = user.run("run", url(server), "--", "sh", "-c", "wc -c <{}; cat {} | wc -c")
+    result = user.run("run", server.url(), "--", "sh", "-c", "wc -c <{}; cat {} | wc -c")
     assert result.stdout.split() == [str(SIZE), str(SIZE)]
     assert "vmofs: waiting: the server answers 503\n" in result.stderr
     gate.join()
@@ -92,7 +74,7 @@ def test_soft_files_fail_by_the_deadline(user: User, server: FaultyServer) -> No
     gate = threading.Thread(target=_spoil_after, args=(server, 1, "503"), daemon=True)
     gate.start()
     began = time.monotonic()
-    user.run("run", "--soft", "--deadline", "1", url(server), "--", "cat", "{}", code=9)
+    user.run("run", "--soft", "--deadline", "1", server.url(), "--", "cat", "{}", code=9)
     assert time.monotonic() - began < 20
 
 

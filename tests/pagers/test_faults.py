@@ -25,7 +25,7 @@ Opener = Callable[[FaultyServer], Source]
 
 
 def open_web(server: FaultyServer) -> WebFile:
-    return WebFile(f"http://127.0.0.1:{server.port}/first", HttpClient(seconds=SECONDS), patience=0.3)
+    return WebFile(server.url("first"), HttpClient(seconds=SECONDS), patience=0.3)
 
 
 def open_bucket(server: FaultyServer) -> BucketFile:
@@ -210,7 +210,7 @@ def test_a_whole_file_instead_of_a_range_is_not_fetched(server: FaultyServer) ->
 @pytest.mark.parametrize("fault", ["", "no ranges"])
 def test_a_file_can_be_fetched_as_a_whole(server: FaultyServer, tmp_path: Path, fault: str) -> None:
     server.fault = fault
-    source = WholeFile(f"http://127.0.0.1:{server.port}/first", HttpClient(seconds=SECONDS), tmp_path)
+    source = WholeFile(server.url("first"), HttpClient(seconds=SECONDS), tmp_path)
     server.fault = "replaced"
     check(source, 0, SIZE)
     check(source, 77, 10)
@@ -235,7 +235,7 @@ def test_what_cannot_be_fetched_as_a_whole_is_refused(
 ) -> None:
     server.fault = fault
     with pytest.raises(Refusal) as refused:
-        WholeFile(f"http://127.0.0.1:{server.port}/first", HttpClient(seconds=SECONDS), tmp_path, patience=0.3)
+        WholeFile(server.url("first"), HttpClient(seconds=SECONDS), tmp_path, patience=0.3)
     assert refused.value.code == code
 
 
@@ -251,8 +251,8 @@ def test_a_redirect_is_kept_until_it_fails(server: FaultyServer) -> None:
 def test_headers_are_read_again_once_when_they_are_refused(server: FaultyServer, tmp_path: Path) -> None:
     file = tmp_path / "headers"
     file.write_text("# who I am\nAuthorization: Bearer 1\n")
-    source = WebFile(f"http://127.0.0.1:{server.port}/a%20b?sig=1", HttpClient(file, SECONDS))
-    assert (source.name, source.url) == ("a b", f"http://127.0.0.1:{server.port}/a%20b")
+    source = WebFile(server.url("a%20b?sig=1"), HttpClient(file, SECONDS))
+    assert (source.name, source.url) == ("a b", server.url("a%20b"))
     file.write_text("Authorization: Bearer 2\n")
     server.fault = "403"
     with pytest.raises(Unavailable, match="expired"):
@@ -264,9 +264,9 @@ def test_headers_do_not_go_to_another_server(server: FaultyServer, tmp_path: Pat
     file = tmp_path / "headers"
     file.write_text("X-Token: secret\n")
     with faulty_server() as other:
-        server.refusals["moved"] = (302, {"Location": f"http://127.0.0.1:{other.port}/x"})
+        server.refusals["moved"] = (302, {"Location": other.url("x")})
         server.fault = "moved"
-        source = WebFile(f"http://127.0.0.1:{server.port}/first", HttpClient(file, SECONDS))
+        source = WebFile(server.url("first"), HttpClient(file, SECONDS))
         check(source, PAGE, PAGE)
         assert [asked.get("X-Token") for asked in server.asked] == ["secret"]
         assert [asked.get("X-Token") for asked in other.asked] == [None, None]

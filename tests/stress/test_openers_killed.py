@@ -17,7 +17,7 @@ from tests.conftest import NIGHTLY
 from tests.support.faulty_server import OLD, SIZE, FaultyServer, faulty_server
 from tests.support.opened import User, user_in, wait_until
 from vmofs.testing import pattern
-from vmofs_mount.openers.records import start_of
+from vmofs_mount.linux.procfs import start_of
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 

@@ -172,6 +172,10 @@ class FaultyServer(ThreadingHTTPServer):
         """Return where it listens."""
         return int(self.server_address[1])
 
+    def url(self, path: str = "data") -> str:
+        """Return where a path of it is."""
+        return f"http://127.0.0.1:{self.port}/{path}"
+
     def make(self, key: int, offset: int, length: int) -> bytes:
         """Return a range of the object."""
         if self.content is not None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.support.mounted import vmofs_command, vmofs_environment
+from vmofs_mount.linux.procfs import has_ended
 
 END_SECONDS = 60.0
 
@@ -85,13 +86,6 @@ class User:
                 os.kill(json.loads(path.read_text())["number"], signal.SIGKILL)
         if self.is_mounted():
             subprocess.run(["fusermount3", "-u", "-z", self.mount], check=False, capture_output=True)
-
-
-def has_ended(number: int) -> bool:
-    """Return whether a process has ended, also if nobody has heard of it yet."""
-    with suppress(OSError):
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _READS = {
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _KILLED = 1 << (signal.SIGKILL - 1)
 _FAULT = "handle_mm_fault"  # the same on every architecture
-_FLAGS = 6  # of the fields of /proc/PID/stat behind the name
+_FLAGS, _STARTED = 6, 19  # of the fields of /proc/PID/stat behind the name
 _PF_EXITING = 0x4  # of <linux/sched.h>
 
 
@@ -162,6 +162,12 @@ def is_dying(process: int) -> bool:
 def has_ended(process: int) -> bool:
     """Return whether no thread of a process runs any more, whether or not its parent knows."""
     return all(state_of(thread) in {"", "Z", "X"} for thread in _threads(process))
+
+
+def start_of(process: int) -> int | None:
+    """Return when a process was started, in ticks since the machine was; None if there is none, or it has ended."""
+    fields = _fields(Path(f"/proc/{process}"))
+    return None if not fields or fields[0] in "ZX" else int(fields[_STARTED])  # nobody may have waited for it
 
 
 def is_stuck(process: int) -> bool:

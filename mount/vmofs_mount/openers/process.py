@@ -24,6 +24,7 @@ from vmofs.client import Server
 from vmofs.client.policy.statistics import Statistics
 from vmofs.pagers.source import ExitCode, Refusal, Source
 from vmofs.status import VmoError
+from vmofs_mount.linux.procfs import start_of
 from vmofs_mount.openers import records
 from vmofs_mount.openers.job import Job, apart, pager_of, sources_of
 from vmofs_mount.openers.places import Target
@@ -214,7 +215,7 @@ class _Process:
             str(target.mount),
             target.is_own,
             number,
-            records.start_of(number) or 0,
+            start_of(number) or 0,
             {"urls": list(self._job.urls), **flags},
             [records.ServedFile(name, each.url or "", each.size, each.version) for name, each in sources.items()],
         )

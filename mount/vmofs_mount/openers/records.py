@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from vmofs_mount.linux.procfs import start_of
 from vmofs_mount.openers.places import runtime_directory
 
 
@@ -48,15 +49,6 @@ class Record:
     def path(self, file: ServedFile) -> Path:
         """Return where a file is."""
         return Path(self.mount, "vmo", file.name)
-
-
-def start_of(number: int) -> int | None:
-    """Return when a process was started, in ticks since the machine was; None if there is none, or it has ended."""
-    try:
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else int(fields[19])  # nobody may have waited for it
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def records_directory() -> Path:
