@@ -25,10 +25,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZipFile]:
 pytestmark = pytest.mark.slow
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: ZipFile) -> None:
+def test_the_wheel_holds_the_two_packages_the_manuals_and_nothing_else(wheel: ZipFile) -> None:
     top_level = {name.split("/")[0] for name in wheel.namelist()}
     (metadata,) = (name for name in top_level if name.endswith(".dist-info"))
-    assert top_level == {"vmofs", "vmofs_mount", metadata}
+    data = metadata.replace(".dist-info", ".data")
+    assert top_level == {"vmofs", "vmofs_mount", metadata, data}
+    assert {name.removeprefix(f"{data}/data/share/") for name in wheel.namelist() if name.startswith(data)} == {
+        "man/man1/vmofs.1",
+        "bash-completion/completions/vmofs",
+        "zsh/site-functions/_vmofs",
+    }
+
+
+def test_manual_and_completions_are_those_of_the_present_parsers() -> None:
+    command = [sys.executable, "-m", "tools.house.manuals", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_wheel_holds_every_module(wheel: ZipFile) -> None:

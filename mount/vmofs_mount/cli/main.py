@@ -41,7 +41,7 @@ class _CommandError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C)."""
-    parsed = _parser().parse_args(arguments)
+    parsed = command_parser().parse_args(arguments)
     try:
         parsed.function(parsed)
     except (_CommandError, OptionError, UnmountError) as error:
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the program; the commands of ``OPENING`` have only their names in it."""
     parser = argparse.ArgumentParser(prog="vmofs", description="Files whose pages any program supplies on demand.")
     parser.add_argument("-V", "--version", action="version", version=f"vmofs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
