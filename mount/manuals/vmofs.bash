@@ -5,11 +5,12 @@
 #    source ~/.local/share/bash_completion/vmofs
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_vmofs_subparsers=(mount umount doctor open run close ls serve prefetch check digests)
+_shtab_vmofs_subparsers=(mount umount doctor help open run close ls serve prefetch check digests)
 
 _shtab_vmofs_mount_option_strings=(-h --help -f --foreground -o)
 _shtab_vmofs_umount_option_strings=(-h --help --discard)
 _shtab_vmofs_doctor_option_strings=(-h --help)
+_shtab_vmofs_help_option_strings=(-h --help)
 _shtab_vmofs_open_option_strings=(-h --help --config -q --quiet --json --as --member --tree --whole --exec --size --name --verify --header-file --endpoint --anonymous --cache --cache-size --cluster --ahead --connections --deadline --hard --soft)
 _shtab_vmofs_run_option_strings=(-h --help --config -q --quiet --json --as --member --tree --whole --exec --size --name --verify --header-file --endpoint --anonymous --cache --cache-size --cluster --ahead --connections --deadline --hard --soft)
 _shtab_vmofs_close_option_strings=(-h --help --config -q --quiet --json --all)
@@ -22,9 +23,10 @@ _shtab_vmofs_option_strings=(-h --help -V --version)
 
 
 
+_shtab_vmofs_help_pos_0_choices=(semantics administration pagers answers failures readers)
 _shtab_vmofs_open___as_choices=(gz zst xz)
 _shtab_vmofs_run___as_choices=(gz zst xz)
-_shtab_vmofs_pos_0_choices=(mount umount doctor open run close ls serve prefetch check digests)
+_shtab_vmofs_pos_0_choices=(mount umount doctor help open run close ls serve prefetch check digests)
 
 _shtab_vmofs_mount__h_nargs=0
 _shtab_vmofs_mount___help_nargs=0
@@ -35,6 +37,8 @@ _shtab_vmofs_umount___help_nargs=0
 _shtab_vmofs_umount___discard_nargs=0
 _shtab_vmofs_doctor__h_nargs=0
 _shtab_vmofs_doctor___help_nargs=0
+_shtab_vmofs_help__h_nargs=0
+_shtab_vmofs_help___help_nargs=0
 _shtab_vmofs_open_pos_0_nargs='*'
 _shtab_vmofs_open__h_nargs=0
 _shtab_vmofs_open___help_nargs=0

@@ -8,7 +8,10 @@ from zipfile import ZipFile
 
 import pytest
 
+from vmofs_mount.cli.topics import TOPICS
+
 ROOT = Path(__file__).parents[2]
+VMOFS = Path(sys.executable).with_name("vmofs")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,18 @@ def test_the_wheel_holds_the_two_packages_the_manuals_and_nothing_else(wheel: Zi
         "bash-completion/completions/vmofs",
         "zsh/site-functions/_vmofs",
     }
+
+
+def test_the_wheel_holds_the_documents_that_help_shows(wheel: ZipFile) -> None:
+    for name, _ in TOPICS.values():
+        assert wheel.read(f"vmofs_mount/manual/{name}") == (ROOT / "mount" / name).read_bytes()
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_help_prints_a_document_into_a_pipe(topic: str) -> None:
+    result = subprocess.run([VMOFS, "help", topic], capture_output=True, text=True, check=True)
+    assert result.stdout == (ROOT / "mount" / TOPICS[topic][0]).read_text()
+    assert not result.stderr
 
 
 def test_manual_and_completions_are_those_of_the_present_parsers() -> None:
