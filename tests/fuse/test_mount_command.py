@@ -47,7 +47,15 @@ def run() -> Iterator[Run]:
 
         def run(script: str, fstab: str = "deadline=7") -> list[str]:
             done = subprocess.run(
-                ["unshare", "-m", "sh", "-c", f"{_installed(directory, fstab)}\n{script}"],
+                [
+                    "unshare",
+                    "-m",
+                    "--propagation",
+                    "unchanged",
+                    "sh",
+                    "-c",
+                    f"{_installed(directory, fstab)}\n{script}",
+                ],
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,
