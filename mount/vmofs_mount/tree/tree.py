@@ -19,12 +19,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from vmofs.wire.names import MAX_PATH_BYTES, NAME_MAX, escape
-from vmofs_mount.tree.inodes import Directory, Node
-from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.inodes import Directory, Link, Node
+from vmofs_mount.tree.limits import Limits, Resource
 from vmofs_mount.tree.orphans import Orphans
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+LINK_MAX = 1024
+"""Names that one file may have: they are gone through one by one."""
 
 ROOT_INO = 1
 
@@ -142,6 +144,27 @@ class Tree:
         parent.attach(name, node)
         self._touch(parent)
 
+    def link(self, node: Node, parent: Directory, name: bytes, uid: int) -> None:
+        """Give a node that is no directory another name; ``uid`` pays for it.
+
+        Raises:
+            OSError: ENOENT, it has none any more; EMLINK; and as ``add``.
+            NoSpaceError: as ``add``.
+        """
+        _check_new_name(parent, name)
+        if name in parent.children:
+            raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
+        if not node.nlink:
+            raise OSError(errno.ENOENT, f"{node.path} was removed")
+        if node.nlink >= LINK_MAX:
+            raise OSError(errno.EMLINK, f"{node.path} has {node.nlink} names")
+        _check_path(parent, name)
+        self.limits.take(Resource.NODES, uid)
+        parent.link(name, Link(node, uid))
+        node.nlink += 1
+        self._touch(parent)
+        self.changed(node)
+
     def add_nameless(self, node: Node) -> None:
         """Give a new node its number and times but no name: it lives while the kernel knows it.
 
@@ -160,7 +183,7 @@ class Tree:
         node = self.lookup(parent, name)
         if isinstance(node, Directory):
             raise OSError(errno.EISDIR, f"{node.path} is a directory")
-        self._detach(parent, node)
+        self._detach(parent, name)
 
     def rmdir(self, parent: Directory, name: bytes) -> None:
         """Remove an empty directory.
@@ -173,15 +196,18 @@ class Tree:
             raise OSError(errno.ENOTDIR, f"{node.path} is no directory")
         if node.children:
             raise OSError(errno.ENOTEMPTY, f"{node.path} is not empty")
-        self._detach(parent, node)
+        self._detach(parent, name)
 
     def discard(self, node: Node) -> None:
-        """Remove a node and everything below it, whatever it is."""
+        """Remove a node, by its first name, and everything below it, whatever it is."""
         if isinstance(node, Directory):
-            for child in list(node.children.values()):
-                self.discard(child)
+            for name, child in list(node.children.items()):
+                if isinstance(child, Directory):
+                    self.discard(child)
+                else:
+                    self._detach(node, name)
         if node.nlink and node.parent is not None:
-            self._detach(node.parent, node)
+            self._detach(node.parent, node.name)
 
     def rename(self, source: Directory, old: bytes, target: Directory, new: bytes, flags: int = 0) -> None:
         """Rename as renameat2(2) does, with RENAME_NOREPLACE or RENAME_EXCHANGE.
@@ -195,15 +221,15 @@ class Tree:
         node = self.lookup(source, old)
         _check_new_name(target, new)
         replaced = target.children.get(new)
-        _check_rename(node, target, replaced, flags)
-        if replaced is node:
+        _check_rename(node, source, target, replaced, flags)
+        if replaced is node:  # two names of one file, or one name: nothing is done, as rename(2) says
             return
-        _check_path(target, new, node)
+        _check_path(target, new, node, old, source)
         if flags == RENAME_EXCHANGE and replaced is not None:
-            _check_path(source, old, replaced)
-            self._exchange(node, replaced)
+            _check_path(source, old, replaced, new, target)
+            self._exchange(source, old, target, new)
         else:
-            self._move(node, target, new)
+            self._move(source, old, target, new)
         self._touch(source)
         self._touch(target)
 
@@ -281,8 +307,10 @@ class Tree:
                 f"{node.path} should be gone"
             )
             if node is not self.root and node.nlink:
-                assert node.parent is not None
-                assert node.parent.children[node.name] is node
+                for entry in node.names:
+                    assert entry.parent is not None
+                    assert entry.parent.children[entry.name] is node
+                assert isinstance(node, Directory) or node.nlink == len(node.names)
         self.orphans.check()
         for node in self.root.descendants():
             assert self._nodes[node.ino] is node
@@ -296,32 +324,44 @@ class Tree:
     def _touch(self, directory: Directory) -> None:
         directory.mtime_ns = directory.ctime_ns = self.now_ns()
 
-    def _detach(self, parent: Directory, node: Node) -> None:
-        parent.detach(node)
+    def _detach(self, parent: Directory, name: bytes) -> None:
+        node = parent.children[name]
+        entry, _ = parent.detach(name)
         self._touch(parent)
-        self._unlinked(node)
+        self._unlinked(node, entry)
 
-    def _exchange(self, one: Node, other: Node) -> None:
-        # A node has one name, so one of the two is nameless for a moment; a detached name would lose its position.
-        one_parent, one_name, other_parent, other_name = one.parent, one.name, other.parent, other.name
-        assert one_parent is not None
-        assert other_parent is not None
-        placeholder = Node(0, 0, 0)
-        one_parent.attach(one_name, placeholder)
-        other_parent.attach(other_name, one)
-        one_parent.attach(one_name, other)
-        self.changed(one)
-        self.changed(other)
+    def _exchange(self, source: Directory, old: bytes, target: Directory, new: bytes) -> None:
+        one, one_cookie = source.detach(old)
+        other, other_cookie = target.detach(new)
+        for entry, parent, name, cookie in ((one, target, new, other_cookie), (other, source, old, one_cookie)):
+            self._attach(entry, parent, name, cookie)
 
-    def _move(self, node: Node, target: Directory, name: bytes) -> None:
-        assert node.parent is not None
-        node.parent.detach(node)
-        replaced = target.attach(name, node)
-        self.changed(node)
+    def _move(self, source: Directory, old: bytes, target: Directory, new: bytes) -> None:
+        entry, _ = source.detach(old)
+        replaced_entry: Node | Link | None = None
+        cookie, replaced = None, target.children.get(new)
         if replaced is not None:
-            self._unlinked(replaced)
+            replaced_entry, cookie = target.detach(new)
+        self._attach(entry, target, new, cookie)
+        if replaced is not None and replaced_entry is not None:
+            self._unlinked(replaced, replaced_entry)
 
-    def _unlinked(self, node: Node) -> None:
+    def _attach(self, entry: Node | Link, parent: Directory, name: bytes, cookie: int | None) -> None:
+        """Put back what ``detach`` has returned, at another name."""
+        if isinstance(entry, Link):
+            parent.link(name, entry, cookie)
+            self.changed(entry.node)
+        else:
+            parent.attach(name, entry, cookie)
+            self.changed(entry)
+
+    def _unlinked(self, node: Node, entry: Node | Link) -> None:
+        """Note that a node has a name less: what stood for it is ``entry``."""
+        if isinstance(entry, Link):
+            self.limits.give(Resource.NODES, entry.payer)
+            node.nlink -= 1
+            self.changed(node)
+            return
         node.last_path = node.path
         node.nlink = 0
         if node.open_count:
@@ -355,7 +395,7 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
         raise OSError(errno.EILSEQ, f"{name!r} is not UTF-8") from None
 
 
-def _check_rename(node: Node, target: Directory, replaced: Node | None, flags: int) -> None:
+def _check_rename(node: Node, source: Directory, target: Directory, replaced: Node | None, flags: int) -> None:
     if flags == RENAME_EXCHANGE and replaced is None:
         raise OSError(errno.ENOENT, "nothing to exchange with")
     if flags == RENAME_NOREPLACE and replaced is not None:
@@ -364,8 +404,6 @@ def _check_rename(node: Node, target: Directory, replaced: Node | None, flags: i
         raise OSError(errno.EINVAL, f"{node.path} would lie in itself")
     if replaced is None or replaced is node:
         return
-    source = node.parent
-    assert source is not None
     if source.is_inside(replaced):
         code = errno.EINVAL if flags == RENAME_EXCHANGE else errno.ENOTEMPTY
         raise OSError(code, f"{replaced.path} holds {node.path}")
@@ -383,10 +421,15 @@ def _check_replace(node: Node, replaced: Node) -> None:
         raise OSError(errno.ENOTDIR, f"{replaced.path} is no directory")
 
 
-def _check_path(parent: Directory, name: bytes, node: Node | None = None) -> None:
-    """Refuse a name with which a request line for it, or for something below it, would not fit PIPE_BUF."""
+def _check_path(
+    parent: Directory, name: bytes, node: Node | None = None, old: bytes = b"", source: Directory | None = None
+) -> None:
+    """Refuse a name with which a request line for it, or for something below it, would not fit PIPE_BUF.
+
+    ``node`` has the name ``old`` in ``source`` until then.
+    """
     longest = _escaped_bytes(name) + _depth_bytes(parent)
-    if isinstance(node, Directory) and longest > _escaped_bytes(node.name) + _depth_bytes(node.parent):
+    if isinstance(node, Directory) and longest > _escaped_bytes(old) + _depth_bytes(source):
         longest += node.longest
     if longest > MAX_PATH_BYTES:
         raise OSError(errno.ENAMETOOLONG, f"the path has {longest} bytes, at most {MAX_PATH_BYTES} are possible")
