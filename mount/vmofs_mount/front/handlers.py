@@ -30,8 +30,9 @@ from vmofs_mount.pagers.registry import Pagers
 from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
 from vmofs_mount.rights.identity import Identity
 from vmofs_mount.tree import acl
-from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Link, Node, Symlink, VmoFile
+from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Link, Node, VmoFile
 from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.special_files import Symlink
 from vmofs_mount.tree.xattrs import get_xattr, list_xattrs, remove_xattr, set_xattr
 
 P = ParamSpec("P")

@@ -15,7 +15,8 @@ from vmofs.core.vmos.aux import AuxVmo
 from vmofs.status import VmoError
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.tree import acl
-from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, PlainFifo, Realm, Socket, Symlink, refuse
+from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, Realm, refuse
+from vmofs_mount.tree.special_files import PlainFifo, Socket, Symlink
 from vmofs_mount.tree.tree import Tree
 
 

@@ -242,6 +242,14 @@ class Directory(Node):
         node.links = node.links or None
         return gone, cookie
 
+    def put(self, name: bytes, entry: Node | Link, cookie: int | None) -> Node:
+        """Give a free name to what ``detach`` has returned; return the node."""
+        if isinstance(entry, Link):
+            self.link(name, entry, cookie)
+            return entry.node
+        self.attach(name, entry, cookie)
+        return entry
+
     def _count_length(self, length: int, step: int) -> None:
         """Count a child more or less whose longest path has this length, here and in the directories above."""
         directory: Directory | None = self
@@ -558,35 +566,6 @@ class Fifo(Node):
     def __init__(self, permissions: int, uid: int, gid: int, *, builtin: bool = False) -> None:
         super().__init__(permissions, uid, gid)
         self.builtin = builtin
-
-
-class Symlink(Node):
-    """A symbolic link, to anywhere: the kernel follows it."""
-
-    __slots__ = ("target",)
-
-    TYPE = stat.S_IFLNK
-
-    def __init__(self, uid: int, gid: int, target: bytes) -> None:
-        super().__init__(0o777, uid, gid)
-        self.target = target
-
-    @property
-    def size_bytes(self) -> int:
-        """The length of the target."""
-        return len(self.target)
-
-
-class PlainFifo(Node):
-    """A named pipe that is nobody's port. The kernel carries it."""
-
-    TYPE = stat.S_IFIFO
-
-
-class Socket(Node):
-    """What a socket is bound to. The kernel carries it."""
-
-    TYPE = stat.S_IFSOCK
 
 
 class CommandFile(Node):

@@ -20,7 +20,8 @@ from weakref import WeakValueDictionary
 from vmofs.core.pages.account import Account
 from vmofs.status import NoMemoryError, NoSpaceError
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, PlainFifo, Realm, Socket, Symlink, VmoFile
+from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, Realm, VmoFile
+from vmofs_mount.tree.special_files import PlainFifo, Socket, Symlink
 
 
 class Resource(StrEnum):

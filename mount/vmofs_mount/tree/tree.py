@@ -14,7 +14,7 @@ import itertools
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -40,6 +40,17 @@ class TreeStatistics:
     unlinked: int
     open_files: int
     known_to_kernel: int
+
+    @staticmethod
+    def of(nodes: Collection[Node]) -> TreeStatistics:
+        """Count nodes."""
+        return TreeStatistics(
+            nodes=len(nodes),
+            nodes_by_kind=Counter(type(node).__name__ for node in nodes),
+            unlinked=sum(node.nlink == 0 for node in nodes),
+            open_files=sum(node.open_count for node in nodes),
+            known_to_kernel=sum(node.lookup_count > 0 for node in nodes),
+        )
 
 
 class Tree:
@@ -134,10 +145,7 @@ class Tree:
                 a path that would not fit a request line.
             NoSpaceError: its owner has too many.
         """
-        _check_new_name(parent, name)
-        if name in parent.children:
-            raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
-        _check_path(parent, name)
+        _check_free_name(parent, name)
         self.limits.add(node)
         self._register(node)
         node.nlink = 2 if isinstance(node, Directory) else 1
@@ -145,20 +153,9 @@ class Tree:
         self._touch(parent)
 
     def link(self, node: Node, parent: Directory, name: bytes, uid: int) -> None:
-        """Give a node that is no directory another name; ``uid`` pays for it.
-
-        Raises:
-            OSError: ENOENT, it has none any more; EMLINK; and as ``add``.
-            NoSpaceError: as ``add``.
-        """
-        _check_new_name(parent, name)
-        if name in parent.children:
-            raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
-        if not node.nlink:
-            raise OSError(errno.ENOENT, f"{node.path} was removed")
-        if node.nlink >= LINK_MAX:
-            raise OSError(errno.EMLINK, f"{node.path} has {node.nlink} names")
-        _check_path(parent, name)
+        """Give a file another name; ``uid`` pays. Raises as ``add``, and ENOENT, it has none any more; EMLINK."""
+        _check_free_name(parent, name)
+        _check_link(node)
         self.limits.take(Resource.NODES, uid)
         parent.link(name, Link(node, uid))
         node.nlink += 1
@@ -216,20 +213,15 @@ class Tree:
             OSError: EINVAL, unknown flags or a directory into itself; ENOENT; EEXIST under NOREPLACE; EISDIR, ENOTDIR,
                 ENOTEMPTY as rename(2) says; and what ``add`` says of names.
         """
-        if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
-            raise OSError(errno.EINVAL, f"rename flags {flags:#x}")
-        node = self.lookup(source, old)
-        _check_new_name(target, new)
-        replaced = target.children.get(new)
+        node, replaced = self.lookup(source, old), target.children.get(new)
         _check_rename(node, source, target, replaced, flags)
+        _check_new_name(target, new)
         if replaced is node:  # two names of one file, or one name: nothing is done, as rename(2) says
             return
         _check_path(target, new, node, old, source)
-        if flags == RENAME_EXCHANGE and replaced is not None:
+        if flags == RENAME_EXCHANGE:
             _check_path(source, old, replaced, new, target)
-            self._exchange(source, old, target, new)
-        else:
-            self._move(source, old, target, new)
+        self._move(source, old, target, new, exchange=flags == RENAME_EXCHANGE)
         self._touch(source)
         self._touch(target)
 
@@ -286,31 +278,16 @@ class Tree:
 
     def statistics(self) -> TreeStatistics:
         """Return the present counts."""
-        nodes = self._nodes.values()
-        return TreeStatistics(
-            nodes=len(nodes),
-            nodes_by_kind=Counter(type(node).__name__ for node in nodes),
-            unlinked=sum(node.nlink == 0 for node in nodes),
-            open_files=sum(node.open_count for node in nodes),
-            known_to_kernel=sum(node.lookup_count > 0 for node in nodes),
-        )
+        return TreeStatistics.of(self._nodes.values())
 
     def check(self) -> None:
         """Assert that names, numbers and counts agree."""
         for ino, node in self._nodes.items():
             assert node.ino == ino
-            assert node.lookup_count >= 0
-            assert node.open_count >= 0
-            if isinstance(node, Directory):
-                node.check()
-            assert node.nlink or node.lookup_count or node.open_count or node in self.orphans, (
-                f"{node.path} should be gone"
-            )
-            if node is not self.root and node.nlink:
-                for entry in node.names:
-                    assert entry.parent is not None
-                    assert entry.parent.children[entry.name] is node
-                assert isinstance(node, Directory) or node.nlink == len(node.names)
+            is_needed = node.nlink or node.lookup_count or node.open_count or node in self.orphans
+            assert is_needed, f"{node.path} should be gone"
+            if node is not self.root:
+                _check_node(node)
         self.orphans.check()
         for node in self.root.descendants():
             assert self._nodes[node.ino] is node
@@ -330,30 +307,15 @@ class Tree:
         self._touch(parent)
         self._unlinked(node, entry)
 
-    def _exchange(self, source: Directory, old: bytes, target: Directory, new: bytes) -> None:
-        one, one_cookie = source.detach(old)
-        other, other_cookie = target.detach(new)
-        for entry, parent, name, cookie in ((one, target, new, other_cookie), (other, source, old, one_cookie)):
-            self._attach(entry, parent, name, cookie)
-
-    def _move(self, source: Directory, old: bytes, target: Directory, new: bytes) -> None:
-        entry, _ = source.detach(old)
-        replaced_entry: Node | Link | None = None
-        cookie, replaced = None, target.children.get(new)
-        if replaced is not None:
-            replaced_entry, cookie = target.detach(new)
-        self._attach(entry, target, new, cookie)
-        if replaced is not None and replaced_entry is not None:
-            self._unlinked(replaced, replaced_entry)
-
-    def _attach(self, entry: Node | Link, parent: Directory, name: bytes, cookie: int | None) -> None:
-        """Put back what ``detach`` has returned, at another name."""
-        if isinstance(entry, Link):
-            parent.link(name, entry, cookie)
-            self.changed(entry.node)
-        else:
-            parent.attach(name, entry, cookie)
-            self.changed(entry)
+    def _move(self, source: Directory, old: bytes, target: Directory, new: bytes, *, exchange: bool) -> None:
+        entry, cookie = source.detach(old)
+        replaced = target.children.get(new)
+        other, other_cookie = target.detach(new) if replaced is not None else (None, None)
+        self.changed(target.put(new, entry, other_cookie))
+        if exchange and other is not None:
+            self.changed(source.put(old, other, cookie))
+        elif replaced is not None and other is not None:
+            self._unlinked(replaced, other)
 
     def _unlinked(self, node: Node, entry: Node | Link) -> None:
         """Note that a node has a name less: what stood for it is ``entry``."""
@@ -382,6 +344,18 @@ class Tree:
             node.forgotten()
 
 
+def _check_node(node: Node) -> None:
+    assert node.lookup_count >= 0
+    assert node.open_count >= 0
+    if isinstance(node, Directory):
+        node.check()
+    if node.nlink:
+        for entry in node.names:
+            assert entry.parent is not None
+            assert entry.parent.children[entry.name] is node
+        assert isinstance(node, Directory) or node.nlink == len(node.names)
+
+
 def _check_new_name(parent: Directory, name: bytes) -> None:
     if not parent.nlink:
         raise OSError(errno.ENOENT, f"{parent.path} was removed")
@@ -395,7 +369,23 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
         raise OSError(errno.EILSEQ, f"{name!r} is not UTF-8") from None
 
 
+def _check_free_name(parent: Directory, name: bytes) -> None:
+    _check_new_name(parent, name)
+    if name in parent.children:
+        raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
+    _check_path(parent, name)
+
+
+def _check_link(node: Node) -> None:
+    if not node.nlink:
+        raise OSError(errno.ENOENT, f"{node.path} was removed")
+    if node.nlink >= LINK_MAX:
+        raise OSError(errno.EMLINK, f"{node.path} has {node.nlink} names")
+
+
 def _check_rename(node: Node, source: Directory, target: Directory, replaced: Node | None, flags: int) -> None:
+    if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
+        raise OSError(errno.EINVAL, f"rename flags {flags:#x}")
     if flags == RENAME_EXCHANGE and replaced is None:
         raise OSError(errno.ENOENT, "nothing to exchange with")
     if flags == RENAME_NOREPLACE and replaced is not None:
