@@ -154,7 +154,7 @@ class Handles:
         self._tree = tree
         self._limits = tree.limits
         self._opener = opener
-        self._handles: dict[int, Handle] = {}
+        self.open_files: dict[int, Handle] = {}
         self._opened = 0
 
     def open(self, node: Node, flags: int, caller: Caller) -> int:
@@ -177,7 +177,7 @@ class Handles:
             self._tree.close(node)
             raise
         self._opened += 1
-        self._handles[self._opened] = handle
+        self.open_files[self._opened] = handle
         return self._opened
 
     def get(self, number: int) -> Handle:
@@ -187,7 +187,7 @@ class Handles:
             OSError: EBADF.
         """
         try:
-            return self._handles[number]
+            return self.open_files[number]
         except KeyError:
             raise OSError(errno.EBADF, f"no open file {number}") from None
 
@@ -198,7 +198,7 @@ class Handles:
             OSError: EBADF.
         """
         handle = self.get(number)
-        del self._handles[number]
+        del self.open_files[number]
         try:
             handle.release()
         finally:
@@ -207,15 +207,15 @@ class Handles:
 
     def nodes(self) -> set[Node]:
         """Return the nodes that are open."""
-        return {handle.node for handle in self._handles.values()}
+        return {handle.node for handle in self.open_files.values()}
 
     def statistics(self) -> HandlesStatistics:
         """Return the present counts."""
-        return HandlesStatistics(open_files=len(self._handles), opened=self._opened)
+        return HandlesStatistics(open_files=len(self.open_files), opened=self._opened)
 
     def check(self) -> None:
         """Assert that the nodes count the same open files."""
-        counts = Counter(handle.node for handle in self._handles.values())
+        counts = Counter(handle.node for handle in self.open_files.values())
         for node, count in counts.items():
             assert node.open_count == count
-        assert self._tree.statistics().open_files == len(self._handles)
+        assert self._tree.statistics().open_files == len(self.open_files)

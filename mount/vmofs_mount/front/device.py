@@ -56,6 +56,7 @@ _log = logging.getLogger(__name__)
 _REQUEST = struct.Struct("=IIQQIIIHHQQII")  # <linux/fuse.h>: fuse_in_header, and the beginning of fuse_read_in
 _ANSWER = struct.Struct("=IiQ")  # fuse_out_header
 _WRITTEN = struct.Struct("=IiQII")  # the same, and fuse_write_out
+_ANSWER_BYTES, _WRITTEN_BYTES = _ANSWER.size, _WRITTEN.size
 _HEAD_BYTES = 80  # fuse_in_header with fuse_read_in or fuse_write_in: what is written begins behind it
 _BODY_BYTES = 2**20
 _MOST_ANSWER_BYTES = 2**17
@@ -126,7 +127,7 @@ class Device:
             if error.errno != errno.ENODEV:
                 _log.warning("the connection to the kernel broke: %s", error)
             return Taken.GONE
-        request = Request._make(_REQUEST.unpack_from(self._head))
+        request = tuple.__new__(Request, _REQUEST.unpack_from(self._head))
         self.unique = request.unique
         serve = self._serve.get(request.opcode)
         if serve is None:
@@ -153,26 +154,32 @@ class Device:
 
     def answer(self, unique: int, data: bytes | bytearray | memoryview) -> None:
         """Answer a request with data."""
-        self._send(unique, (_ANSWER.pack(_ANSWER.size + len(data), 0, unique), data))
+        try:
+            os.writev(self._fd, (_ANSWER.pack(_ANSWER_BYTES + len(data), 0, unique), data))
+        except OSError as error:
+            self._not_sent(unique, error)
 
     def answer_written(self, unique: int, size: int) -> None:
         """Answer a WRITE."""
-        self._send(unique, (_WRITTEN.pack(_WRITTEN.size, 0, unique, size, 0),))
+        self._send(unique, _WRITTEN.pack(_WRITTEN_BYTES, 0, unique, size, 0))
 
     def refuse(self, unique: int, error: Exception) -> None:
         """Answer a request with an error."""
-        self._send(unique, (_ANSWER.pack(_ANSWER.size, -errno_of_exception(error), unique),))
+        self._send(unique, _ANSWER.pack(_ANSWER_BYTES, -errno_of_exception(error), unique))
 
-    def _send(self, unique: int, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
+    def _send(self, unique: int, answer: bytes) -> None:
         try:
-            os.writev(self._fd, parts)
+            os.write(self._fd, answer)
         except OSError as error:
-            # ENOENT: the kernel does not wait for it any more.
-            if error.errno == errno.ENOENT or error.errno in _GONE:
-                return
-            _log.exception("request %s could not be answered", unique)
-            with suppress(OSError):  # the kernel has answered it by itself, if it has seen an answer to it
-                os.write(self._fd, _ANSWER.pack(_ANSWER.size, -errno.EIO, unique))
+            self._not_sent(unique, error)
+
+    def _not_sent(self, unique: int, error: OSError) -> None:
+        # ENOENT: the kernel does not wait for it any more.
+        if error.errno == errno.ENOENT or error.errno in _GONE:
+            return
+        _log.error("request %s could not be answered", unique, exc_info=error)
+        with suppress(OSError):  # the kernel has answered it by itself, if it has seen an answer to it
+            os.write(self._fd, _ANSWER.pack(_ANSWER_BYTES, -errno.EIO, unique))
 
     # To and from libfuse
 
@@ -201,7 +208,7 @@ class Device:
         try:
             while True:
                 answer = self._ours.recv(_MOST_ANSWER_BYTES)
-                self._send(0, (changed(self._handed_on, answer),))
+                self._send(0, changed(self._handed_on, answer))
                 if self._handed_on == INIT:
                     self.begun()
         except BlockingIOError:

@@ -31,6 +31,7 @@ _COUNT = struct.Struct("=II")  # fuse_batch_forget_in
 _OPEN_IN = struct.Struct("=II")  # the flags of the open
 _OPENED = struct.Struct("=QIi")  # fuse_open_out: the number of the open file, how it is open, no backing file
 _KEEP_CACHE, _NONSEEKABLE = 1 << 1, 1 << 2
+_SUPPLIES = (SupplyHandle, AnswersHandle)
 _FORGET_ONE = struct.Struct("=QQ")  # fuse_forget_one: inode and count
 
 
@@ -42,7 +43,9 @@ class Requests:
         self._turns = turns
         self._tree = parts.tree
         self._vmos = parts.vmos
+        self._reads = parts.vmos.reads
         self._handles = parts.handles
+        self._open = parts.handles.open_files
         self.table: Mapping[int, Callable[[Request], None]] = {
             _FORGET: self.forget,
             _OPEN: self.open,
@@ -87,10 +90,11 @@ class Requests:
 
     def read(self, request: Request) -> None:
         """Answer a READ: that of a VMO at once, or when its pager has answered."""
-        handle = self._handles.get(request.handle)
-        if isinstance(handle, VmoHandle):
-            self._vmos.reads.serve(handle, request.unique, request.thread, request.offset, request.size)
+        handle = self._open.get(request.handle)
+        if type(handle) is VmoHandle:
+            self._reads.serve(handle, request.unique, request.thread, request.offset, request.size)
         else:
+            handle = self._handles.get(request.handle)
             assert isinstance(handle, ReadHandle)
             self._start(request.unique, self._read, handle, request)
 
@@ -118,7 +122,7 @@ class Requests:
         """Answer a WRITE: one that supplies pages at once, others as soon as they are carried out."""
         handle = self._handles.get(request.handle)
         data = self._device.body(request.size)
-        if isinstance(handle, SupplyHandle | AnswersHandle):
+        if isinstance(handle, _SUPPLIES):
             written = handle.write_at_once(request.offset, data)
             if written is not None:
                 self._device.answer_written(request.unique, written)
