@@ -117,7 +117,7 @@ class OpenVmos:
 
     async def wait_writable(self, file: VmoFile) -> None:
         """Wait until what is being stored into the page cache cannot undo what somebody writes who has just opened."""
-        with trio.CancelScope() as scope, self.engine.interruptible(scope.cancel):
+        with trio.CancelScope() as scope, self._killed.watch_interrupted(self.engine.interruptible, scope.cancel):
             await self.cache.wait_stored(file, STORE_SECONDS)
 
     async def wait_until_written(self, file: VmoFile) -> None:
@@ -137,7 +137,7 @@ class OpenVmos:
 
         Raises:
             VmoError: the call failed.
-            LetGoError: who made it was killed or interrupted, or keeps everybody from a directory.
+            LetGoError: who made it was killed, or keeps everybody from a directory.
         """
         if not self.engine.start(access):
             await self._unless_let_go(partial(self.engine.wait, access), file)
@@ -185,7 +185,7 @@ class OpenVmos:
         over = trio.Event()
         self._spawn(self._wait, access, uid, over)
         try:
-            # Nobody waits for it whom the kernel could interrupt; but who closes or unmaps the file waits behind it.
+            # Nobody waits for it of whom the kernel would tell; but who closes or unmaps the file waits behind it.
             await self._unless_let_go(over.wait, file, handle.process)
         except LetGoError:
             if not access.done:
@@ -226,17 +226,17 @@ class OpenVmos:
         """Wait for something with a file locked; ``process``: whose death the kernel does not tell.
 
         Raises:
-            LetGoError: it was interrupted, the process was killed, or others must go on.
+            LetGoError: who waits was killed, or others must go on.
         """
         with (
             trio.CancelScope() as scope,
             self.directories.watch(file, scope.cancel),
-            self.engine.interruptible(scope.cancel),
+            self._killed.watch_interrupted(self.engine.interruptible, scope.cancel),
             self._killed.watch(process, scope.cancel),
         ):
             await wait()
         if scope.cancelled_caught:
-            raise LetGoError(f"{file.path}: who waited was killed or interrupted, or others must go on")
+            raise LetGoError(f"{file.path}: who waited was killed, or others must go on")
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""

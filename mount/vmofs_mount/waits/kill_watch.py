@@ -9,7 +9,7 @@ at now and then: one look for all, or many of them would take all time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import trio
 
@@ -54,6 +54,30 @@ class KillWatch:
             yield
         finally:
             self.remove(call)
+
+    @contextmanager
+    def watch_interrupted(
+        self, interruptible: Callable[[Callable[[int], None]], AbstractContextManager[None]], let_go: Callable[[], None]
+    ) -> Iterator[None]:
+        """Call ``let_go`` if the caller is killed, of whom FUSE_INTERRUPT tells that he has a signal (``interruptible``).
+
+        The kernel tells of the first signal only, so he is watched from then on. One who cannot be seen from here counts
+        as killed, or nobody could end him.
+        """
+        call = object()
+
+        def interrupted(thread: int) -> None:
+            if thread:
+                self.add(call, thread, let_go)
+                self.look()
+            else:
+                let_go()
+
+        try:
+            with interruptible(interrupted):
+                yield
+        finally:
+            self._calls.pop(call, None)
 
     def remove(self, call: object) -> None:
         """Forget a call that is about to be answered."""
