@@ -114,7 +114,7 @@ class Source(Protocol):
 class Worker:
     """One of pyfuse3's tasks, or the handler of one request: ``unique``, which ``thread`` has made.
 
-    ``interrupted`` is told of a signal for that thread; ``is_interrupted``: there was one, also if it does not wait yet.
+    ``interrupted`` is told of a signal for that thread; ``is_interrupted``: there was one, even before it waits.
     """
 
     __slots__ = ("_turns", "coroutine", "interrupted", "is_interrupted", "thread", "unique")

@@ -59,10 +59,10 @@ class KillWatch:
     def watch_interrupted(
         self, interruptible: Callable[[Callable[[int], None]], AbstractContextManager[None]], let_go: Callable[[], None]
     ) -> Iterator[None]:
-        """Call ``let_go`` if the caller is killed, of whom FUSE_INTERRUPT tells that he has a signal (``interruptible``).
+        """Call ``let_go`` if a caller is killed of whom FUSE_INTERRUPT tells, by ``interruptible``, that he has a signal.
 
-        The kernel tells of the first signal only, so he is watched from then on. One who cannot be seen from here counts
-        as killed, or nobody could end him.
+        The kernel tells of the first signal only, so he is watched from then on. One who cannot be seen from here
+        counts as killed, or nobody could end him.
         """
         call = object()
 
