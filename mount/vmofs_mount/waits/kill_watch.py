@@ -59,7 +59,7 @@ class KillWatch:
     def watch_interrupted(
         self, interruptible: Callable[[Callable[[int], None]], AbstractContextManager[None]], let_go: Callable[[], None]
     ) -> Iterator[None]:
-        """Call ``let_go`` if a caller is killed of whom FUSE_INTERRUPT tells, by ``interruptible``, that he has a signal.
+        """Call ``let_go`` if a caller is killed of whom FUSE_INTERRUPT (``interruptible``) tells that he has a signal.
 
         The kernel tells of the first signal only, so he is watched from then on. One who cannot be seen from here
         counts as killed, or nobody could end him.
