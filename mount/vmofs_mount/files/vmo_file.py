@@ -34,6 +34,7 @@ from vmofs_mount.tree.limits import Resource
 from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.kill_watch import KillWatch
 from vmofs_mount.waits.locked_directories import LockedDirectories
+from vmofs_mount.waits.movers import Movers
 from vmofs_mount.waits.read_watch import LetGoError, ReadWatch
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class OpenVmos:
         self._spawn = spawn
         self.directories = LockedDirectories(place, spawn)
         self._killed = KillWatch(spawn)
+        self._movers = Movers(spawn)
         self.taken = TakenWrites(cache, spawn)
         self.watch = ReadWatch(engine, spawn, self.directories, self._killed, self._open, cache.reads)
         self.sizes = KernelSizes(place, spawn)
@@ -230,7 +232,7 @@ class OpenVmos:
         """
         with (
             trio.CancelScope() as scope,
-            self.directories.watch(file, scope.cancel),
+            self.directories.watch(file, partial(self._movers.directory_locked, partial(scope.cancel))),
             self._killed.watch_interrupted(self.engine.interruptible, scope.cancel),
             self._killed.watch(process, scope.cancel),
         ):

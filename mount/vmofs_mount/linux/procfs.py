@@ -190,6 +190,20 @@ def _just_reads(thread: Path) -> bool:
     return number in _READS.get(platform.machine(), ())
 
 
+def anybody_waits_in(functions: set[str]) -> bool:
+    """Return whether any thread of the machine waits in one of these functions of the kernel."""
+    return any(place in functions for place in _places())
+
+
+def _places() -> Iterator[str]:
+    """Yield the functions of the kernel in which the threads of all processes wait that can be looked at."""
+    for process in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 - there may be very many
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208
+                with open(f"/proc/{process}/task/{thread}/wchan", encoding="ascii") as file:  # noqa: PTH123
+                    yield file.read()
+
+
 def is_vmofs(process: int) -> bool:
     """Return whether the command line of a process speaks of vmofs."""
     return any("vmofs" in line for line in _lines(f"/proc/{process}/cmdline"))
