@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounted import Mounted, wait_for
-from tests.support.pager_client import PagerClient, Vmo, process_state
+from tests.support.pager_client import PagerClient, Vmo
 from tests.support.writing import supply, take
 from vmofs.units import PAGE_SIZE
+from vmofs_mount.linux.procfs import process_state
 
 SECONDS = 0.2
 """How long a killed process may last."""

@@ -14,10 +14,11 @@ import pytest
 
 from tests.support.mounted import Mounted, wait_for
 from tests.support.opening import opened
-from tests.support.pager_client import Background, PagerClient, Readers, Vmo, process_state
+from tests.support.pager_client import Background, PagerClient, Readers, Vmo
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
+from vmofs_mount.linux.procfs import process_state
 
 READERS = 1000
 KEY = 3 * pattern.KEY_STEP

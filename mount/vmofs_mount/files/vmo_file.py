@@ -13,12 +13,14 @@ from typing import TypeVar
 import trio
 
 from vmofs.core.requests.access import Access
+from vmofs.core.requests.request import SourceState
 from vmofs.core.vmos.vmo import PagerView, PagerVmo
 from vmofs.status import VmoError
 from vmofs.units import ALL_PAGES, PageRange
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
+from vmofs_mount.cache.read_ahead import ReadAhead
 from vmofs_mount.cache.sequences import Sequence
 from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.failed_reads import FailedReads
@@ -45,11 +47,15 @@ STORE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What files need of others: where tasks are started, where answers go, and by whom misses are delivered."""
+    """What files need of others.
+
+    Where tasks are started, where answers go, by whom misses are delivered, and how far the kernel reads ahead.
+    """
 
     spawn: Callable[..., None]
     replies: Replies
     delivery: Delivery
+    read_ahead: ReadAhead
 
 
 class OpenVmos:
@@ -73,6 +79,7 @@ class OpenVmos:
         self.cache = cache
         self._open: dict[VmoFile, Counter[int]] = {}
         self._spawn = spawn
+        self._read_ahead = surroundings.read_ahead
         self.directories = LockedDirectories(place, spawn)
         self._killed = KillWatch(spawn)
         self._movers = Movers(spawn)
@@ -95,6 +102,12 @@ class OpenVmos:
         if not processes:
             del self._open[file]
             self.cache.closed(file)
+
+    def about_to_answer(self, file: VmoFile) -> None:
+        """Have the kernel read ahead in a file as far as that is to be: its OPEN is about to be answered."""
+        # While it has a pager its pages may be evicted: a page that is there would wait for one that went.
+        asks_nobody = file.vmo.source.state is not SourceState.ATTACHED
+        self._read_ahead.opened(file.reading.readahead_bytes, asks_nobody=asks_nobody)
 
     async def set_size(self, file: VmoFile, size_bytes: int, caller: Caller) -> None:
         """Cut or extend a VMO for a thread (truncate, ftruncate); may wait for the pager.
