@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounted import Mounted, wait_for
+from tests.support.mounted import ROOT, Mounted, wait_for
 from tests.support.pager_client import PagerClient, Vmo
 from tests.support.writing import supply, take
 from vmofs.units import PAGE_SIZE
@@ -39,7 +39,8 @@ if kind in {"msync", "close"}:
     mapping[0] = 1
 elif kind == "load":
     mapping = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-elif kind == "fsync":
+elif "fsync" in kind:
+    from tests.support.asynchronous import IoUring, Libaio
     os.pwrite(fd, b"x", 0)
 buffer = mmap.mmap(-1, 4096)
 libc = ctypes.CDLL(None, use_errno=True)
@@ -55,6 +56,8 @@ calls = {
     "fsync": lambda: once(libc.fsync, fd),
     "msync": lambda: mapping.flush(),
     "close": lambda: os.close(fd),
+    "libaio fsync": lambda: Libaio().fsync(fd),
+    "io_uring fsync": lambda: IoUring().fsync(fd),
     "open": lambda: os.open(path, os.O_RDWR | os.O_TRUNC),
 }
 print("ready", flush=True)
@@ -75,10 +78,12 @@ REQUESTS = {
     "fsync": "WRITEBACK(0,1)",
     "msync": "DIRTY(0,1)",
     "close": "DIRTY(0,1)",
+    "libaio fsync": "WRITEBACK(0,1)",
+    "io_uring fsync": "WRITEBACK(0,1)",
 }
 """What each of them waits for. ``open`` with O_TRUNC waits for what somebody else has stored."""
 
-IS_THERE = {"pwrite", "fsync", "msync", "close", "open"}
+IS_THERE = {"pwrite", "fsync", "libaio fsync", "io_uring fsync", "msync", "close", "open"}
 """Those that need a page that is there."""
 
 
@@ -86,8 +91,8 @@ class Caller:
     """A process that waits in one call."""
 
     def __init__(self, kind: str, path: Path) -> None:
-        command = [sys.executable, "-I", "-S", "-c", CALLER, kind, str(path)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-S", "-c", CALLER, kind, str(path)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 
@@ -135,7 +140,7 @@ def start() -> Iterator[Start]:
 
 def waiting(pager: PagerClient, start: Start, kind: str) -> tuple[Vmo, Caller]:
     """Return a VMO, and a process that waits in a call for its pager."""
-    options = "writeback" if kind == "fsync" else "resizable trap_dirty"
+    options = "writeback" if "fsync" in kind else "resizable trap_dirty"
     vmo = pager.create(size=4 * PAGE_SIZE, options=options)
     if kind in IS_THERE:
         supply(pager, vmo, 0)

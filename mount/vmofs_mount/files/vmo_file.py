@@ -135,14 +135,14 @@ class OpenVmos:
         with trio.CancelScope() as scope, self._killed.watch_interrupted(self.engine.interruptible, scope.cancel):
             await self.cache.wait_stored(file, STORE_SECONDS)
 
-    async def wait_until_written(self, file: VmoFile) -> None:
-        """Wait until all WRITEs that were taken are carried out.
+    async def wait_until_written(self, file: VmoFile, process: int | None = None) -> None:
+        """Wait until all WRITEs that were taken are carried out; ``process`` as in ``run_counted``.
 
         Raises:
             LetGoError: as ``run``.
         """
         if self.taken.over(file, ALL_PAGES):
-            await self._unless_let_go(partial(self.taken.wait_over, file), file)
+            await self._unless_let_go(partial(self.taken.wait_over, file), file, process)
 
     async def run(self, access: Access[T], file: VmoFile) -> T:
         """Carry out a call that nobody can be killed in before it is answered. It is let go with EINTR if need be.
@@ -158,8 +158,10 @@ class OpenVmos:
             await self._unless_let_go(partial(self.engine.wait, access), file)
         return access.result()
 
-    async def run_counted(self, access: Access[T], handle: VmoHandle) -> T:
+    async def run_counted(self, access: Access[T], handle: VmoHandle, process: int | None = None) -> T:
         """Do as ``run`` does, and count what waits as a request of whoever opened the file.
+
+        ``process``: whose death the kernel does not tell.
 
         Raises:
             VmoError: the call failed; NO_MEMORY, he has too many.
@@ -169,7 +171,7 @@ class OpenVmos:
             return access.result()
         self._count(access, handle.caller.uid)
         try:
-            await self._unless_let_go(partial(self.engine.wait, access), handle.file, handle.watched_process)
+            await self._unless_let_go(partial(self.engine.wait, access), handle.file, process or handle.watched_process)
         finally:
             self.limits.give(Resource.REQUESTS, handle.caller.uid)
         return access.result()
@@ -343,13 +345,14 @@ class VmoHandle(Handle):
 
     async def fsync(self) -> None:
         """Wait until the pager has written back what is dirty now, if the VMO was made so."""
-        await self._opened.wait_until_written(self.file)
+        await self._opened.wait_until_written(self.file, self.process)
         self._opened.taken.raise_failure(self.file)
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo):
-            await self._opened.run_counted(vmo.sync(), self)
+            # A thread of the kernel makes the call that was submitted by libaio, and whoever submitted it waits for it.
+            await self._opened.run_counted(vmo.sync(), self, self.process)
 
     def release(self) -> None:
         """Count the file as open no longer."""

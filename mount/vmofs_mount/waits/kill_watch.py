@@ -2,8 +2,9 @@
 
 It tells by FUSE_INTERRUPT that somebody has a signal who waits for the answer to a request: the first signal, and not
 that it kills him. It does not tell of those who wait for an asynchronous read or write, which they may have begun with
-O_DIRECT, nor of those who wait while what was stored through a mapping is written back. So of these ``/proc`` is looked
-at now and then: one look for all, or many of them would take all time.
+O_DIRECT, or for an ``fsync`` that was submitted by libaio, nor of those who wait while what was stored through a
+mapping is written back. So of these ``/proc`` is looked at now and then: one look for all, or many of them would take
+all time.
 """
 
 from __future__ import annotations
