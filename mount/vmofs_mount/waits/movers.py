@@ -8,14 +8,14 @@ has to be seen who waits for the lock of a file with a directory locked: the ker
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
 from vmofs_mount.linux.procfs import anybody_waits_in
 
-_MOVING = {"vfs_unlink", "vfs_rename", "vfs_link"}
+_MOVING = {"vfs_unlink", "vfs_rename", "lock_two_nondirectories", "vfs_link"}
 """They are called with the directories locked, and wait for the lock of the file."""
 
 _UNEXPLAINED_SECONDS = 3.0
@@ -25,8 +25,8 @@ time the calls are let go all the same."""
 _PAUSE_SECONDS = 0.1
 """A directory that is not seen locked for so long was let go meanwhile."""
 
-_REST_PER_LOOK = 5
-"""With many processes a look takes long; so many times as long the next one is waited for."""
+_REST_PER_LOOK = 2
+"""With many processes a look costs much: 50 us for a thread. So many times as long the next one is waited for."""
 
 
 class Movers:
@@ -51,11 +51,8 @@ class Movers:
     async def _look(self) -> None:
         began = trio.current_time()
         try:
-            found = await trio.to_thread.run_sync(
-                partial(anybody_waits_in, _MOVING), limiter=self._looker, abandon_on_cancel=True
-            )
-            now = trio.current_time()
-            self._next_look = now + _REST_PER_LOOK * (now - began)
+            found, cost = await trio.to_thread.run_sync(_find, limiter=self._looker, abandon_on_cancel=True)
+            self._next_look = trio.current_time() + _REST_PER_LOOK * cost
             for let_go, (since, last) in list(self._seen.items()):
                 # Those that are new were seen locked while it was looked: the next look is for them.
                 if last >= began - _PAUSE_SECONDS and (found or last - since > _UNEXPLAINED_SECONDS):
@@ -64,3 +61,10 @@ class Movers:
                     del self._seen[let_go]
         finally:
             self._is_looking = False
+
+
+def _find() -> tuple[bool, float]:
+    """Return whether anybody moves a file, and how much CPU time it took to find that out. In a worker thread."""
+    began = time.thread_time()
+    found = anybody_waits_in(_MOVING)
+    return found, time.thread_time() - began
