@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.soak.board import Board
+from tests.support.stopwatch import waited_for_cpu
 
 DEADLINE = 6.0
 """Of the mount, in seconds: short, so that stopped pagers can be seen to have missed it."""
@@ -95,7 +96,7 @@ class PagerProcess:
     def _starved_since(self, pid: int) -> float:
         """Return for how many seconds since the last look a process could run and did not, by its first thread."""
         with suppress(OSError):
-            waited = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+            waited = waited_for_cpu(pid)[str(pid)]
             before, self._starved[pid] = self._starved.get(pid, waited), waited
             return waited - before
         return 0.0
