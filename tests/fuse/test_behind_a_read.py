@@ -21,8 +21,8 @@ import pytest
 from tests.conftest import NIGHTLY
 from tests.support.identity import Who, reachable_mount, take_identity
 from tests.support.mounted import Mounted, wait_for
-from tests.support.pager_client import process_state
 from vmofs.units import PAGE_SIZE
+from vmofs_mount.linux.procfs import process_state
 
 USER = Who("user", 65534, 65534)
 OTHER = Who("other", 2001, 2001)
@@ -187,7 +187,7 @@ def lister(mounted: Mounted) -> Iterator[Lister]:
 
 def is_settled(pid: int) -> bool:
     """Return whether a process has ended, or sleeps."""
-    return process_state(pid) in "SDZ"
+    return process_state(pid) in set("SDZ")
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(DEEDS, 2)))
@@ -223,11 +223,11 @@ def test_who_changes_the_size_behind_a_read_can_be_killed_while_the_reader_goes_
     pending = mounted.path / "control/p/pending"
     wait_for(lambda: bool(pending.read_text()) and process_state(reader) == "D", "the reader waits")
     pid = crowd.start(change, file)
-    wait_for(lambda: process_state(pid) in "SD", "he waits")
+    wait_for(lambda: process_state(pid) in set("SD"), "he waits")
     os.kill(pid, signal.SIGKILL)
     crowd.pids.remove(pid)
     wait_for(lambda: os.waitpid(pid, os.WNOHANG) != (0, 0), "he has ended", FREE_SECONDS)
-    assert process_state(reader) in "SD"
+    assert process_state(reader) in set("SD")
     (mounted.path / "control/p/supply/v").write_bytes(b"." * PAGE_SIZE)
     wait_for(lambda: process_state(reader) == "Z", "the reader has his page")
     assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == 0

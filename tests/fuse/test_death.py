@@ -18,13 +18,13 @@ import pytest
 from tests.conftest import NIGHTLY
 from tests.support.mounted import Commands, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
 from tests.support.pager_client import Background, PagerClient, ReaderProcess, Readers
-from tests.support.pager_process import PagerProcesses, process_state, seconds_of
+from tests.support.pager_process import PagerProcesses, seconds_of
 from vmofs.testing import pattern
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.cli import doctor
 from vmofs_mount.front import unmounting
 from vmofs_mount.linux import knobs
-from vmofs_mount.linux.procfs import descendants
+from vmofs_mount.linux.procfs import descendants, process_state, thread_states
 
 KEY = 11 * pattern.KEY_STEP
 ROUNDS = 100 if NIGHTLY else 5
@@ -206,14 +206,8 @@ def let_a_thread_wait_for_a_page(
     reader = readers("pread", vmo.path, 0, 2 * PAGE_SIZE)
     wait_for(lambda: pager.stat("requests_outstanding") == 1, "both pages are locked")
     evicting = Background(lambda: pager.command("evict", f"{vmo.name} {PAGE_SIZE} {PAGE_SIZE}"))
-    wait_for(lambda: has_thread_in(daemon, "D"), "a thread of the daemon waits for a page")
+    wait_for(lambda: "D" in thread_states(daemon), "a thread of the daemon waits for a page")
     return reader, evicting
-
-
-def has_thread_in(process: int, state: str) -> bool:
-    """Return whether a thread of a process is in this state."""
-    stats = (path.read_text() for path in Path(f"/proc/{process}/task").glob("*/stat"))
-    return any(stat.rpartition(")")[2].split()[0] == state for stat in stats)
 
 
 @pytest.mark.alone

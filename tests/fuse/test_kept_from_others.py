@@ -92,8 +92,7 @@ def test_who_waits_is_not_interrupted_because_another_user_keeps_the_directory_l
         began = time.monotonic()
         results = other(use_pages, f"{mount}/vmo/honest0", 16)
         assert time.monotonic() - began < SECONDS
-        assert results.count(".") == 8
-        assert len(results) <= 8 + 4, "his writes were interrupted again and again"
+        assert results == ["."] * 8, "his writes were interrupted"
     finally:
         crowd.kill()
         pager.close()

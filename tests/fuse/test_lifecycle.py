@@ -19,6 +19,7 @@ from vmofs import __version__
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.front import unmounting
 from vmofs_mount.linux import knobs
+from vmofs_mount.linux.procfs import process_state
 from vmofs_mount.observe.dirty import Dirty
 
 ENDED = {errno.EBADFD, errno.ECONNABORTED, errno.ENOTCONN}
@@ -197,10 +198,7 @@ def test_umount_takes_a_stale_mount_away(place: Path) -> None:
 
 def _runs(pid: int) -> bool:
     """Return whether a process runs; one that only waits for its parent to notice does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return process_state(pid) not in {"", "Z"}
 
 
 def _answers(path: Path) -> bool:

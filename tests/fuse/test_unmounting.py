@@ -16,6 +16,7 @@ from tests.support.pager_client import Background, PagerClient, ReaderProcess, R
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.front import unmounting
 from vmofs_mount.linux.mountinfo import mount_at
+from vmofs_mount.linux.procfs import process_state, thread_states
 
 WAYS: dict[str, Callable[[Path], list[str]]] = {
     "umount": lambda path: ["umount", str(path)],
@@ -39,12 +40,6 @@ def let_a_drop_wait(mount: Mounted, readers: Readers) -> ReaderProcess:
     wait_for(lambda: "D" in thread_states(mount.pid), "a thread waits for a page")
     pager.close_commands()
     return reader
-
-
-def thread_states(process: int) -> str:
-    """Return the states of the threads of a process."""
-    stats = Path(f"/proc/{process}/task").glob("*/stat")
-    return "".join(path.read_text().rpartition(")")[2].split()[0] for path in stats)
 
 
 def namespace_of(process: int) -> Path:
@@ -100,9 +95,8 @@ def test_a_message_that_waits_for_an_unmount_does_not_keep_others_waiting(
     mount.expected_log.append("threads wait for pages")
     let_a_drop_wait(mount, readers).kill()
     command = run(*WAYS["umount"](mount.path))
-    main = Path(f"/proc/{mount.pid}/task/{mount.pid}/stat")
     while command.poll() is None and mount.process.poll() is None:
-        assert main.read_text().rpartition(")")[2].split()[0] != "D", mount.held_by()
+        assert process_state(mount.pid) != "D", mount.held_by()
         time.sleep(0.01)
     check_that_it_ends(mount, command)
 

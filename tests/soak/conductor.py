@@ -29,6 +29,7 @@ from tests.soak.shared import DIRECTORY, Program, SharedFile, draw_shared
 from tests.soak.worker import Task
 from tests.soak.world import STEP_SECONDS, World
 from tests.support.mounted import ROOT, Mounted, vmofs_environment
+from vmofs_mount.linux.procfs import process_state
 
 T = TypeVar("T")
 
@@ -168,7 +169,9 @@ class Soak:
         fifos = [(number, "requests") for number in range(PAGERS)] + [(1, "second")]
         for index, (number, fifo) in enumerate(fifos):
             log = self._directory / f"pager-{number}-{fifo}.log"
-            pager = PagerProcess(self._starter(number, fifo, index, log), number, index, self.board, log)
+            pager = PagerProcess(
+                self._starter(number, fifo, index, log), (number, index), self._mounted.pid, self.board, log
+            )
             self._pagers.append(pager)
             pager.begin()
 
@@ -248,7 +251,7 @@ class Soak:
         processes += [(f"worker {number}", worker) for number, worker in enumerate(self._workers)]
         for name, process in processes:
             with suppress(OSError):  # it has ended
-                state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+                state = process_state(process.pid)
                 texts.append(f"{name}, in state {state}, is in:\n{Path(f'/proc/{process.pid}/stack').read_text()}")
         return "\n".join(texts)
 

@@ -8,9 +8,11 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.soak.board import Board
+from tests.support.stopwatch import waited_for_cpu
 
 DEADLINE = 6.0
 """Of the mount, in seconds: short, so that stopped pagers can be seen to have missed it."""
@@ -22,16 +24,19 @@ _LOOKS_BETWEEN = 100
 class PagerProcess:
     """A pager that serves one FIFO. ``start`` starts its process, given how often it was started before.
 
-    ``number`` is that of its FIFO on the board.
+    ``at`` are its number and that of its FIFO on the board.
 
     How much it stands still is kept as seconds that grow while it does and shrink while it works: when they come near
-    the deadline, requests may time out, and the board says so.
+    the deadline, requests may time out, and the board says so. It stands still too while it, or the ``daemon``, could
+    run but gets no CPU.
     """
 
     def __init__(
-        self, start: Callable[[int], subprocess.Popen[bytes]], pager: int, number: int, board: Board, log: Path
+        self, start: Callable[[int], subprocess.Popen[bytes]], at: tuple[int, int], daemon: int, board: Board, log: Path
     ) -> None:
-        self.pager, self._number = pager, number
+        self.pager, self._number = at
+        self._daemon = daemon
+        self._starved: dict[int, float] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self._start, self._board, self._log = start, board, log
         self._lives = 0
@@ -80,9 +85,21 @@ class PagerProcess:
         passed, self._looked_at = now - self._looked_at, now
         starts = self._board.reading[self._number] < self._began_at
         still = self.process is None or self._is_stopped or starts
-        self._still_seconds = max(0.0, self._still_seconds + (passed if still else -passed))
+        starved = min(passed, sum(map(self._starved_since, self._processes())))
+        self._still_seconds = max(0.0, self._still_seconds + (passed if still else 2 * starved - passed))
         if self._still_seconds > DEADLINE / 2:
             self._board.trouble[self.pager] = now + DEADLINE
+
+    def _processes(self) -> list[int]:
+        return [self._daemon] if self.process is None else [self._daemon, self.process.pid]
+
+    def _starved_since(self, pid: int) -> float:
+        """Return for how many seconds since the last look a process could run and did not, by its first thread."""
+        with suppress(OSError):
+            waited = waited_for_cpu(pid)[str(pid)]
+            before, self._starved[pid] = self._starved.get(pid, waited), waited
+            return waited - before
+        return 0.0
 
     def _die(self, numbers: random.Random, counts: Counter[str]) -> None:
         counts["pager killed"] += 1

@@ -46,11 +46,10 @@ from tests.fuse.test_short_turns import write_blank_lines as write_empty_lines
 from tests.fuse.test_who_pays import WAYS, open_many, refused_after, remove_attributes, set_attributes
 from tests.support.identity import Actor, meanwhile, reachable_mount
 from tests.support.mounted import END_SECONDS, Mounted, wait_for
-from tests.support.pager_client import process_state
 from tests.support.rights import command
 from tests.support.two_users import HOSTILE, OTHER
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.linux.procfs import descendants, has_ended
+from vmofs_mount.linux.procfs import descendants, has_ended, process_state
 
 MEMORY = 4 * 2**20
 OPTIONS = f"user_memory={MEMORY},user_nodes=20000"

@@ -23,6 +23,7 @@ import pytest
 
 from tests.conftest import NIGHTLY
 from tests.support.mounted import Mounted, Mounter, vmofs_command, vmofs_environment
+from vmofs_mount.linux.procfs import state_of
 
 ROUNDS = 200 if NIGHTLY else 8
 AT_ONCE = 4
@@ -126,7 +127,7 @@ class Watch:
 
     def _look(self, thread: Path, name: str) -> None:
         try:
-            state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+            state = state_of(thread)
             place = (thread / "wchan").read_text()
         except OSError:
             state = ""

@@ -20,7 +20,7 @@ class NoDevice:
     """A device from which nothing comes. It keeps the answers that it is given."""
 
     def __init__(self) -> None:
-        self.unique = 0
+        self.unique = self.thread = 0
         self.answers: dict[int, bytes | Exception] = {}
 
     def fileno(self) -> int:

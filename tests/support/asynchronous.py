@@ -1,4 +1,4 @@
-"""Asynchronous writes as libaio and io_uring make them, by the bare system calls."""
+"""Asynchronous writes and fsyncs as libaio and io_uring make them, by the bare system calls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LIBC.syscall.restype = ctypes.c_long
 _SYS_IO_SETUP, _SYS_IO_SUBMIT, _SYS_IO_GETEVENTS = {"x86_64": (206, 209, 208)}.get(platform.machine(), (0, 2, 4))
 _IOCB = struct.Struct("=QIiHhIQQqQII")  # data, key, flags, opcode, priority, fd, buffer, length, offset, -, flags, -
 _IO_EVENT = struct.Struct("=QQqq")  # data, iocb, result, -
-_IOCB_CMD_PWRITE = 1
+_IOCB_CMD_PWRITE, _IOCB_CMD_FSYNC = 1, 2
 
 _SYS_IO_URING_SETUP, _SYS_IO_URING_ENTER = 425, 426  # these are the same on every architecture
 _URING_PARAMS_BYTES = 120
 _SQ_OFFSETS, _CQ_OFFSETS = 40, 80  # in the parameters
 _RINGS, _ENTRIES = 0, 0x1000_0000  # where they are mapped
 _ENTRY = struct.Struct("=BBHiQQIIQ24x")  # opcode, flags, priority, fd, offset, buffer, length, flags, data
-_OP_WRITE = 23
+_OP_WRITE, _OP_FSYNC = 23, 3
 _ENTER_GETEVENTS = 1
 
 
@@ -51,7 +51,14 @@ class Libaio:
 
     def write(self, fd: int, buffer: Buffer, length: int, offset: int) -> int:
         """Submit one write and wait for its completion."""
-        packed = _IOCB.pack(0, 0, 0, _IOCB_CMD_PWRITE, 0, fd, buffer.address, length, offset, 0, 0, 0)
+        return self._submit(_IOCB_CMD_PWRITE, fd, buffer.address, length, offset)
+
+    def fsync(self, fd: int) -> int:
+        """Submit one fsync and wait for its completion."""
+        return self._submit(_IOCB_CMD_FSYNC, fd, 0, 0, 0)
+
+    def _submit(self, command: int, fd: int, address: int, length: int, offset: int) -> int:
+        packed = _IOCB.pack(0, 0, 0, command, 0, fd, address, length, offset, 0, 0, 0)
         iocb = ctypes.create_string_buffer(packed, len(packed))
         pointer = ctypes.c_void_p(ctypes.addressof(iocb))
         _call(_SYS_IO_SUBMIT, self._context, ctypes.c_long(1), ctypes.byref(pointer))
@@ -78,7 +85,14 @@ class IoUring:
 
     def write(self, fd: int, buffer: Buffer, length: int, offset: int) -> int:
         """Submit one write and wait for its completion."""
-        _ENTRY.pack_into(self._entries, 0, _OP_WRITE, 0, 0, fd, offset, buffer.address, length, 0, 0)
+        return self._submit(_OP_WRITE, fd, offset, buffer.address, length)
+
+    def fsync(self, fd: int) -> int:
+        """Submit one fsync and wait for its completion."""
+        return self._submit(_OP_FSYNC, fd, 0, 0, 0)
+
+    def _submit(self, command: int, fd: int, offset: int, address: int, length: int) -> int:
+        _ENTRY.pack_into(self._entries, 0, command, 0, 0, fd, offset, address, length, 0, 0)
         (tail,) = struct.unpack_from("=I", self._rings, self._tail)
         struct.pack_into("=I", self._rings, self._tail, (tail + 1) & 0xFFFF_FFFF)
         _call(_SYS_IO_URING_ENTER, self._fd, 1, 1, _ENTER_GETEVENTS, None, ctypes.c_size_t(0))

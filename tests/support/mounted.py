@@ -20,6 +20,7 @@ import pytest
 from vmofs_mount.linux.holders import holders
 from vmofs_mount.linux.knobs import open_abort
 from vmofs_mount.linux.mountinfo import mount_at
+from vmofs_mount.linux.procfs import state_of
 
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = f"{ROOT}{os.pathsep}{ROOT / 'mount'}"
@@ -79,9 +80,8 @@ class Mounted:
     def held_by(self) -> str:
         """Return who holds the mount, mounted or not, and what its daemon's threads wait for."""
         threads = [
-            f"{stat.rpartition(')')[2].split()[0]} in {(path.parent / 'wchan').read_text()}"
-            for path in Path(f"/proc/{self.pid}/task").glob("*/stat")
-            for stat in [path.read_text()]
+            f"{state_of(thread)} in {(thread / 'wchan').read_text()}"
+            for thread in Path(f"/proc/{self.pid}/task").iterdir()
         ]
         found: list[str] = []
         looking = threading.Thread(target=lambda: found.extend(holders(self.number)), daemon=True)

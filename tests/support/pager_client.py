@@ -23,6 +23,7 @@ from vmofs.units import PAGE_SIZE
 from vmofs.vocabulary import PacketCommand
 from vmofs.wire.names import escape
 from vmofs.wire.packets import RequestLine, parse_packet
+from vmofs_mount.linux.procfs import process_state
 
 T = TypeVar("T")
 
@@ -287,11 +288,6 @@ def threads_asleep_in(fd: int) -> int:
         with suppress(OSError):  # a thread that has just ended
             count += path.read_text().split()[1:2] == [f"{fd:#x}"]
     return count
-
-
-def process_state(pid: int) -> str:
-    """Return the state of a process: R, S, D, Z."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 # What a reader process runs. Standing alone: it is started as a script.

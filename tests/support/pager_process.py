@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.mounted import wait_for
+from vmofs_mount.linux.procfs import process_state
 
 _PAGER = r"""
 import os, struct, sys
@@ -104,14 +105,6 @@ class PagerProcesses:
         """Kill all."""
         for process in self._started:
             process.kill()
-
-
-def process_state(pid: int) -> str:
-    """Return the letter that /proc has for the state of a process, empty if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
 
 
 def seconds_of(look: Callable[[], object]) -> float:

@@ -108,6 +108,30 @@ async def test_an_open_that_is_refused_leaves_nothing_behind(mount: Mount) -> No
     mount.mount.check()
 
 
+async def test_how_far_is_read_ahead_is_set_when_the_open_is_about_to_be_answered(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open for writing waits, for a second perhaps; the setting is held for less, and others open meanwhile."""
+    file, parts = mount.vmo_file(), mount.mount.parts
+    told: list[VmoFile] = []
+    may_be_written = trio.Event()
+
+    async def wait_writable(_file: VmoFile) -> None:
+        await may_be_written.wait()
+
+    monkeypatch.setattr(parts.vmos, "about_to_answer", told.append)
+    monkeypatch.setattr(parts.vmos, "wait_writable", wait_writable)
+    assert mount.open(file, os.O_RDONLY)
+    assert told == [file]
+    async with trio.open_nursery() as nursery:
+        number = parts.handles.open(file, os.O_RDWR, Caller(0, 0, os.getpid()))
+        nursery.start_soon(mount.requests._open_for_writing, 100, number, file)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [file]
+        may_be_written.set()
+    assert told == [file, file]
+
+
 async def test_a_file_is_read_as_long_as_it_is_open(mount: Mount) -> None:
     file, parts = mount.vmo_file(), mount.mount.parts
     number, _ = mount.open(file, os.O_RDONLY)

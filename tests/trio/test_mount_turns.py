@@ -21,7 +21,7 @@ class Pipe:
     """A device whose messages are bytes. Those that ``serve`` knows are served while they are taken."""
 
     def __init__(self) -> None:
-        self.unique = 0
+        self.unique = self.thread = 0
         self.serve: dict[bytes, Callable[[], object]] = {}
         self.collected: list[bytes] = []
         self._handed_on = b""
@@ -40,6 +40,7 @@ class Pipe:
         except BlockingIOError:
             return Taken.NOTHING
         self.unique += 1
+        self.thread = 1000 + self.unique
         if message in self.serve:
             self.serve[message]()
             return Taken.SERVED
@@ -253,7 +254,7 @@ async def test_who_is_woken_by_a_message_that_is_served_goes_on_before_the_next_
     assert order == [b"a", b"plain", b"plain"]
 
 
-async def test_a_request_that_waits_is_let_go_when_it_is_interrupted_even_before_it_waits(
+async def test_a_request_that_waits_hears_of_a_signal_for_its_thread_even_before_it_waits(
     loop: Loop, nursery: trio.Nursery
 ) -> None:
     ended: list[bytes] = []
@@ -264,9 +265,13 @@ async def test_a_request_that_waits_is_let_go_when_it_is_interrupted_even_before
         if request == b"b":  # something else first
             await trio.lowlevel.checkpoint()
             assert loop.turns.current is worker, "also in a task of its own"
-        if not worker.is_interrupted:
-            with trio.CancelScope() as scope:
-                worker.let_go = scope.cancel
+        with trio.CancelScope() as scope:
+
+            def interrupted(thread: int) -> None:
+                assert thread == 1000 + worker.unique
+                scope.cancel()
+
+            with loop.turns.interruptible(interrupted):
                 await trio.sleep_forever()
         ended.append(request)
 

@@ -15,10 +15,11 @@ import pytest
 from tests.oracle.world import AUX_KEY, KEY, World
 from vmofs.core.pages import eviction as eviction_module
 from vmofs.core.pages.eviction import EvictedPages, Eviction, EvictionStatistics
+from vmofs.core.pages.ranges import RangeSet
 from vmofs.core.requests.access import Access
 from vmofs.core.vmos.aux import AuxVmo
 from vmofs.core.vmos.children import create_child
-from vmofs.core.vmos.pager_pages import VmoOptions
+from vmofs.core.vmos.pager_pages import PagerPages, VmoOptions
 from vmofs.core.vmos.vmo import CloneVmo, PagerVmo
 from vmofs.status import NoMemoryError
 from vmofs.testing import pattern
@@ -134,6 +135,53 @@ def test_of_pages_that_are_not_needed_only_as_many_go_as_must(world: World) -> N
     world.supply(vmo, LIMIT)
     assert present(vmo) == [1, 2, 3, 4]
     assert list(vmo.node.unneeded) == [PageRange(GROUP, LIMIT), PageRange(LIMIT + 1, 2 * LIMIT)]
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[PageRange]:
+    """Return a list of all pages from now on that are looked at for being evicted."""
+    seen: list[PageRange] = []
+    evict_idle = PagerPages.evict_idle
+
+    def look(node: PagerPages, pages: PageRange, spared: RangeSet) -> list[PageRange]:
+        seen.append(pages)
+        return evict_idle(node, pages, spared)
+
+    monkeypatch.setattr(PagerPages, "evict_idle", look)
+    return seen
+
+
+def test_zeros_that_are_not_needed_are_passed_over_however_many_they_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took a step for each 16 of them: minutes for a tebibyte."""
+    vmo = full(world)
+    holes = world.vmo(2**28 + LIMIT)
+    world.supply(holes, GROUP, 2**28, zero=True)
+    world.supply(holes, 2**28 + LIMIT - 1)
+    holes.dont_need(0, holes.size_pages * P)
+    seen = looked_at(monkeypatch)
+    world.supply(vmo, LIMIT, GROUP)
+    assert len(seen) <= 4
+    assert holes.node.runs.at(holes.size_pages - 1) is None
+    assert list(holes.node.unneeded) == []
+
+
+def test_a_few_of_many_pieces_that_are_not_needed_are_looked_at_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmo = full(world)
+    pieces = 3 * eviction_module._FEW
+    holes = world.vmo(2 * pieces)
+    for piece in range(pieces):
+        world.supply(holes, 2 * piece, zero=True)
+    holes.dont_need(0, holes.size_pages * P)
+    seen = looked_at(monkeypatch)
+    world.supply(vmo, LIMIT, GROUP)
+    assert len(seen) <= eviction_module._FEW + 1, "then the one that was used least recently goes"
+    assert present(vmo) == [1, 2, 3, 4]
+    for group in range(5, 8):
+        world.supply(vmo, group * GROUP, GROUP)
+    assert list(holes.node.unneeded) == []
 
 
 def test_a_use_lifts_the_hint(world: World) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.oracle.world import World
 from vmofs.core.pages.account import Account
+from vmofs.core.requests import page_source
 from vmofs.core.requests.port import Port
 from vmofs.core.vmos import marks
 from vmofs.core.vmos.children import create_child
@@ -43,6 +44,30 @@ def test_each_page_of_a_marked_range_is_told_of(world: World) -> None:
     vmo.touch(PageRange(2, 3))
     vmo.touch(PageRange(0, 4))
     assert world.packets() == ["TOUCH(2,1)", "TOUCH(1,1)", "TOUCH(3,1)"]
+
+
+def test_of_what_nobody_takes_only_so_much_is_kept(world: World) -> None:
+    """Each took 260 bytes of the daemon, for ever, and was counted for nobody."""
+    most = page_source.MOST_TOUCHES
+    pages = most + 10
+    vmo, other = marked(world, of=2 * pages), marked(world, 0)
+    for _ in range(2):
+        world.pager.mark(vmo, 0, pages * P)
+        for page in range(pages):
+            vmo.touch(PageRange(page, page + 1))
+        other.touch(PageRange(0, 1))
+    assert world.pager.tally.queued_touches == most
+    assert len(world.packets()) == most
+    assert world.pager.tally.queued_touches == 0
+    for taken in (False, True):
+        world.pager.mark(vmo, 0, 2 * P)
+        vmo.touch(PageRange(0, 2))
+        assert world.pager.tally.queued_touches == 1
+        if taken:
+            assert world.packets() == ["TOUCH(0,2)"]
+        else:
+            vmo.source.withdraw_all()
+        assert world.pager.tally.queued_touches == 0
 
 
 def test_of_an_absent_page_the_request_tells(world: World) -> None:

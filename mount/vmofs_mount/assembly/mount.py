@@ -9,7 +9,7 @@ from typing import Protocol
 
 from vmofs.core.requests.system import System
 from vmofs_mount.assembly.first_names import Root, add_first_names, fill_control
-from vmofs_mount.assembly.opening import Opening, with_read_ahead
+from vmofs_mount.assembly.opening import Opening
 from vmofs_mount.assembly.statistics import Statistics
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import PageCache
@@ -132,7 +132,8 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
 
     # Open files, and the commands that are written to some of them.
     stores = MappedStores(cache)
-    vmos = OpenVmos(engine, cache, stores, tree, place, Surroundings(spawn, session.replies, known))
+    read_ahead = ReadAhead(place.minor, settings.readahead_bytes, spawn)
+    vmos = OpenVmos(engine, cache, stores, tree, place, Surroundings(spawn, session.replies, known, read_ahead))
     auxes = AuxFiles(engine, cache, stores, tree)
     names = Names(tree, place)
     answers = Answers(engine, vmos, cache)
@@ -141,7 +142,7 @@ def assemble(system: System, settings: Settings, limits: Limits, session: Sessio
     commands = Commands(engine, cache, log, pager_commands.methods, vmo_commands.methods)
     answers_files = AnswersFiles(names, answers, tree.limits, slices, log)
     opening = Opening(vmos, auxes, commands, names, answers_files)
-    handles = Handles(tree, with_read_ahead(opening.open, ReadAhead(place.minor, settings.readahead_bytes, spawn)))
+    handles = Handles(tree, opening.open)
 
     # Who looks now and then.
     shared = (tree.root, vmo, aux, control)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from vmofs.core.requests.request import SourceState
-from vmofs_mount.cache.read_ahead import ReadAhead
 from vmofs_mount.commands.execute import Commands
 from vmofs_mount.files.aux_file import AuxFiles, AuxHandle
 from vmofs_mount.files.command_file import CommandHandle
-from vmofs_mount.files.open_files import Handle, Opener, TextHandle
+from vmofs_mount.files.open_files import Handle, TextHandle
 from vmofs_mount.files.vmo_file import OpenVmos, VmoHandle
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.pagers.answers_file import AnswersFile, AnswersFiles, AnswersHandle
@@ -53,17 +51,3 @@ class Opening:
             case AnswersFile():
                 return AnswersHandle(node, flags, caller, self._answers)
         raise OSError(errno.EPERM, f"{node.path} cannot be opened")
-
-
-def with_read_ahead(opener: Opener, read_ahead: ReadAhead) -> Opener:
-    """Return an opener that has the kernel read ahead in a VMO as far as that is to be."""
-
-    def open_(node: Node, flags: int, caller: Caller) -> Handle:
-        handle = opener(node, flags, caller)
-        if isinstance(node, VmoFile):
-            # While it has a pager its pages may be evicted: a page that is there would wait for one that went.
-            asks_nobody = node.vmo.source.state is not SourceState.ATTACHED
-            read_ahead.opened(node.reading.readahead_bytes, asks_nobody=asks_nobody)
-        return handle
-
-    return open_

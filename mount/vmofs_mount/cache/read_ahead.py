@@ -53,7 +53,7 @@ class ReadAhead:
             self._refused(error)
 
     def opened(self, wanted: int | None, *, asks_nobody: bool) -> None:
-        """Let a VMO have what it wants that is about to be opened.
+        """Let a VMO have what it wants whose OPEN is about to be answered.
 
         ``wanted`` None is as the mount was told, or more for a VMO that will never ask for a page (``asks_nobody``).
         """

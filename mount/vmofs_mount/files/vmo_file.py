@@ -13,12 +13,14 @@ from typing import TypeVar
 import trio
 
 from vmofs.core.requests.access import Access
+from vmofs.core.requests.request import SourceState
 from vmofs.core.vmos.vmo import PagerView, PagerVmo
 from vmofs.status import VmoError
 from vmofs.units import ALL_PAGES, PageRange
 from vmofs_mount.cache.direct_writes import DirectWrites
 from vmofs_mount.cache.mapped_stores import MappedStores
 from vmofs_mount.cache.page_cache import DROP_SECONDS, PageCache
+from vmofs_mount.cache.read_ahead import ReadAhead
 from vmofs_mount.cache.sequences import Sequence
 from vmofs_mount.cache.taken_writes import TakenWrites
 from vmofs_mount.files.failed_reads import FailedReads
@@ -34,6 +36,7 @@ from vmofs_mount.tree.limits import Resource
 from vmofs_mount.tree.tree import Tree
 from vmofs_mount.waits.kill_watch import KillWatch
 from vmofs_mount.waits.locked_directories import LockedDirectories
+from vmofs_mount.waits.movers import Movers
 from vmofs_mount.waits.read_watch import LetGoError, ReadWatch
 
 T = TypeVar("T")
@@ -44,11 +47,15 @@ STORE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What files need of others: where tasks are started, where answers go, and by whom misses are delivered."""
+    """What files need of others.
+
+    Where tasks are started, where answers go, by whom misses are delivered, and how far the kernel reads ahead.
+    """
 
     spawn: Callable[..., None]
     replies: Replies
     delivery: Delivery
+    read_ahead: ReadAhead
 
 
 class OpenVmos:
@@ -72,8 +79,10 @@ class OpenVmos:
         self.cache = cache
         self._open: dict[VmoFile, Counter[int]] = {}
         self._spawn = spawn
+        self._read_ahead = surroundings.read_ahead
         self.directories = LockedDirectories(place, spawn)
         self._killed = KillWatch(spawn)
+        self._movers = Movers(spawn)
         self.taken = TakenWrites(cache, spawn)
         self.watch = ReadWatch(engine, spawn, self.directories, self._killed, self._open, cache.reads)
         self.sizes = KernelSizes(place, spawn)
@@ -93,6 +102,12 @@ class OpenVmos:
         if not processes:
             del self._open[file]
             self.cache.closed(file)
+
+    def about_to_answer(self, file: VmoFile) -> None:
+        """Have the kernel read ahead in a file as far as that is to be: its OPEN is about to be answered."""
+        # While it has a pager its pages may be evicted: a page that is there would wait for one that went.
+        asks_nobody = file.vmo.source.state is not SourceState.ATTACHED
+        self._read_ahead.opened(file.reading.readahead_bytes, asks_nobody=asks_nobody)
 
     async def set_size(self, file: VmoFile, size_bytes: int, caller: Caller) -> None:
         """Cut or extend a VMO for a thread (truncate, ftruncate); may wait for the pager.
@@ -117,17 +132,17 @@ class OpenVmos:
 
     async def wait_writable(self, file: VmoFile) -> None:
         """Wait until what is being stored into the page cache cannot undo what somebody writes who has just opened."""
-        with trio.CancelScope() as scope, self.engine.interruptible(scope.cancel):
+        with trio.CancelScope() as scope, self._killed.watch_interrupted(self.engine.interruptible, scope.cancel):
             await self.cache.wait_stored(file, STORE_SECONDS)
 
-    async def wait_until_written(self, file: VmoFile) -> None:
-        """Wait until all WRITEs that were taken are carried out.
+    async def wait_until_written(self, file: VmoFile, process: int | None = None) -> None:
+        """Wait until all WRITEs that were taken are carried out; ``process`` as in ``run_counted``.
 
         Raises:
             LetGoError: as ``run``.
         """
         if self.taken.over(file, ALL_PAGES):
-            await self._unless_let_go(partial(self.taken.wait_over, file), file)
+            await self._unless_let_go(partial(self.taken.wait_over, file), file, process)
 
     async def run(self, access: Access[T], file: VmoFile) -> T:
         """Carry out a call that nobody can be killed in before it is answered. It is let go with EINTR if need be.
@@ -137,14 +152,16 @@ class OpenVmos:
 
         Raises:
             VmoError: the call failed.
-            LetGoError: who made it was killed or interrupted, or keeps everybody from a directory.
+            LetGoError: who made it was killed, or keeps everybody from a directory.
         """
         if not self.engine.start(access):
             await self._unless_let_go(partial(self.engine.wait, access), file)
         return access.result()
 
-    async def run_counted(self, access: Access[T], handle: VmoHandle) -> T:
+    async def run_counted(self, access: Access[T], handle: VmoHandle, process: int | None = None) -> T:
         """Do as ``run`` does, and count what waits as a request of whoever opened the file.
+
+        ``process``: whose death the kernel does not tell.
 
         Raises:
             VmoError: the call failed; NO_MEMORY, he has too many.
@@ -154,7 +171,7 @@ class OpenVmos:
             return access.result()
         self._count(access, handle.caller.uid)
         try:
-            await self._unless_let_go(partial(self.engine.wait, access), handle.file, handle.watched_process)
+            await self._unless_let_go(partial(self.engine.wait, access), handle.file, process or handle.watched_process)
         finally:
             self.limits.give(Resource.REQUESTS, handle.caller.uid)
         return access.result()
@@ -185,7 +202,7 @@ class OpenVmos:
         over = trio.Event()
         self._spawn(self._wait, access, uid, over)
         try:
-            # Nobody waits for it whom the kernel could interrupt; but who closes or unmaps the file waits behind it.
+            # Nobody waits for it of whom the kernel would tell; but who closes or unmaps the file waits behind it.
             await self._unless_let_go(over.wait, file, handle.process)
         except LetGoError:
             if not access.done:
@@ -226,17 +243,17 @@ class OpenVmos:
         """Wait for something with a file locked; ``process``: whose death the kernel does not tell.
 
         Raises:
-            LetGoError: it was interrupted, the process was killed, or others must go on.
+            LetGoError: who waits was killed, or others must go on.
         """
         with (
             trio.CancelScope() as scope,
-            self.directories.watch(file, scope.cancel),
-            self.engine.interruptible(scope.cancel),
+            self.directories.watch(file, partial(self._movers.directory_locked, partial(scope.cancel))),
+            self._killed.watch_interrupted(self.engine.interruptible, scope.cancel),
             self._killed.watch(process, scope.cancel),
         ):
             await wait()
         if scope.cancelled_caught:
-            raise LetGoError(f"{file.path}: who waited was killed or interrupted, or others must go on")
+            raise LetGoError(f"{file.path}: who waited was killed, or others must go on")
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""
@@ -328,13 +345,14 @@ class VmoHandle(Handle):
 
     async def fsync(self) -> None:
         """Wait until the pager has written back what is dirty now, if the VMO was made so."""
-        await self._opened.wait_until_written(self.file)
+        await self._opened.wait_until_written(self.file, self.process)
         self._opened.taken.raise_failure(self.file)
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo):
-            await self._opened.run_counted(vmo.sync(), self)
+            # A thread of the kernel makes the call that was submitted by libaio, and whoever submitted it waits for it.
+            await self._opened.run_counted(vmo.sync(), self, self.process)
 
     def release(self) -> None:
         """Count the file as open no longer."""

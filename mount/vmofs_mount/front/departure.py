@@ -22,6 +22,7 @@ import trio
 from vmofs_mount.linux.device_messages import Kernel
 from vmofs_mount.linux.holders import holders
 from vmofs_mount.linux.mountinfo import MountPoint, mounts
+from vmofs_mount.linux.procfs import state_of
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Departure:
                 with trio.move_on_after(_STUCK_SECONDS):
                     await done.wait()
                     return True
-                if self._kernel.busy_threads > 1 and _sleeps_deeply(self._thread):
+                if self._kernel.busy_threads > 1 and state_of(Path(f"/proc/self/task/{self._thread}")) == "D":
                     nursery.cancel_scope.cancel()
                     return False
 
@@ -132,11 +133,3 @@ class Departure:
             return holders(self._mount.minor, frozenset({os.getpid()}))
         except OSError:  # no descriptors are left
             return self._said
-
-
-def _sleeps_deeply(thread: int) -> bool:
-    try:
-        text = Path(f"/proc/self/task/{thread}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] == "D"

@@ -106,6 +106,8 @@ class Device:
         """Called when the kernel has its answer to FUSE_INIT."""
         self.unique = 0
         """The number of the request that was taken last."""
+        self.thread = 0
+        """Which thread has made it; 0 if that is in no namespace of processes that can be seen from here."""
 
     def serve(self, table: Mapping[int, Callable[[Request], None]]) -> None:
         """Serve requests by these functions, by opcode. Each answers, or sees to it that somebody will."""
@@ -128,7 +130,7 @@ class Device:
                 _log.warning("the connection to the kernel broke: %s", error)
             return Taken.GONE
         request = tuple.__new__(Request, _REQUEST.unpack_from(self._head))
-        self.unique = request.unique
+        self.unique, self.thread = request.unique, request.thread
         serve = self._serve.get(request.opcode)
         if serve is None:
             return self._hand_on(request, length)

@@ -310,6 +310,8 @@ class Operations(pyfuse3.Operations):
     def _open(self, node: Node, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         number = self._handles.open(node, flags, to_caller(ctx))
         handle = self._handles.get(number)
+        if isinstance(node, VmoFile):
+            self._vmos.about_to_answer(node)
         return pyfuse3.FileInfo(fh=number, direct_io=handle.direct_io, keep_cache=True, nonseekable=handle.nonseekable)
 
     async def _set_size(self, node: Node, size: int, caller: Caller) -> None:

@@ -72,6 +72,8 @@ class Requests:
 
     def _answer_open(self, unique: int, number: int) -> None:
         handle = self._handles.get(number)
+        if isinstance(handle, VmoHandle):
+            self._vmos.about_to_answer(handle.file)
         flags = _KEEP_CACHE
         if handle.direct_io or handle.flags & os.O_ACCMODE == os.O_RDONLY:
             flags |= NOFLUSH

@@ -166,7 +166,7 @@ def has_ended(process: int) -> bool:
 
 def start_of(process: int) -> int | None:
     """Return when a process was started, in ticks since the machine was; None if there is none, or it has ended."""
-    fields = _fields(Path(f"/proc/{process}"))
+    fields = stat_fields(Path(f"/proc/{process}"))
     return None if not fields or fields[0] in "ZX" else int(fields[_STARTED])  # nobody may have waited for it
 
 
@@ -188,6 +188,20 @@ def _just_reads(thread: Path) -> bool:
         return False  # what io_uring writes and reads
     number = next(iter("".join(_lines(thread / "syscall")).split()), "")
     return number in _READS.get(platform.machine(), ())
+
+
+def anybody_waits_in(functions: set[str]) -> bool:
+    """Return whether any thread of the machine waits in one of these functions of the kernel."""
+    return any(place in functions for place in _places())
+
+
+def _places() -> Iterator[str]:
+    """Yield the functions of the kernel in which the threads of all processes wait that can be looked at."""
+    for process in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 - there may be very many
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208
+                with open(f"/proc/{process}/task/{thread}/wchan", encoding="ascii") as file:  # noqa: PTH123
+                    yield file.read()
 
 
 def is_vmofs(process: int) -> bool:
@@ -232,18 +246,28 @@ def _was_killed(thread: Path) -> bool:
 
 
 def _is_exiting(thread: Path) -> bool:
-    fields = _fields(thread)
+    fields = stat_fields(thread)
     return len(fields) > _FLAGS and bool(int(fields[_FLAGS]) & _PF_EXITING)
 
 
-def _fields(thread: Path) -> list[str]:
-    """Return the fields of ``/proc/PID/stat`` behind the name."""
+def stat_fields(thread: Path) -> list[str]:
+    """Return the fields of ``/proc/PID/stat`` behind the name, given its directory; none if it is gone."""
     return "".join(_lines(thread / "stat")).rpartition(")")[2].split()
+
+
+def process_state(process: int) -> str:
+    """Return the state of the first thread of a process, as ``state_of``."""
+    return state_of(Path(f"/proc/{process}"))
+
+
+def thread_states(process: int) -> str:
+    """Return the states of all threads of a process."""
+    return "".join(map(state_of, _threads(process)))
 
 
 def state_of(thread: Path) -> str:
     """Return the state of a thread, such as ``R``, ``S``, ``D``, given its directory in /proc; empty if it is gone."""
-    fields = _fields(thread)
+    fields = stat_fields(thread)
     return fields[0] if fields else ""
 
 

@@ -197,9 +197,9 @@ class Engine:
             access.abort(error)
             _wake(access)
 
-    def interruptible(self, let_go: Callable[[], None]) -> AbstractContextManager[None]:
-        """Return a context in which ``let_go`` is called when the request that is being handled is interrupted."""
-        return nullcontext() if self._turns is None else self._turns.interruptible(let_go)
+    def interruptible(self, interrupted: Callable[[int], None]) -> AbstractContextManager[None]:
+        """Return a context in which ``interrupted`` hears of a signal for the thread whose request is being handled."""
+        return nullcontext() if self._turns is None else self._turns.interruptible(interrupted)
 
     async def answer_first(self) -> None:
         """Let those answer first whom the last ``settle`` has woken, before the handler that calls this goes on."""

@@ -99,31 +99,35 @@ class Source(Protocol):
     """Where messages come from."""
 
     unique: int
+    thread: int
 
     def fileno(self) -> int:
         """Return a descriptor that can be read when there is a message."""
 
     def take(self) -> Taken:
-        """Take a message, if there is one. The number of the request is ``unique`` then."""
+        """Take a message, if there is one. The number of the request is ``unique`` then, ``thread`` has made it."""
 
     def collect(self) -> None:
         """Hand on what libfuse has answered to the message that was handed on."""
 
 
 class Worker:
-    """One of pyfuse3's tasks, or the handler of one request: ``unique``.
+    """One of pyfuse3's tasks, or the handler of one request: ``unique``, which ``thread`` has made.
 
-    ``let_go`` ends what it waits for; ``is_interrupted``: that is to be done, also if it does not wait yet.
+    ``interrupted`` is told of a signal for that thread; ``is_interrupted``: there was one, even before it waits.
     """
 
-    __slots__ = ("_turns", "coroutine", "is_interrupted", "let_go", "unique")
+    __slots__ = ("_turns", "coroutine", "interrupted", "is_interrupted", "thread", "unique")
 
-    def __init__(self, turns: Turns, coroutine: Coroutine[object, object, None], unique: int = 0) -> None:
+    def __init__(
+        self, turns: Turns, coroutine: Coroutine[object, object, None], unique: int = 0, thread: int = 0
+    ) -> None:
         self._turns = turns
         self.coroutine = coroutine
         self.unique = unique
+        self.thread = thread
         self.is_interrupted = False
-        self.let_go: Callable[[], None] | None = None
+        self.interrupted: Callable[[int], None] | None = None
 
     async def park(self) -> None:
         """Wait until ``wake`` is called. Only for the worker that is running, outside of cancel scopes."""
@@ -179,36 +183,36 @@ class Turns:
             await _stop(_Trap.AFTER_OTHERS)
 
     def start(self, unique: int, handle: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run the handler of a request as soon as the message has been taken."""
-        worker = Worker(self, handle(), unique)
+        """Run the handler of a request as soon as the message has been taken. Called while it is being taken."""
+        worker = Worker(self, handle(), unique, self._device.thread)
         self._by_request[unique] = worker
         self._workers.add(worker)
         self._ready.append(worker)
 
     def interrupt(self, unique: int) -> bool:
-        """Let the handler of a request go; return False if there is none."""
+        """Tell the handler of a request that its caller has a signal; return False if there is none."""
         worker = self._by_request.get(unique)
         if worker is None:
             return False
         worker.is_interrupted = True
-        if worker.let_go is not None:
-            worker.let_go()
+        if worker.interrupted is not None:
+            worker.interrupted(worker.thread)
         return True
 
     @contextmanager
-    def interruptible(self, let_go: Callable[[], None]) -> Iterator[None]:
-        """Call ``let_go`` when the request of the worker that runs just now is interrupted, or has been."""
+    def interruptible(self, interrupted: Callable[[int], None]) -> Iterator[None]:
+        """Tell ``interrupted`` the thread when the request of the worker that runs now is interrupted, or has been."""
         worker = self.current
         if worker is None:  # a task that has no request
             yield
             return
-        worker.let_go = let_go
+        worker.interrupted = interrupted
         if worker.is_interrupted:
-            let_go()
+            interrupted(worker.thread)
         try:
             yield
         finally:
-            worker.let_go = None
+            worker.interrupted = None
 
     def retire_idle(self) -> None:
         """End the workers that wait for their turn, which frees their buffers; one stays to take the next request."""
@@ -302,7 +306,7 @@ class Turns:
                 if taken is Taken.GONE:
                     error = trio.ClosedResourceError()
                 else:
-                    worker.unique = self._device.unique
+                    worker.unique, worker.thread = self._device.unique, self._device.thread
                     self._by_request[worker.unique] = worker
             elif self._idle:
                 worker = self._idle.pop()

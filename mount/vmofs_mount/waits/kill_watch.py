@@ -2,14 +2,15 @@
 
 It tells by FUSE_INTERRUPT that somebody has a signal who waits for the answer to a request: the first signal, and not
 that it kills him. It does not tell of those who wait for an asynchronous read or write, which they may have begun with
-O_DIRECT, nor of those who wait while what was stored through a mapping is written back. So of these ``/proc`` is looked
-at now and then: one look for all, or many of them would take all time.
+O_DIRECT, or for an ``fsync`` that was submitted by libaio, nor of those who wait while what was stored through a
+mapping is written back. So of these ``/proc`` is looked at now and then: one look for all, or many of them would take
+all time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import trio
 
@@ -54,6 +55,30 @@ class KillWatch:
             yield
         finally:
             self.remove(call)
+
+    @contextmanager
+    def watch_interrupted(
+        self, interruptible: Callable[[Callable[[int], None]], AbstractContextManager[None]], let_go: Callable[[], None]
+    ) -> Iterator[None]:
+        """Call ``let_go`` if a caller is killed of whom FUSE_INTERRUPT (``interruptible``) tells that he has a signal.
+
+        The kernel tells of the first signal only, so he is watched from then on. One who cannot be seen from here
+        counts as killed, or nobody could end him.
+        """
+        call = object()
+
+        def interrupted(thread: int) -> None:
+            if thread:
+                self.add(call, thread, let_go)
+                self.look()
+            else:
+                let_go()
+
+        try:
+            with interruptible(interrupted):
+                yield
+        finally:
+            self._calls.pop(call, None)
 
     def remove(self, call: object) -> None:
         """Forget a call that is about to be answered."""

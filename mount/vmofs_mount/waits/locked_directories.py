@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -46,7 +47,7 @@ _SPARE_SECONDS = 3.0
 let go. If the directory stays locked, somebody else has it locked too, and all is let go, once."""
 
 _REST_PER_TICK = 10
-"""With many that wait a tick takes long; so many times as long the next one is waited for."""
+"""With many that wait a tick costs much; so many times as long the next one is waited for."""
 
 
 class _Probe:
@@ -129,9 +130,9 @@ class LockedDirectories:
         try:
             await trio.sleep(_TICK_SECONDS)  # most waits are over by then
             while self._watchers:
-                began = trio.current_time()
-                self._tick(began)
-                await trio.sleep(max(_TICK_SECONDS, _REST_PER_TICK * (trio.current_time() - began)))
+                began = time.thread_time()  # not by the clock: a machine that is busy is no reason to look less often
+                self._tick(trio.current_time())
+                await trio.sleep(max(_TICK_SECONDS, _REST_PER_TICK * (time.thread_time() - began)))
         finally:
             self._is_running = False
 

@@ -66,7 +66,7 @@ from vmofs.status import BadStateError
 from vmofs.units import PageRange
 from vmofs.vocabulary import PacketCommand
 from vmofs_mount.cache.waiting_reads import WaitingRead
-from vmofs_mount.linux.procfs import can_see_everybody, has_mapped, in_fault
+from vmofs_mount.linux.procfs import can_see_everybody, has_mapped, in_fault, process_state, stat_fields
 from vmofs_mount.loop.engine import Engine
 from vmofs_mount.observe.event_log import EventLog
 
@@ -251,7 +251,7 @@ class _Look:
             return True
         # Before its state is looked at: if it runs in between, the second look finds another count.
         before = _switches(process)
-        if len(os.listdir(f"/proc/{process}/task")) != 1 or _state(process) not in {"S", "D"}:  # noqa: PTH208
+        if len(os.listdir(f"/proc/{process}/task")) != 1 or process_state(process) not in {"S", "D"}:  # noqa: PTH208
             return False
         words = _text(f"/proc/{process}/syscall").split()
         stuck = len(words) >= 3 and (self._reads(process, words) or self._waits(process, words))
@@ -343,20 +343,10 @@ def _families() -> dict[int, list[int]]:
     """Return the children of all processes."""
     families: dict[int, list[int]] = {}
     for process in _processes():
-        fields = _stat(process)
+        fields = stat_fields(Path(f"/proc/{process}"))
         if fields:
             families.setdefault(int(fields[1]), []).append(process)
     return families
-
-
-def _state(process: int) -> str:
-    fields = _stat(process)
-    return fields[0] if fields else ""
-
-
-def _stat(process: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on; none if it has ended."""
-    return _text(f"/proc/{process}/stat").rpartition(")")[2].split()
 
 
 def _switches(process: int) -> str:

@@ -41,7 +41,7 @@ Only what the model is asked for is a use. A read that the kernel serves from it
 #
 # What else changes with this file
 #
-# `PagerPages.evict_idle`, `next_present`, `has_frames` and `check` in vmofs/core/vmos/pager_pages.py; hints.py;
+# `PagerPages.evict_idle`, `next_piece`, `has_frames` and `check` in vmofs/core/vmos/pager_pages.py; hints.py;
 # `System.reclaim`; mount/vmofs_mount/loop/reclaim.py, which drops from the page cache what went. Tests:
 # tests/unit/test_core_eviction.py, tests/unit/test_core_hints.py, tests/fuse/test_memory_limit.py;
 # tests/oracle/eviction_model.py is the naive model.
@@ -75,8 +75,8 @@ class Member(Protocol):
     def idle_pages(self) -> int:
         """How many pages may be evicted, at least."""
 
-    def next_present(self, page: int, limit: int) -> int:
-        """Return the first present page from ``page`` on, at most ``limit``."""
+    def next_piece(self, page: int, limit: int, most_pages: int) -> PageRange:
+        """Return the first present pages in ``[page, limit)``: so many at most, or all of a run without frames."""
 
     def has_frames(self, pages: PageRange) -> bool:
         """Return whether any page of a range has a frame."""
@@ -183,15 +183,19 @@ class Eviction:
             self.groups.move_to_end(key, last=False)
 
     def _evict_unneeded(self, enough: int, kept: RangeSet) -> None:
+        in_vain = 0
         while self._unneeded and self._frames.used > enough:
             number = next(iter(self._unneeded))
             member = self._members[number]
             while member.unneeded and self._frames.used > enough:
+                if in_vain == _FEW:  # the rest has its turn when frames are short again: nobody is served meanwhile
+                    return
                 part = next(iter(member.unneeded))
-                start = member.next_present(part.start, part.end)
-                window = PageRange(start, min(part.end, start + GROUP_PAGES))
-                member.unneeded.discard(PageRange(part.start, window.end))
-                self._evict(number, window, kept)
+                piece = member.next_piece(part.start, part.end, GROUP_PAGES)
+                member.unneeded.discard(PageRange(part.start, piece.end))
+                before = self._frames.used
+                self._evict(number, piece, kept)
+                in_vain += self._frames.used == before
             if not member.unneeded:
                 del self._unneeded[number]
 

@@ -66,6 +66,9 @@ _NO_REQUESTS = Spans()  # these three are replaced, never changed
 _NOTHING_OUTSTANDING: dict[PacketCommand, Outstanding] = {}
 _NO_PACKETS: OrderedDict[PageRequest, None] = OrderedDict()
 
+MOST_TOUCHES = 1024
+"""TOUCH packets of one pager that wait to be dequeued. One who reads no FIFO, and goes on marking, gets no more."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -74,6 +77,7 @@ class Tally:
     outstanding: int = 0
     read_requests_total: int = 0
     dirty_requests_total: int = 0
+    queued_touches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,13 +302,22 @@ class PageSource:
     # Packets
 
     def send_note(self, command: PacketCommand, pages: PageRange = _NO_PAGES) -> None:
-        """Queue a packet that nobody answers: one of ``NOTES``."""
+        """Queue a packet that nobody answers: one of ``NOTES``. Of TOUCH, a hint, what is too much is lost."""
+        if command is PacketCommand.TOUCH:
+            if self.tally.queued_touches == MOST_TOUCHES:
+                return
+            self.tally.queued_touches += 1
         self._send(PageRequest(self, command, pages, 0.0))
 
     def withdraw_all(self) -> None:
         """Take back every packet that was not dequeued, COMPLETE included."""
+        self.tally.queued_touches -= self._touches()
         self._packets = _NO_PACKETS
         self.port.withdraw(self)
+
+    def _touches(self) -> int:
+        """Return how many of the packets are TOUCH."""
+        return sum(request.command is PacketCommand.TOUCH for request in self._packets)
 
     def _send(self, request: PageRequest) -> None:
         if self._packets:
@@ -326,6 +339,7 @@ class PageSource:
 
     def _drop_packet(self, request: PageRequest) -> None:
         del self._packets[request]
+        self.tally.queued_touches -= request.command is PacketCommand.TOUCH
         if not self._packets:
             self._packets = _NO_PACKETS
 

@@ -447,9 +447,13 @@ class PagerPages(VmoPages):
         shift = run.frame - run.start
         return [part.moved(-shift) for part in spared.missing(pages.moved(shift))]
 
-    def next_present(self, page: int, limit: int) -> int:
-        """Return the first present page from ``page`` on, at most ``limit``."""
-        return page if self.runs.at(page) is not None else self.runs.next_start(page, limit)
+    def next_piece(self, page: int, limit: int, most_pages: int) -> PageRange:
+        """Return the first present pages in ``[page, limit)``: so many at most, or all of a run without frames."""
+        start = page if self.runs.at(page) is not None else self.runs.next_start(page, limit)
+        run = self.runs.at(start) if start < limit else None
+        if run is not None and run.frame == NO_FRAME:
+            return PageRange(start, min(limit, run.end))
+        return PageRange(start, min(limit, start + most_pages))
 
     def has_frames(self, pages: PageRange) -> bool:
         """Return whether any page of a range has a frame."""
