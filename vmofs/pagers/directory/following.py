@@ -1,0 +1,339 @@
+"""Does to the real directory what was done in the mount: new files and names, removals, content, attributes.
+
+The tree in the mount is the truth. It is looked through again and again; what has another status than the last time is
+looked at. So nothing has to be told, and a server that was killed has missed nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import TypeAlias
+
+from vmofs.client.mount import PagerDirectory
+from vmofs.pagers.directory.attributes import bring
+from vmofs.pagers.directory.backing import ASIDE, Backing, File, identity_of
+from vmofs.pagers.directory.notes import Note, Notes
+from vmofs.pagers.directory.showing import Found, walk
+from vmofs.pagers.directory.storing import Item, Store
+from vmofs.status import VmoError
+from vmofs.units import PAGE_SIZE, PageRange
+from vmofs.vocabulary import DirtyRange
+from vmofs.wire.packets import RequestLine, parse_packet
+
+_BATCH = 256
+_REWRITE_BYTES = 1 << 20
+_DIRTY = ("dirty_pages", "awaiting_clean_pages", "dirty_zero_pages")
+
+_Signature: TypeAlias = tuple[int, ...]
+
+
+class Follow:
+    """Follows one directory.
+
+    Args:
+        backing: The real directory.
+        pager: Who is asked for the files of the mount.
+        top: Its path below ``vmo/``.
+        notes: What is noted of it.
+        files: What was shown, by key; grows.
+        tell: Is told what cannot be done.
+    """
+
+    def __init__(
+        self,
+        backing: Backing,
+        pager: PagerDirectory,
+        top: str,
+        notes: Notes,
+        files: dict[int, File],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._backing, self._pager, self._notes, self.files, self._tell = backing, pager, notes, files, tell
+        self._top = top
+        self._prefix = f"vmo/{top}/"
+        self._shown = str(pager.mount.path / "vmo" / top)
+        self._store = Store(pager, backing)
+        self._known: set[str] = set()
+        self._seen: dict[str, _Signature] = {}
+        self._keys: dict[int, int] = {}
+        self._unscanned: list[str] = []
+        self.failed: dict[str, str] = {}
+        """What is not in the directory as it is in the mount, and why, after the last pass."""
+
+    def close(self) -> None:
+        """End."""
+        self._store.close()
+
+    def recall(self, notes: Iterable[Note]) -> None:
+        """Learn what the servers before this one have noted. A file is where its inode is."""
+        files: dict[tuple[int, int], File] = {}
+        for note in notes:
+            if note.place:
+                self._known.add(note.place)
+            if note.key:
+                file = self.files.setdefault(note.key, File(note.key))
+                if file.identity is not None:
+                    files.pop(file.identity, None)
+                file.identity = note.identity
+                files[note.identity] = file
+        aside = walk(self._backing.path(ASIDE), lambda _: None)
+        places = [*walk(self._backing.top, lambda _: None), *(Found(f"{ASIDE}/{at}", is_) for at, is_ in aside)]
+        for place, status in places:
+            its_file = files.get(identity_of(status))
+            if its_file is not None:
+                self._backing.know(its_file, place, identity_of(status))
+
+    def know(self, places: Iterable[str]) -> None:
+        """Learn which places are ours."""
+        self._known.update(places)
+
+    # One pass
+
+    def follow(self, between: Callable[[], None]) -> bool:
+        """Do what was done since the last pass; return whether there was anything.
+
+        ``between`` is called now and then, for what cannot wait.
+        """
+        self.failed.clear()
+        found = {each.place: each.status for each in walk(self._shown, self._not_scanned)}
+        changed = [Found(place, status) for place, status in found.items() if self._is_changed(place, status)]
+        items: list[tuple[Found, Item]] = []
+        touched: set[str] = set()
+        for each in changed:
+            between()
+            item = self._try(each.place, lambda each=each: self._take_up(each))  # type: ignore[misc]
+            if item is not None:
+                items.append((each, item))
+            touched.add(_parent(each.place))
+        gone = [place for place in self._known if place not in found and not self._is_unscanned(place)]
+        for place in sorted(gone, reverse=True):
+            between()
+            self._try(place, lambda place=place: self._remove(place))  # type: ignore[misc]
+            touched.add(_parent(place))
+        for start in range(0, len(items), _BATCH):
+            self._write_back(items[start : start + _BATCH])
+            between()
+        self._bring(changed, touched)
+        self._unscanned.clear()
+        if self._notes.size > _REWRITE_BYTES:
+            self._rewrite_notes()
+        return bool(changed or gone)
+
+    def _is_changed(self, place: str, status: os.stat_result) -> bool:
+        return self._seen.get(place) != _signature(status)
+
+    def _not_scanned(self, sentence: str) -> None:
+        self._unscanned.append(sentence.partition(" is left out")[0])
+        self._tell(sentence)
+
+    def _is_unscanned(self, place: str) -> bool:
+        """Return whether nothing is known of a place, as its directory may not be read."""
+        return any(place.startswith(f"{folder}/") for folder in self._unscanned)
+
+    def _try(self, place: str, step: Callable[[], Item | None]) -> Item | None:
+        try:
+            return step()
+        except FileNotFoundError:
+            self.failed[place] = "it is gone"  # for now: it comes with the next pass
+        except (OSError, VmoError) as error:
+            self._fail(place, error)
+        return None
+
+    def _fail(self, place: str, error: OSError | VmoError) -> None:
+        sentence = getattr(error, "strerror", None) or str(error)
+        self.failed[place] = sentence
+        self._tell(f"{place!r} is not in the directory as it is in the mount: {sentence}")
+
+    def _take_up(self, each: Found) -> Item | None:
+        """Let something be in the directory; return what is to be written back of it."""
+        place, status = each
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFREG:
+            return self._take_up_file(each)
+        there = self._backing.status(place)
+        if there is None or stat.S_IFMT(there.st_mode) != kind or kind == stat.S_IFLNK:
+            self._make(each, there)
+        return None
+
+    def _make(self, each: Found, there: os.stat_result | None) -> None:
+        place, status = each
+        path = self._backing.path(place)
+        target = os.readlink(f"{self._shown}/{place}") if stat.S_ISLNK(status.st_mode) else ""
+        if there is not None:
+            if target and stat.S_ISLNK(there.st_mode) and os.readlink(path) == target:
+                return
+            self._backing.clear(place)
+        self._make_parents(place)
+        self._note(0, (0, 0), place)
+        if target:
+            os.symlink(target, path)
+        elif stat.S_ISDIR(status.st_mode):
+            os.mkdir(path)
+        else:
+            os.mknod(path, status.st_mode)
+
+    def _make_parents(self, place: str) -> None:
+        for parent in reversed(PurePosixPath(place).parents[:-1]):
+            there = self._backing.status(str(parent))
+            if there is None or not stat.S_ISDIR(there.st_mode):
+                self._backing.clear(str(parent))
+                self._note(0, (0, 0), str(parent))
+                os.mkdir(self._backing.path(str(parent)))
+
+    def _take_up_file(self, each: Found) -> Item | None:
+        place, status = each
+        values = self._values(place)
+        if values is None:
+            return None
+        file = self._place(int(values["key"]), place)
+        there = self._backing.status(place)
+        if there is not None and there.st_size == status.st_size and not any(int(values[name]) for name in _DIRTY):
+            return None
+        pages = -(-status.st_size // PAGE_SIZE)
+        is_all_dirty = int(values["dirty_pages"]) == pages == int(values["size_pages"])
+        ranges = [DirtyRange(PageRange(0, pages), is_zero=False)] if is_all_dirty and pages else None
+        return Item(file, self._pager.vmo(f"{self._top}/{place}"), ranges)
+
+    def _values(self, place: str) -> dict[str, str] | None:
+        """Return what the mount knows of a file; None if it is no file of this pager."""
+        text = os.getxattr(f"{self._shown}/{place}", "user.vmofs.all", follow_symlinks=False).decode()
+        values = dict(line.partition("=")[::2] for line in text.splitlines())
+        if values.get("kind") == "root" and values.get("pager") == self._pager.name:
+            return values
+        self._tell(f"{place!r} is left out: it is a view, or another pager's")
+        return None
+
+    def _place(self, key: int, place: str) -> File:
+        """Let a file have a name in the directory."""
+        file = self.files.setdefault(key, File(key))
+        self._make_parents(place)
+        if file.identity is None:
+            self._note(0, (0, 0), place)
+            self._backing.create(file, place)
+        elif place not in file.places or not self._backing.is_at(file, place):
+            self._note(0, (0, 0), place)
+            self._backing.give_name(file, place)
+        else:
+            return file
+        assert file.identity is not None
+        self._note(key, file.identity, place)
+        return file
+
+    def _remove(self, place: str) -> None:
+        self._backing.take_name(place)
+        self._known.discard(place)
+        self._seen.pop(place, None)
+
+    def _note(self, key: int, identity: tuple[int, int], place: str) -> None:
+        if key or place not in self._known:
+            self._notes.add(Note(key, identity, place))
+            self._known.add(place)
+
+    def _rewrite_notes(self) -> None:
+        notes = [Note(0, (0, 0), place) for place in self._known]
+        self._notes.rewrite(
+            notes + [Note(each.key, each.identity, "") for each in self.files.values() if each.identity]
+        )
+
+    def _write_back(self, items: list[tuple[Found, Item]]) -> None:
+        self._store.write_back([item for _, item in items])
+        for each, item in items:
+            if item.error is not None:
+                self._fail(each.place, item.error)
+
+    def _bring(self, changed: list[Found], touched: set[str]) -> None:
+        """Bring the attributes, and of directories last, since their times change with what is in them."""
+        folders = {each.place for each in changed if stat.S_ISDIR(each.status.st_mode)} | touched
+        for each in changed:
+            if each.place not in folders and each.place not in self.failed:
+                self._bring_one(each)
+        for place in sorted(folders, reverse=True):
+            with suppress(FileNotFoundError):
+                self._bring_one(Found(place, os.lstat(f"{self._shown}/{place}" if place else self._shown)))
+
+    def _bring_one(self, each: Found) -> None:
+        try:
+            bring(f"{self._shown}/{each.place}", each.status, self._backing.path(each.place), self._tell)
+        except FileNotFoundError:
+            self.failed[each.place] = "it is gone"
+        except OSError as error:
+            self._fail(each.place, error)
+        else:
+            self._seen[each.place] = _signature(each.status)
+
+    # What cannot wait
+
+    def sync(self, lines: list[RequestLine]) -> list[tuple[RequestLine, OSError | VmoError]]:
+        """Write back files for whose ``fsync`` somebody waits; return those that could not be, and why."""
+        items: dict[int, Item] = {}
+        failed = []
+        for line in lines:
+            try:
+                if line.key not in items:
+                    items[line.key] = self._item_of(line)
+            except (OSError, VmoError) as error:
+                failed.append((line, error))
+        self._store.write_back(list(items.values()))
+        for line in lines:
+            item = items.get(line.key)
+            if item is not None and item.error is not None:
+                failed.append((line, item.error))
+        return failed
+
+    def _item_of(self, line: RequestLine) -> Item:
+        path = self._path_now(line)
+        name = path.removeprefix("vmo/")
+        if path.startswith(self._prefix) and self._is_key(path, line.key):
+            return Item(self._place(line.key, path.removeprefix(self._prefix)), self._pager.vmo(name))
+        file = self.files.setdefault(line.key, File(line.key))  # it has no name here any more, and is open
+        aside = self._backing.set_aside(file)
+        assert file.identity is not None
+        self._notes.add(Note(file.key, file.identity, aside))
+        return Item(file, self._pager.vmo(name))
+
+    def _path_now(self, line: RequestLine) -> str:
+        """Return the path that a file has now, which may have been renamed since the line was written."""
+        if not self._is_key(line.path, line.key):
+            for text in self._pager.pending():
+                request = parse_packet(" ".join(text.split(" ")[:5]))
+                if request.key == line.key:
+                    return request.path
+        return line.path
+
+    def _is_key(self, path: str, key: int) -> bool:
+        with suppress(OSError):
+            return int(os.getxattr(self._pager.mount.path / path, "user.vmofs.key", follow_symlinks=False)) == key
+        return False
+
+    def completed(self, line: RequestLine) -> None:
+        """Learn that nobody has a file any more, unless its name is there still."""
+        file = self.files.get(line.key)
+        if file is not None and not self._is_key(line.path, line.key):
+            self._backing.forget(file)
+            del self.files[line.key]
+
+    @property
+    def has_aside(self) -> bool:
+        """Whether files that are open in the mount have no name."""
+        return any(place.startswith(f"{ASIDE}/") for file in list(self.files.values()) for place in file.places)
+
+
+def _signature(status: os.stat_result) -> _Signature:
+    return (
+        status.st_ino,
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_nlink,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+def _parent(place: str) -> str:
+    return place.rpartition("/")[0]
