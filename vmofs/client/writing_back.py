@@ -102,7 +102,7 @@ def open_view(vmo: PagerVmo, key: int) -> int:
     view = view_of(vmo, key)
     fd = os.open(view.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     try:
-        is_it = view.key == key
+        is_it = int(os.getxattr(fd, "user.vmofs.key")) == key
         view.unlink()
     except BaseException:
         os.close(fd)

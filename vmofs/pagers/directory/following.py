@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -18,10 +20,11 @@ from vmofs.pagers.directory.attributes import bring
 from vmofs.pagers.directory.backing import ASIDE, Backing, File, identity_of
 from vmofs.pagers.directory.notes import Note, Notes
 from vmofs.pagers.directory.showing import Found, walk
-from vmofs.pagers.directory.storing import Item, Store
+from vmofs.pagers.directory.storing import WORKERS, Item, Store
 from vmofs.status import VmoError
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import DirtyRange
+from vmofs.wire.names import escape
 from vmofs.wire.packets import RequestLine, parse_packet
 
 _BATCH = 256
@@ -59,7 +62,8 @@ class Follow:
         self._store = Store(pager, backing)
         self._known: set[str] = set()
         self._seen: dict[str, _Signature] = {}
-        self._keys: dict[int, int] = {}
+        self._bound: list[Note] = []
+        self._threads = ThreadPoolExecutor(WORKERS, "vmofs look")
         self._unscanned: list[str] = []
         self.failed: dict[str, str] = {}
         """What is not in the directory as it is in the mount, and why, after the last pass."""
@@ -67,6 +71,7 @@ class Follow:
     def close(self) -> None:
         """End."""
         self._store.close()
+        self._threads.shutdown()
 
     def recall(self, notes: Iterable[Note]) -> None:
         """Learn what the servers before this one have noted. A file is where its inode is."""
@@ -102,17 +107,20 @@ class Follow:
         found = {each.place: each.status for each in walk(self._shown, self._not_scanned)}
         changed = [Found(place, status) for place, status in found.items() if self._is_changed(place, status)]
         items: list[tuple[Found, Item]] = []
-        touched: set[str] = set()
-        for each in changed:
+        touched = {_parent(each.place) for each in changed}
+        for start in range(0, len(changed), _BATCH):
+            batch = changed[start : start + _BATCH]
+            self._expect([each.place for each in batch])
+            for each, values in zip(batch, self._threads.map(self._values_of, batch), strict=True):
+                item = self._try(each.place, partial(self._take_up, each, values))
+                if item is not None:
+                    items.append((each, item))
+            self._note_bound()
             between()
-            item = self._try(each.place, lambda each=each: self._take_up(each))  # type: ignore[misc]
-            if item is not None:
-                items.append((each, item))
-            touched.add(_parent(each.place))
         gone = [place for place in self._known if place not in found and not self._is_unscanned(place)]
         for place in sorted(gone, reverse=True):
             between()
-            self._try(place, lambda place=place: self._remove(place))  # type: ignore[misc]
+            self._try(place, partial(self._remove, place))
             touched.add(_parent(place))
         for start in range(0, len(items), _BATCH):
             self._write_back(items[start : start + _BATCH])
@@ -148,12 +156,26 @@ class Follow:
         self.failed[place] = sentence
         self._tell(f"{place!r} is not in the directory as it is in the mount: {sentence}")
 
-    def _take_up(self, each: Found) -> Item | None:
+    def _values_of(self, each: Found) -> dict[str, str] | None:
+        """Return what the mount knows of a file of this pager; None of anything else."""
+        if not stat.S_ISREG(each.status.st_mode):
+            return None
+        try:
+            text = os.getxattr(f"{self._shown}/{each.place}", "user.vmofs.all", follow_symlinks=False).decode()
+        except OSError:  # it is gone: so is its place in the next pass
+            return None
+        values = dict(line.partition("=")[::2] for line in text.splitlines())
+        if values.get("kind") == "root" and values.get("pager") == escape(self._pager.name):
+            return values
+        self._tell(f"{each.place!r} is left out: it is a view, or another pager's")
+        return None
+
+    def _take_up(self, each: Found, values: dict[str, str] | None) -> Item | None:
         """Let something be in the directory; return what is to be written back of it."""
         place, status = each
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
-            return self._take_up_file(each)
+            return self._take_up_file(each, values) if values else None
         there = self._backing.status(place)
         if there is None or stat.S_IFMT(there.st_mode) != kind or kind == stat.S_IFLNK:
             self._make(each, there)
@@ -168,7 +190,6 @@ class Follow:
                 return
             self._backing.clear(place)
         self._make_parents(place)
-        self._note(0, (0, 0), place)
         if target:
             os.symlink(target, path)
         elif stat.S_ISDIR(status.st_mode):
@@ -181,14 +202,11 @@ class Follow:
             there = self._backing.status(str(parent))
             if there is None or not stat.S_ISDIR(there.st_mode):
                 self._backing.clear(str(parent))
-                self._note(0, (0, 0), str(parent))
+                self._expect([str(parent)])
                 os.mkdir(self._backing.path(str(parent)))
 
-    def _take_up_file(self, each: Found) -> Item | None:
+    def _take_up_file(self, each: Found, values: dict[str, str]) -> Item | None:
         place, status = each
-        values = self._values(place)
-        if values is None:
-            return None
         file = self._place(int(values["key"]), place)
         there = self._backing.status(place)
         if there is not None and there.st_size == status.st_size and not any(int(values[name]) for name in _DIRTY):
@@ -196,31 +214,20 @@ class Follow:
         pages = -(-status.st_size // PAGE_SIZE)
         is_all_dirty = int(values["dirty_pages"]) == pages == int(values["size_pages"])
         ranges = [DirtyRange(PageRange(0, pages), is_zero=False)] if is_all_dirty and pages else None
-        return Item(file, self._pager.vmo(f"{self._top}/{place}"), ranges)
-
-    def _values(self, place: str) -> dict[str, str] | None:
-        """Return what the mount knows of a file; None if it is no file of this pager."""
-        text = os.getxattr(f"{self._shown}/{place}", "user.vmofs.all", follow_symlinks=False).decode()
-        values = dict(line.partition("=")[::2] for line in text.splitlines())
-        if values.get("kind") == "root" and values.get("pager") == self._pager.name:
-            return values
-        self._tell(f"{place!r} is left out: it is a view, or another pager's")
-        return None
+        return Item(file, self._pager.vmo(f"{self._top}/{place}"), status.st_ino, ranges)
 
     def _place(self, key: int, place: str) -> File:
         """Let a file have a name in the directory."""
         file = self.files.setdefault(key, File(key))
         self._make_parents(place)
         if file.identity is None:
-            self._note(0, (0, 0), place)
             self._backing.create(file, place)
         elif place not in file.places or not self._backing.is_at(file, place):
-            self._note(0, (0, 0), place)
             self._backing.give_name(file, place)
         else:
             return file
         assert file.identity is not None
-        self._note(key, file.identity, place)
+        self._bound.append(Note(key, file.identity, place))
         return file
 
     def _remove(self, place: str) -> None:
@@ -228,10 +235,18 @@ class Follow:
         self._known.discard(place)
         self._seen.pop(place, None)
 
-    def _note(self, key: int, identity: tuple[int, int], place: str) -> None:
-        if key or place not in self._known:
-            self._notes.add(Note(key, identity, place))
-            self._known.add(place)
+    def _expect(self, places: Iterable[str]) -> None:
+        """Note that places are ours from now on, before anything is there."""
+        new = [place for place in places if place not in self._known]
+        if new:
+            self._notes.add(*(Note(0, (0, 0), place) for place in new))
+            self._known.update(new)
+
+    def _note_bound(self) -> None:
+        """Note where files have their content by now, before anything of it counts as written back."""
+        if self._bound:
+            self._notes.add(*self._bound)
+            self._bound.clear()
 
     def _rewrite_notes(self) -> None:
         notes = [Note(0, (0, 0), place) for place in self._known]
@@ -277,6 +292,7 @@ class Follow:
                     items[line.key] = self._item_of(line)
             except (OSError, VmoError) as error:
                 failed.append((line, error))
+        self._note_bound()
         self._store.write_back(list(items.values()))
         for line in lines:
             item = items.get(line.key)
@@ -287,32 +303,40 @@ class Follow:
     def _item_of(self, line: RequestLine) -> Item:
         path = self._path_now(line)
         name = path.removeprefix("vmo/")
-        if path.startswith(self._prefix) and self._is_key(path, line.key):
-            return Item(self._place(line.key, path.removeprefix(self._prefix)), self._pager.vmo(name))
+        inode = self._inode(path, line.key)
+        if path.startswith(self._prefix) and inode:
+            self._expect([path.removeprefix(self._prefix)])
+            return Item(self._place(line.key, path.removeprefix(self._prefix)), self._pager.vmo(name), inode)
         file = self.files.setdefault(line.key, File(line.key))  # it has no name here any more, and is open
         aside = self._backing.set_aside(file)
         assert file.identity is not None
-        self._notes.add(Note(file.key, file.identity, aside))
-        return Item(file, self._pager.vmo(name))
+        self._bound.append(Note(file.key, file.identity, aside))
+        return Item(file, self._pager.vmo(name), inode)
 
     def _path_now(self, line: RequestLine) -> str:
         """Return the path that a file has now, which may have been renamed since the line was written."""
-        if not self._is_key(line.path, line.key):
+        if not self._inode(line.path, line.key):
             for text in self._pager.pending():
                 request = parse_packet(" ".join(text.split(" ")[:5]))
                 if request.key == line.key:
                     return request.path
         return line.path
 
-    def _is_key(self, path: str, key: int) -> bool:
+    def _inode(self, path: str, key: int) -> int:
+        """Return the inode of a file in the mount, 0 if the path is not that of the file with this key."""
         with suppress(OSError):
-            return int(os.getxattr(self._pager.mount.path / path, "user.vmofs.key", follow_symlinks=False)) == key
-        return False
+            fd = os.open(self._pager.mount.path / path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if int(os.getxattr(f"/proc/self/fd/{fd}", "user.vmofs.key")) == key:
+                    return os.fstat(fd).st_ino
+            finally:
+                os.close(fd)
+        return 0
 
     def completed(self, line: RequestLine) -> None:
         """Learn that nobody has a file any more, unless its name is there still."""
         file = self.files.get(line.key)
-        if file is not None and not self._is_key(line.path, line.key):
+        if file is not None and not self._inode(line.path, line.key):
             self._backing.forget(file)
             del self.files[line.key]
 

@@ -7,6 +7,7 @@ real file before that may be old from then on (``File.changes``).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from vmofs.client.mount import PagerDirectory, PagerVmo
 from vmofs.client.writing_back import open_view, view_of
 from vmofs.pagers.directory.backing import Backing, File
 from vmofs.status import VmoError
-from vmofs.units import PAGE_SIZE
+from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import ChildKind, DirtyRange, PagerOp
 from vmofs.wire.commands import Command, CommandKind, OpRange, VmoCreateChild
 
@@ -35,11 +36,13 @@ class Item:
     Args:
         file: The file.
         vmo: What it is in the mount, by a name that it has now.
+        inode: That of the mount, which tells whether the name is still its.
         ranges: What is dirty, if that is known.
     """
 
     file: File
     vmo: PagerVmo
+    inode: int
     ranges: list[DirtyRange] | None = None
     error: OSError | VmoError | None = None
     """Why it could not be; it is dirty still."""
@@ -65,7 +68,9 @@ class Store:
     def write_back(self, items: Sequence[Item]) -> None:
         """Bring files to what their VMOs are now. Each that could not be has its ``error``."""
         try:
-            self._run(self._commands, items, lambda item: [OpRange(PagerOp.WRITEBACK_BEGIN, item.vmo.field, 0, 0)])
+            # Of no pages at all it is for the size alone: what that was until then counts as written back at END.
+            unknown = [item for item in items if item.ranges is None]
+            self._run(self._commands, unknown, lambda item: _operations(item, PagerOp.WRITEBACK_BEGIN))
             self._each(items, self._look)
             self._run(self._children, items, _child)
             self._each(items, self._open)
@@ -73,7 +78,7 @@ class Store:
             self._each(items, self._copy)
             self._sync(items)
             self._each(items, self._check)
-            self._run(self._commands, items, _ends)
+            self._run(self._commands, items, lambda item: _operations(item, PagerOp.WRITEBACK_END))  # fsync returns
         finally:
             for item in items:
                 for fd in (item.source, item.target):
@@ -141,8 +146,8 @@ class Store:
     def _check(self, item: Item) -> None:
         """See to it that the name is still that of the file, whose pages are clean from END on."""
         with suppress(FileNotFoundError):  # removed and open: the command still means it
-            if item.vmo.key != item.file.key:
-                raise OSError(f"{item.vmo.field} was given to another file")
+            if os.lstat(item.vmo.path).st_ino != item.inode:
+                raise OSError(errno.ESTALE, f"{item.vmo.field} was given to another file")
         with item.file.lock:
             item.file.changes += 1
 
@@ -152,15 +157,11 @@ def _child(item: Item) -> list[Command]:
 
 
 def _operations(item: Item, op: PagerOp) -> list[Command]:
+    is_begin = op is PagerOp.WRITEBACK_BEGIN
     return [
-        OpRange(op, item.vmo.field, dirty.offset, dirty.length, int(op is PagerOp.WRITEBACK_BEGIN and dirty.is_zero))
-        for dirty in item.ranges or ()
+        OpRange(op, item.vmo.field, dirty.offset, dirty.length, int(is_begin and dirty.is_zero))
+        for dirty in item.ranges or (DirtyRange(PageRange(0, 0), is_zero=False),)
     ]
-
-
-def _ends(item: Item) -> list[Command]:
-    """Return the commands with the last of which ``fsync`` returns."""
-    return [OpRange(PagerOp.WRITEBACK_END, item.vmo.field, 0, 0), *_operations(item, PagerOp.WRITEBACK_END)]
 
 
 def _copy(source: int, target: int, offset: int, end: int) -> None:
