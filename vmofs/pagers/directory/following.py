@@ -6,6 +6,7 @@ looked at. So nothing has to be told, and a server that was killed has missed no
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from vmofs.pagers.directory.backing import ASIDE, Backing, File, identity_of
 from vmofs.pagers.directory.notes import Note, Notes
 from vmofs.pagers.directory.showing import Found, walk
 from vmofs.pagers.directory.storing import WORKERS, Item, Store
-from vmofs.status import VmoError
+from vmofs.status import BadHandleError, VmoError
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import DirtyRange
 from vmofs.wire.names import escape
@@ -125,6 +126,7 @@ class Follow:
         for start in range(0, len(items), _BATCH):
             self._write_back(items[start : start + _BATCH])
             between()
+        self._backing.tidy()
         self._bring(changed, touched)
         self._unscanned.clear()
         if self._notes.size > _REWRITE_BYTES:
@@ -145,15 +147,16 @@ class Follow:
     def _try(self, place: str, step: Callable[[], Item | None]) -> Item | None:
         try:
             return step()
-        except FileNotFoundError:
-            self.failed[place] = "it is gone"  # for now: it comes with the next pass
         except (OSError, VmoError) as error:
             self._fail(place, error)
         return None
 
     def _fail(self, place: str, error: OSError | VmoError) -> None:
+        """Take it that something could not be done. If it was removed or renamed meanwhile the next pass does that."""
         sentence = getattr(error, "strerror", None) or str(error)
         self.failed[place] = sentence
+        if isinstance(error, (FileNotFoundError, BadHandleError)) or getattr(error, "errno", 0) == errno.ESTALE:
+            return
         self._tell(f"{place!r} is not in the directory as it is in the mount: {sentence}")
 
     def _values_of(self, each: Found) -> dict[str, str] | None:
@@ -273,8 +276,6 @@ class Follow:
     def _bring_one(self, each: Found) -> None:
         try:
             bring(f"{self._shown}/{each.place}", each.status, self._backing.path(each.place), self._tell)
-        except FileNotFoundError:
-            self.failed[each.place] = "it is gone"
         except OSError as error:
             self._fail(each.place, error)
         else:
