@@ -333,7 +333,7 @@ class VmoHandle(Handle):
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
-        if isinstance(vmo, PagerVmo):
+        if isinstance(vmo, PagerVmo) and self.file.nlink:  # without a name it goes with the last who has it open
             await self._opened.run_counted(vmo.sync(), self)
 
     def release(self) -> None:

@@ -155,7 +155,7 @@ class Follow:
         """Take it that something could not be done. If it was removed or renamed meanwhile the next pass does that."""
         sentence = getattr(error, "strerror", None) or str(error)
         self.failed[place] = sentence
-        if isinstance(error, (FileNotFoundError, BadHandleError)) or getattr(error, "errno", 0) == errno.ESTALE:
+        if has_moved(error):
             return
         self._tell(f"{place!r} is not in the directory as it is in the mount: {sentence}")
 
@@ -316,12 +316,17 @@ class Follow:
 
     def _path_now(self, line: RequestLine) -> str:
         """Return the path that a file has now, which may have been renamed since the line was written."""
-        if not self._inode(line.path, line.key):
-            for text in self._pager.pending():
-                request = parse_packet(" ".join(text.split(" ")[:5]))
-                if request.key == line.key:
-                    return request.path
-        return line.path
+        if self._inode(line.path, line.key):
+            return line.path
+        return self.waiting(line.key) or line.path
+
+    def waiting(self, key: int) -> str:
+        """Return the path of a file if somebody waits for it, else nothing."""
+        for text in self._pager.pending():
+            request = parse_packet(" ".join(text.split(" ")[:5]))
+            if request.key == key:
+                return request.path
+        return ""
 
     def _inode(self, path: str, key: int) -> int:
         """Return the inode of a file in the mount, 0 if the path is not that of the file with this key."""
@@ -345,6 +350,11 @@ class Follow:
     def has_aside(self) -> bool:
         """Whether files that are open in the mount have no name."""
         return any(place.startswith(f"{ASIDE}/") for file in list(self.files.values()) for place in file.places)
+
+
+def has_moved(error: OSError | VmoError) -> bool:
+    """Return whether something failed since a name is not, or not any more, that of the file."""
+    return isinstance(error, (FileNotFoundError, BadHandleError)) or getattr(error, "errno", 0) == errno.ESTALE
 
 
 def _signature(status: os.stat_result) -> _Signature:

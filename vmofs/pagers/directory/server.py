@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from vmofs.client.fifo import Fifo
 from vmofs.client.mount import Mount
 from vmofs.pagers.directory.backing import Backing, File
-from vmofs.pagers.directory.following import Follow
+from vmofs.pagers.directory.following import Follow, has_moved
 from vmofs.pagers.directory.notes import Notes
 from vmofs.pagers.directory.showing import Show
 from vmofs.status import Status, VmoError
@@ -255,6 +255,10 @@ class DirectoryServer:
                 line = self._work.get_nowait()
         wanted = [line for line in lines if line.command is PacketCommand.WRITEBACK]
         for line, error in follow.sync(wanted) if wanted else ():
+            if has_moved(error):  # renamed, or answered, before this line was looked at
+                if follow.waiting(line.key):
+                    self._work.put(line)
+                continue
             self._tell(f"{line.path} could not be written back: {getattr(error, 'strerror', None) or error}")
             self._fail(line, error)
         for line in lines:
