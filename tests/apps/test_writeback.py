@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.apps.serving import PAGE, run
+from tests.apps.serving import EXAMPLES, PAGE, run
 from tests.support.backed import Backing
-from tests.support.mounted import END_SECONDS, wait_for
+from tests.support.mounted import END_SECONDS, Mounted, wait_for
 
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"
 KILLS = 50 if NIGHTLY else 5
@@ -282,3 +282,27 @@ def check_nothing_lost(path: Path, confirmed: dict[int, int]) -> None:
     data = path.read_bytes()
     lost = {slot: (oldest_word(data, slot), version) for slot, version in confirmed.items()}
     assert all(found >= version for found, version in lost.values()), lost
+
+
+def test_the_example_brings_back_what_was_written(mount: Mounted, tmp_path: Path) -> None:
+    for name in ("changed", "longer", "shorter", "removed"):
+        (tmp_path / name).write_bytes(name.encode() * 2000)
+    program: list[str | Path] = [sys.executable, EXAMPLES / "writeback_pager.py", mount.path, tmp_path]
+    with subprocess.Popen(program) as process:
+        try:
+            vmo = mount.path / "vmo"
+            wait_for((vmo / "shorter").exists, "the files are shown")
+            with (vmo / "changed").open("r+b") as file:
+                file.write(b"CHANGED")
+                file.flush()
+                os.fsync(file.fileno())
+                assert (tmp_path / "changed").read_bytes() == b"CHANGED" + b"changed" * 1999
+            os.truncate(vmo / "longer", 20_000)
+            os.truncate(vmo / "shorter", 5000)
+            (vmo / "removed").unlink()
+            wait_for(lambda: not (tmp_path / "removed").exists(), "what was removed is removed")
+        finally:
+            process.terminate()
+            process.wait(END_SECONDS)
+    assert (tmp_path / "longer").read_bytes() == (b"longer" * 2000).ljust(20_000, b"\0")
+    assert (tmp_path / "shorter").read_bytes() == (b"shorter" * 2000)[:5000]
