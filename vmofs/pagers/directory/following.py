@@ -107,7 +107,7 @@ class Follow:
         self.failed.clear()
         found = {each.place: each.status for each in walk(self._shown, self._not_scanned)}
         changed = [Found(place, status) for place, status in found.items() if self._is_changed(place, status)]
-        items: list[tuple[Found, Item]] = []
+        items: dict[File, tuple[Found, Item]] = {}
         touched = {_parent(each.place) for each in changed}
         for start in range(0, len(changed), _BATCH):
             batch = changed[start : start + _BATCH]
@@ -115,7 +115,7 @@ class Follow:
             for each, values in zip(batch, self._threads.map(self._values_of, batch), strict=True):
                 item = self._try(each.place, partial(self._take_up, each, values))
                 if item is not None:
-                    items.append((each, item))
+                    items[item.file] = each, item  # once, if it has several names
             self._note_bound()
             between()
         gone = [place for place in self._known if place not in found and not self._is_unscanned(place)]
@@ -123,8 +123,9 @@ class Follow:
             between()
             self._try(place, partial(self._remove, place))
             touched.add(_parent(place))
-        for start in range(0, len(items), _BATCH):
-            self._write_back(items[start : start + _BATCH])
+        dirty = list(items.values())
+        for start in range(0, len(dirty), _BATCH):
+            self._write_back(dirty[start : start + _BATCH])
             between()
         self._backing.tidy()
         self._bring(changed, touched)
