@@ -89,7 +89,7 @@ def test_cmp_finds_the_byte_in_which_a_served_file_differs(serve: Serve, docs_ta
         file.write(bytes([byte ^ 1]))
     compared = run("cmp", serve(docs_tar).path, other, check=False)
     assert compared.returncode == 1
-    assert b"byte 1000001" in compared.stdout
+    assert b" 1000001," in compared.stdout  # "byte", or "char" in the C locale
 
 
 @pytest.mark.parametrize("kind", ["shared", "private"])

@@ -150,7 +150,15 @@ serve_and_read(Path(sys.argv[1]), "inside")
 def test_a_mount_that_is_left_in_another_namespace_only_is_served_there(mount: Mounted) -> None:
     """As in a container that it was given to."""
     root = str(Path(__file__).parents[2])
-    script = ["unshare", "--mount", "sh", "-c", 'read -r line; exec "$0" -c "$1" "$2" "$3"']
+    script = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "unchanged",
+        "sh",
+        "-c",
+        'read -r line; exec "$0" -c "$1" "$2" "$3"',
+    ]
     holder = subprocess.Popen(
         [*script, sys.executable, _SERVES, str(mount.path), f"{root}:{root}/mount"],
         stdin=subprocess.PIPE,

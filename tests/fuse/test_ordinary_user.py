@@ -58,7 +58,7 @@ def run_as_user() -> Iterator[Run]:
                 f"exec setpriv --reuid {USER} --regid {USER} --clear-groups bash {directory}/script"
             )
             return subprocess.run(
-                ["unshare", "-m", "sh", "-c", namespace],
+                ["unshare", "-m", "--propagation", "unchanged", "sh", "-c", namespace],
                 env=vmofs_environment() | {"HOME": str(directory / "mnt"), "PYTHONDONTWRITEBYTECODE": "1"},
                 capture_output=True,
                 text=True,

@@ -132,7 +132,7 @@ def test_the_guardian_ends_a_mount_whose_main_thread_waits_for_an_unmount(
 
 
 def test_a_mount_that_is_held_by_a_namespace_is_served_on_and_it_is_said_by_whom(mount: Mounted, run: Commands) -> None:
-    holder = run("unshare", "--mount", "sleep", "60")
+    holder = run("unshare", "--mount", "--propagation", "unchanged", "sleep", "60")
     wait_for(lambda: namespace_of(holder.pid) != namespace_of(os.getpid()), "it has a namespace of its own")
     command = run(*WAYS["vmofs umount"](mount.path))
     _, told = command.communicate(timeout=END_SECONDS)
@@ -183,7 +183,7 @@ def test_a_namespace_that_goes_last_does_not_hang(mounter: Mounter, readers: Rea
     mount = mounter("deadline=0")
     mount.expected_log.append("threads wait for pages")
     reader = let_a_drop_wait(mount, readers)
-    holder = run("unshare", "--mount", "sleep", "60")
+    holder = run("unshare", "--mount", "--propagation", "unchanged", "sleep", "60")
     wait_for(lambda: namespace_of(holder.pid) != namespace_of(os.getpid()), "it has a namespace of its own")
     reader.kill()
     subprocess.run(WAYS["umount"](mount.path), check=True, timeout=END_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from pathlib import Path
@@ -27,7 +28,10 @@ def leave_mount_namespace() -> None:
     if libc.unshare(_CLONE_NEWNS) != 0:
         return  # a container may forbid it
     if libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None) != 0:
-        raise OSError(ctypes.get_errno(), "the mounts cannot be made private")
+        if ctypes.get_errno() != errno.EINVAL:
+            raise OSError(ctypes.get_errno(), "the mounts cannot be made private")
+        for mount in mounts():  # in a chroot / need not be a mount
+            libc.mount(b"none", os.fsencode(mount.path), None, _MS_REC_PRIVATE, None)
     for mount in reversed(list(mounts())):
         if mount.filesystem == FILESYSTEM_TYPE:
             libc.umount2(os.fsencode(mount.path), _MNT_DETACH | _UMOUNT_NOFOLLOW)

@@ -14,9 +14,9 @@ import pytest
 from tests.oracle.world import World as Core
 from vmofs.wire.names import MAX_PATH_BYTES
 from vmofs_mount.tree.directory_rules import FileRealm
-from vmofs_mount.tree.inodes import Directory, Fifo, Node, Realm
+from vmofs_mount.tree.inodes import Directory, Fifo, Link, Node, Realm
 from vmofs_mount.tree.limits import Limits
-from vmofs_mount.tree.tree import RENAME_EXCHANGE, RENAME_NOREPLACE, Tree
+from vmofs_mount.tree.tree import LINK_MAX, RENAME_EXCHANGE, RENAME_NOREPLACE, Tree
 
 
 class Released(Limits):
@@ -55,6 +55,13 @@ class World:
         """Rename by paths."""
         (source, old_name), (target, new_name) = self._split(old), self._split(new)
         self.tree.rename(source, old_name, target, new_name, flags)
+
+    def link(self, path: str, new: str) -> None:
+        """Give a file another name."""
+        node = self.tree.resolve(path)
+        if isinstance(node, Directory):
+            raise PermissionError(errno.EPERM, "the kernel refuses this before")
+        self.tree.link(node, *self._split(new), 7)
 
     def _add(self, path: str, node: Node) -> Node:
         parent, name = self._split(path)
@@ -303,7 +310,7 @@ def test_deep_trees_do_not_exhaust_the_stack(world: World) -> None:
     world.rename("d", "dd")
 
 
-def names_behind(directory: Directory, cookie: int, count: int) -> list[Node]:
+def names_behind(directory: Directory, cookie: int, count: int) -> list[Node | Link]:
     return list(itertools.islice(directory.after(cookie), count))
 
 
@@ -384,13 +391,15 @@ def test_the_longest_path_below_a_directory_is_known_whatever_comes_and_goes(wor
     choose = random.Random(seed)  # noqa: S311 - nothing secret
     names = ["a", "b b", "long", "longer", "the longest of all"]
     for _ in range(200):
-        paths = [node.path for node in world.root.descendants()]
+        paths = [entry.path for node in world.root.descendants() for entry in node.names]
         inside = choose.choice(
             ["", *(f"{node.path}/" for node in world.root.descendants() if isinstance(node, Directory))]
         )
         new = inside + choose.choice(names)
         try:
-            match choose.randrange(5):
+            match choose.randrange(6):
+                case 4 if paths:
+                    world.link(choose.choice(paths), new)
                 case 0:
                     world.file(new)
                 case 1:
@@ -401,8 +410,57 @@ def test_the_longest_path_below_a_directory_is_known_whatever_comes_and_goes(wor
                     parent, _, name = choose.choice(paths).rpartition("/")
                     directory = world.tree.resolve(parent) if parent else world.root
                     assert isinstance(directory, Directory)
-                    world.tree.discard(directory.children[name.encode()])
+                    remove = world.tree.rmdir if choose.randrange(2) else world.tree.unlink
+                    remove(directory, name.encode())
+                case 5 if paths:
+                    world.tree.discard(world.tree.resolve(choose.choice(paths)))
         except OSError:
             continue
         assert world.root.longest == longest_below(world.root)
     world.tree.check()
+    world.tree.limits.check(world.tree.nodes())
+
+
+def test_a_file_has_several_names_and_goes_with_the_last(world: World) -> None:
+    world.directory("d")
+    node = world.file("a")
+    world.link("a", "d/b")
+    world.link("d/b", "c")
+    assert world.tree.resolve("d/b") is world.tree.resolve("c") is node
+    assert (node.nlink, node.path) == (3, "a")
+    assert [entry.name for entry in world.root.after(0)] == [b"d", b"a", b"c"]
+    world.tree.unlink(world.root, b"a")
+    assert (node.nlink, node.path in {"d/b", "c"}, world.released) == (2, True, [])
+    world.tree.unlink(world.root, b"c")
+    assert node.path == "d/b"
+    world.rename("d", "e")
+    assert node.path == "e/b"
+    world.tree.unlink(world.tree.directory(world.tree.resolve("e").ino), b"b")
+    assert (node.nlink, world.released) == (0, [node])
+
+
+def test_one_name_of_a_file_is_renamed_and_the_others_stay(world: World) -> None:
+    node, other = world.file("a"), world.file("other")
+    world.link("a", "b")
+    world.rename("a", "c")
+    assert {name: world.tree.resolve(name) for name in ("b", "c")} == {"b": node, "c": node}
+    world.rename("b", "c")  # rename(2): nothing is done
+    assert world.tree.resolve("b") is node
+    world.rename("b", "other", RENAME_EXCHANGE)
+    assert (world.tree.resolve("other"), world.tree.resolve("b"), node.nlink) == (node, other, 2)
+    world.rename("b", "other")
+    assert (world.tree.resolve("other"), node.nlink, other.nlink) == (other, 1, 1)
+
+
+def test_a_link_is_refused_for_what_was_removed_and_for_too_many_names(world: World) -> None:
+    node = world.file("a")
+    for number in range(LINK_MAX - 1):
+        world.link("a", f"name{number}")
+    assert errno_of_call(world.link, "a", "more") == errno.EMLINK
+    assert errno_of_call(world.link, "a", "name7") == errno.EEXIST
+    world.tree.open(node)
+    world.tree.discard(node)
+    for number in range(LINK_MAX - 1):
+        world.tree.unlink(world.root, f"name{number}".encode())
+    assert errno_of_call(world.tree.link, node, world.root, b"again", 0) == errno.ENOENT
+    world.tree.close(node)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tools.benchmarks.web import Way
+
 
 class Unit(StrEnum):
     """What a value is counted in."""
@@ -49,6 +51,60 @@ class Row:
 
 
 _US, _RATE, _GBS = Unit.MICROSECONDS, Unit.PER_SECOND, Unit.GIGABYTES
+
+_S = Unit.SECONDS
+_PEERS = ("nbdkit curl", "rclone off", "rclone full", "httpdirfs", "fsspec.fuse")
+
+
+def _open_row(what: str, way: Way, *goals: Goal, field: str = "value", unit: Unit = _S, said: str = "") -> Row:
+    title = f"open: {what}, {way}"
+    return Row(title + said, title, "vmofs open", unit, goals, field)
+
+
+def _best(factor: float) -> tuple[Goal, ...]:
+    return tuple(Goal(factor, peer) for peer in _PEERS)
+
+
+_OPEN_ROWS = (
+    _open_row("100 random pages, 1 reader", Way.FAR, Goal(1.05, "nbdkit curl")),
+    _open_row(
+        "100 random pages, 1 reader",
+        Way.FAR,
+        Goal(32),
+        field="of_wanted",
+        unit=Unit.TIMES,
+        said=": fetched, of what was wanted",
+    ),
+    _open_row("100 random pages, 1 reader", Way.LOCAL, Goal(1.5, "nbdkit curl")),
+    _open_row("640 random pages, 32 readers", Way.FAR, Goal(0.48), Goal(0.1, "nbdkit curl"), Goal(0.4, "rclone full")),
+    _open_row("SQLite, 3 rows", Way.FAR, Goal(1.05, "nbdkit curl")),
+    _open_row("SQLite, 3 rows", Way.FAR, Goal(0.02), field="of_file", unit=Unit.TIMES, said=": fetched, of the file"),
+    *(
+        row
+        for what in ("unzip, list and a member", "slices of 8 tensors", "grep", "scan of a mapping, 64 MiB")
+        for row in (
+            _open_row(what, Way.FAR, *_best(1.1)),
+            _open_row(what, Way.FAR, Goal(0.5, "rclone full"), field="fetched", unit=Unit.BYTES, said=": fetched"),
+        )
+    ),
+    _open_row("sequential 256 MiB", Way.FAR, Goal(0.95, "rclone off"), field="rate", unit=_GBS),
+    _open_row(
+        "sequential 256 MiB",
+        Way.LIMITED,
+        Goal(4, "rclone off"),
+        Goal(0.9, "rclone streams"),
+        field="rate",
+        unit=_GBS,
+    ),
+    _open_row("sequential 256 MiB", Way.LOCAL, Goal(0.95, "rclone off"), field="rate", unit=_GBS),
+    Row("open: first byte, nothing running", "open: first byte", "vmofs open", _S, (Goal(0.35),)),
+    Row("open: first byte, mount there", "open: first byte", "vmofs open, mounted", _S, (Goal(0.06),)),
+    Row("open: SQLite again, from the disk cache", "open: SQLite again", "vmofs open, cached", _S),
+    Row(
+        "open: SQLite again, from the disk cache: requests, with those of opening",
+        *("open: SQLite again", "vmofs open, cached", Unit.TIMES, (Goal(1),), "requests"),
+    ),
+)
 
 ROWS = (
     Row(
@@ -141,4 +197,5 @@ ROWS = (
         *("memory, random order", "vmofs fresh", Unit.BYTES, (Goal(400),)),
     ),
     Row("start: vmofs mount until it returns", *("start", "vmofs fresh", Unit.SECONDS, (Goal(0.5),))),
+    *_OPEN_ROWS,
 )

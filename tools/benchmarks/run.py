@@ -6,12 +6,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Self
 
 from tools.benchmarks.goals import Row
 from tools.benchmarks.growth import Point, measure_model
 from tools.benchmarks.machine import MissingError, wait_quiet, warm_memory
 from tools.benchmarks.mounted_growth import measure_mount
+from tools.benchmarks.open_targets import open_targets
 from tools.benchmarks.peers import peers
 from tools.benchmarks.targets import Bench, Target
 from tools.benchmarks.vmofs_targets import SharedMount, Vmofs, targets_of
@@ -46,7 +48,8 @@ class Run:
         self._pairs = pairs
         self._patience_seconds = patience_seconds
         self._mounts = [SharedMount(program) for program in programs]
-        targets = [*peers(), *(target for mount in self._mounts for target in targets_of(mount))]
+        opening = [open_targets(program.program, program.prefix) for program in programs]
+        targets = [*peers(), *chain(*opening), *(target for mount in self._mounts for target in targets_of(mount))]
         self._targets = {target.name: target for target in targets}
         self._started: list[Target] = []
         self._unusable: dict[str, Record] = {}

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tools.benchmarks import files, holes, memory, supplying
+from tools.benchmarks import files, holes, memory, opening, supplying
 from tools.benchmarks.machine import cpu_seconds, needed
 from tools.benchmarks.targets import Bench, ObjectTarget
+from tools.benchmarks.web import Way
 
 Sample = dict[str, Any]
 """``value``, and what else is known: ``quantiles`` of latencies in µs, ``cpu_us`` of each miss, ..."""
@@ -101,6 +102,21 @@ def supplying_in_blocks(block_bytes: int) -> str:
 
 _SERVERS = ("null", "C null", "nbdkit python", "vmofs present", "vmofs supply", "vmofs aux", "vmofs answers")
 
+_ALL = ("nbdkit curl", "rclone off", "rclone full", "httpdirfs", "fsspec.fuse")
+
+OPEN_JOBS = (
+    ("100 random pages, 1 reader", "big.bin", opening.randomly(100, 1), (Way.FAR, Way.LOCAL), ("nbdkit curl",)),
+    ("640 random pages, 32 readers", "big.bin", opening.randomly(640, 32), (Way.FAR,), ("nbdkit curl", "rclone full")),
+    ("SQLite, 3 rows", "db.sqlite", opening.query, (Way.FAR,), ("nbdkit curl",)),
+    ("unzip, list and a member", "m.zip", opening.member, (Way.FAR,), _ALL),
+    ("slices of 8 tensors", "w.safetensors", opening.slices, (Way.FAR,), _ALL),
+    ("grep", "t.txt", opening.grep, (Way.FAR,), _ALL),
+    ("scan of a mapping, 64 MiB", "big.bin", opening.scan, (Way.FAR,), _ALL),
+    ("sequential 256 MiB", "big.bin", opening.sequentially, (Way.FAR, Way.LOCAL), ("rclone off",)),
+    ("sequential 256 MiB", "big.bin", opening.sequentially, (Way.LIMITED,), ("rclone off", "rclone streams")),
+)
+"""What is done with an opened file: name, file, job, how far the server is, and peers."""
+
 WORKLOADS = (
     Workload("pread, 1 reader", _to_all(misses(), *_SERVERS)),
     Workload("mmap, 1 reader", _to_all(misses(how="mmap"), "null", "C null", "vmofs present")),
@@ -131,6 +147,13 @@ WORKLOADS = (
     Workload("memory, runs", {"vmofs fresh": memory.in_runs}, most_rounds=2),
     Workload("memory, random order", {"vmofs fresh": memory.in_random_order}, most_rounds=2),
     Workload("start", {"vmofs fresh": files.start}),
+    *(
+        Workload(f"open: {what}, {way}", _to_all(opening.measure(name, job, way), "vmofs open", *peers), most_rounds=3)
+        for what, name, job, ways, peers in OPEN_JOBS
+        for way in ways
+    ),
+    Workload("open: first byte", _to_all(opening.first_byte, "vmofs open", "vmofs open, mounted")),
+    Workload("open: SQLite again", {"vmofs open, cached": opening.again("db.sqlite", opening.query, Way.FAR)}),
 )
 
 IN_BLOCKS = (

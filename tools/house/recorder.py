@@ -211,4 +211,5 @@ def _is_answer(value: object) -> bool:
 
 def _waits(frame: FrameType) -> bool:
     """Return whether a coroutine that has just left its frame is to go on later."""
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "YIELD_VALUE"
+    # Python 3.13 is at the RESUME behind it already.
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] in {"YIELD_VALUE", "RESUME"}

@@ -13,6 +13,7 @@ from vmofs import __version__
 from vmofs_mount.cli.doctor import Verdict, examine_machine, examine_mount
 from vmofs_mount.cli.open_main import OPENING
 from vmofs_mount.cli.progress import Progress
+from vmofs_mount.cli.topics import TOPICS, show
 from vmofs_mount.daemon.options import OptionError, parse_options
 from vmofs_mount.front.unmounting import UnmountError, remove_stale_mounts, unmount
 from vmofs_mount.linux.mountinfo import FILESYSTEM_TYPE, mount_at, resolved
@@ -35,13 +36,16 @@ log=FILE (default: syslog, or stderr with -f), nodev, nosuid, noexec, dev, suid,
 nodiratime, sync, dirsync"""
 
 
+_TOPICS_HELP = "topics:\n" + "\n".join(f"  {topic:16}{about}" for topic, (_, about) in TOPICS.items())
+
+
 class _CommandError(Exception):
     """The command cannot be carried out; the message is one sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C)."""
-    parsed = _parser().parse_args(arguments)
+    parsed = command_parser().parse_args(arguments)
     try:
         parsed.function(parsed)
     except (_CommandError, OptionError, UnmountError) as error:
@@ -52,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the program; the commands of ``OPENING`` have only their names in it."""
     parser = argparse.ArgumentParser(prog="vmofs", description="Files whose pages any program supplies on demand.")
     parser.add_argument("-V", "--version", action="version", version=f"vmofs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -69,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine, or a mount, lacks")
     doctor.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?")
     doctor.set_defaults(function=_doctor)
+    about = commands.add_parser("help", help="show a document", epilog=_TOPICS_HELP)
+    about.formatter_class = argparse.RawDescriptionHelpFormatter
+    about.add_argument("topic", metavar="TOPIC", choices=list(TOPICS))
+    about.set_defaults(function=_help)
     for name, sentence in OPENING.items():
         commands.add_parser(name, help=sentence, add_help=False)
     return parser
@@ -114,6 +123,10 @@ def _umount(parsed: argparse.Namespace) -> None:
             dirty = unmount(path, partial(write_back, tell=progress.tell))
     if dirty.sentence:
         sys.stderr.write(f"vmofs: {dirty.sentence}\n")
+
+
+def _help(parsed: argparse.Namespace) -> None:
+    show(parsed.topic)
 
 
 def _doctor(parsed: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def open_main(arguments: list[str]) -> int:
     from vmofs_mount.cli import open_flags  # noqa: PLC0415
 
     name, rest = arguments[0], arguments[1:]
-    parser, function = _parser(name)
+    parser, function = command_parser(name)
     try:
         rest = open_flags.with_defaults(parser, rest)
         command: list[str] = []
@@ -44,7 +44,8 @@ def open_main(arguments: list[str]) -> int:
         return error.code
 
 
-def _parser(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], int]]:
+def command_parser(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], int]]:
+    """Return the parser of one of the commands, and what carries it out."""
     from vmofs_mount.cli import open_commands, open_files, open_flags  # noqa: PLC0415 - as above
 
     usage = {

@@ -30,8 +30,9 @@ from vmofs_mount.pagers.registry import Pagers
 from vmofs_mount.pagers.supply_tree import MirrorDirectory, SupplyFile
 from vmofs_mount.rights.identity import Identity
 from vmofs_mount.tree import acl
-from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, VmoFile
+from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Link, Node, VmoFile
 from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.special_files import Symlink
 from vmofs_mount.tree.xattrs import get_xattr, list_xattrs, remove_xattr, set_xattr
 
 P = ParamSpec("P")
@@ -113,13 +114,15 @@ class Operations(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """Make a FIFO or an aux file; devices and sockets are refused."""
+        """Make a FIFO, a socket or a file; devices are refused."""
         parent = self._tree.directory(parent_inode)
         if stat.S_ISFIFO(mode):
             return self._told(parent.realm.mkfifo(parent, name, mode, to_caller(ctx)))
         if stat.S_ISREG(mode):
             return self._told(parent.realm.create(parent, name, mode, to_caller(ctx)))
-        raise OSError(errno.EPERM, "neither devices nor sockets can be made")
+        if stat.S_ISSOCK(mode):
+            return self._told(parent.realm.mksocket(parent, name, mode, to_caller(ctx)))
+        raise OSError(errno.EPERM, "devices cannot be made")
 
     @guarded  # its answer is changed on its way (``answers_of_libfuse``), so it must not wait for anything
     async def create(
@@ -168,20 +171,26 @@ class Operations(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """Refuse: there are no symbolic links."""
-        raise OSError(errno.EPERM, "there are no symbolic links here")
+        """Make a symbolic link."""
+        parent = self._tree.directory(parent_inode)
+        return self._told(parent.realm.symlink(parent, name, target, to_caller(ctx)))
 
     @handler
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """Refuse: a VMO has one name."""
-        raise OSError(errno.EPERM, "there are no hard links here")
+        """Give a file another name."""
+        parent, node = self._tree.directory(new_parent_inode), self._tree.get(inode)
+        parent.realm.link(node, parent, new_name, to_caller(ctx))
+        return self._told(node)
 
     @handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        """Refuse: nothing here is a symbolic link."""
-        raise OSError(errno.EINVAL, "there are no symbolic links here")
+        """Return what a symbolic link says."""
+        node = self._tree.get(inode)
+        if not isinstance(node, Symlink):
+            raise OSError(errno.EINVAL, f"{node.path} is no symbolic link")
+        return node.target
 
     # Attributes
 
@@ -282,8 +291,9 @@ class Operations(pyfuse3.Operations):
         for cookie, name, node in dots[start_id:]:
             if not pyfuse3.readdir_reply(token, name, to_attributes(node), cookie):
                 return
-        for child in directory.after(start_id):
-            if not pyfuse3.readdir_reply(token, child.name, to_listed_attributes(child), child.cookie):
+        for entry in directory.after(start_id):
+            child = entry.node if isinstance(entry, Link) else entry
+            if not pyfuse3.readdir_reply(token, entry.name, to_listed_attributes(child), entry.cookie):
                 return
             self._tree.remember(child)
 

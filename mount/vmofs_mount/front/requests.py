@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 
 from vmofs.units import PageRange
@@ -60,14 +59,13 @@ class Requests:
         node = self._tree.get(request.node)
         number = self._handles.open(node, flags, Caller(request.uid, request.gid, request.thread, 0))
         if isinstance(node, VmoFile) and flags & os.O_ACCMODE != os.O_RDONLY:
-            self._turns.start(request.unique, partial(self._open_for_writing, request.unique, number, node))
+            self._start(request.unique, self._open_for_writing, request.unique, number, node)
         else:
             self._answer_open(request.unique, number)
 
     async def _open_for_writing(self, unique: int, number: int, node: VmoFile) -> None:
-        with self._refusing(unique):
-            await self._vmos.wait_writable(node)
-            self._answer_open(unique, number)
+        await self._vmos.wait_writable(node)
+        self._answer_open(unique, number)
 
     def _answer_open(self, unique: int, number: int) -> None:
         handle = self._handles.get(number)
@@ -94,17 +92,25 @@ class Requests:
             self._vmos.reads.serve(handle, request.unique, request.thread, request.offset, request.size)
         else:
             assert isinstance(handle, ReadHandle)
-            self._turns.start(request.unique, partial(self._read, handle, request))
+            self._start(request.unique, self._read, handle, request)
 
     async def _read(self, handle: ReadHandle, request: Request) -> None:
-        with self._refusing(request.unique):
-            self._device.answer(request.unique, await handle.read(request.offset, request.size))
+        self._device.answer(request.unique, await handle.read(request.offset, request.size))
 
-    @contextmanager
-    def _refusing(self, unique: int) -> Iterator[None]:
-        """Answer a request with the error that comes out, which must not end the mount."""
+    def _start(self, unique: int, handle: Callable[..., Coroutine[object, object, None]], *arguments: object) -> None:
+        """Run the handler of a request."""
+        self._turns.start(unique, partial(self._carry_out, unique, handle, *arguments))
+
+    async def _carry_out(
+        self, unique: int, handle: Callable[..., Coroutine[object, object, None]], *arguments: object
+    ) -> None:
+        """Run a handler, and answer with the error that comes out, which must not end the mount.
+
+        No context manager does this: in Python 3.13 that of contextlib keeps error and frames, and so what was written,
+        until the garbage collector finds them.
+        """
         try:
-            yield
+            await handle(*arguments)
         except Exception as error:  # noqa: BLE001 - see above
             self._device.refuse(unique, error)
 
@@ -117,18 +123,17 @@ class Requests:
             if written is not None:
                 self._device.answer_written(request.unique, written)
                 return
-        self._turns.start(request.unique, partial(self._write, handle, request, bytes(data)))
+        self._start(request.unique, self._write, handle, request, bytes(data))
 
     async def _write(self, handle: Handle, request: Request, data: bytes) -> None:
-        with self._refusing(request.unique):
-            try:
-                write = handle.write_back if request.flags & _WRITE_CACHE else handle.write
-                written = await write(request.offset, data)
-            except Exception:
-                if isinstance(handle.node, AuxFile):
-                    handle.node.note_refused(PageRange.of_bytes(request.offset, len(data)))
-                raise
-            self._device.answer_written(request.unique, written)
+        try:
+            write = handle.write_back if request.flags & _WRITE_CACHE else handle.write
+            written = await write(request.offset, data)
+        except Exception:
+            if isinstance(handle.node, AuxFile):
+                handle.node.note_refused(PageRange.of_bytes(request.offset, len(data)))
+            raise
+        self._device.answer_written(request.unique, written)
 
     def forget(self, request: Request) -> None:
         """Count down what the kernel knows of an inode. There is no answer."""

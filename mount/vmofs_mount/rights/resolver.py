@@ -190,9 +190,10 @@ class Names:
         if not node.nlink:
             await self._check_orphan(identity, node, mode)
             return
-        found = await self._ask_kernel(identity, node.path, self._walk(node.path)[:-1], node, mode)
-        if found.errno:
-            raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
+        for path in [entry.path for entry in node.names]:
+            if not (await self._ask_kernel(identity, path, self._walk(path)[:-1], node, mode)).errno:
+                return
+        raise AccessDeniedError(f"no permission to {_RIGHTS[mode]} {quote(node.path)}")
 
     def _resolve(self, path: str) -> Node:
         node = self._find(path)

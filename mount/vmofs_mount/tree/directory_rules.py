@@ -16,6 +16,7 @@ from vmofs.status import VmoError
 from vmofs_mount.linux.caller import Caller
 from vmofs_mount.tree import acl
 from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, Realm, refuse
+from vmofs_mount.tree.special_files import PlainFifo, Socket, Symlink
 from vmofs_mount.tree.tree import Tree
 
 
@@ -51,8 +52,32 @@ class FileRealm(Realm):
         self.tree.add(parent, name, directory)
         return directory
 
+    def symlink(self, parent: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Make a symbolic link. It needs no pager."""
+        return self._add_new(parent, name, Symlink(caller.uid, caller.gid, target))
+
+    def link(self, node: Node, parent: Directory, name: bytes, caller: Caller) -> None:
+        """Give a file of this realm another name; EXDEV for one of another."""
+        if node.parent is None or node.parent.realm is not self:
+            raise OSError(errno.EXDEV, f"{node.path} is of another kind than what is in {parent.path}")
+        self.tree.link(node, parent, name, caller.uid)
+
+    def mkfifo(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make a named pipe, which is no port, where files are made."""
+        self._check_makes_files(parent, name)
+        return self._add_new(parent, name, PlainFifo(mode, caller.uid, caller.gid))
+
+    def mksocket(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make what a socket is bound to, where files are made."""
+        self._check_makes_files(parent, name)
+        return self._add_new(parent, name, Socket(mode, caller.uid, caller.gid))
+
+    def _check_makes_files(self, parent: Directory, name: bytes) -> None:
+        if parent.maker is None:
+            refuse("FIFOs and sockets are made where a pager serves the directory", parent, name)
+
     def unlink(self, parent: Directory, name: bytes) -> None:
-        """Close the handle that the name is."""
+        """Close the handle that the name is, if it is the last name."""
         self.tree.unlink(parent, name)
 
     def rmdir(self, parent: Directory, name: bytes) -> None:
@@ -77,6 +102,9 @@ class AuxRealm(FileRealm):
         """Make an empty aux VMO."""
         aux = AuxVmo(self._system, account=self.tree.limits.account(caller.uid))
         return self._add_new(parent, name, AuxFile(mode, caller.uid, caller.gid, aux))
+
+    def _check_makes_files(self, parent: Directory, name: bytes) -> None:
+        """Let them be made everywhere."""
 
 
 class PagerKeeper(Protocol):

@@ -1,7 +1,8 @@
 """The inodes: what a name in the mount stands for, and what ``stat`` says about it.
 
-A node has at most one name (there are no hard links). ``path`` still says what it was called after it was unlinked,
-wherever its directory is by then. Nothing here knows FUSE, waiting, or who may do what.
+A node has one name, by which requests call it, and others only if it was linked (``Link``). ``path`` still says what it
+was called after it was unlinked, wherever its directory is by then. Nothing here knows FUSE, waiting, or who may do
+what.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Node:
         "gid",
         "ino",
         "last_path",
+        "links",
         "lookup_count",
         "mode",
         "mtime_ns",
@@ -79,6 +81,7 @@ class Node:
         self.xattrs: dict[bytes, bytes] | None = None
         self.parent: Directory | None = None
         self.name = b""
+        self.links: list[Link] | None = None  # its other names
         self.last_path: str | None = None  # once it is unlinked
         self.cookie = 0  # the position in the listing of the parent
         self.lookup_count = 0  # how often the kernel was told of this inode, less what it forgot
@@ -88,14 +91,16 @@ class Node:
     @property
     def path(self) -> str:
         """The path relative to the mount point, ``vmo/disk.img``; the last one it had when it is unlinked."""
-        if self.last_path is not None:
-            return self.last_path
-        names = []
-        node: Node | None = self
-        while node is not None and node.parent is not None:
-            names.append(node.name)
-            node = node.parent
-        return b"/".join(reversed(names)).decode()
+        return self.last_path if self.last_path is not None else _path(self.parent, self.name)
+
+    @property
+    def names(self) -> list[Node | Link]:
+        """The names that it has: itself for the first one."""
+        return [self, *(self.links or ())]
+
+    def _entry(self, parent: Directory, name: bytes) -> Node | Link:
+        """Return what stands for one of its names."""
+        return next(entry for entry in self.names if entry.parent is parent and entry.name == name)
 
     @property
     def size_bytes(self) -> int:
@@ -137,6 +142,32 @@ class Node:
             self.mode &= ~stat.S_ISGID
 
 
+class Link:
+    """Another name of a node. ``payer``: for whom it is counted."""
+
+    __slots__ = ("cookie", "name", "node", "parent", "payer")
+
+    def __init__(self, node: Node, payer: int) -> None:
+        self.node = node
+        self.payer = payer
+        self.parent: Directory | None = None
+        self.name = b""
+        self.cookie = 0
+
+    @property
+    def path(self) -> str:
+        """The path relative to the mount point."""
+        return _path(self.parent, self.name)
+
+
+def _path(parent: Directory | None, name: bytes) -> str:
+    names: list[bytes] = []
+    while parent is not None:
+        names.append(name)
+        name, parent = parent.name, parent.parent
+    return b"/".join(reversed(names)).decode()
+
+
 class Directory(Node):
     """Names in the order in which they were made, each with a position that lasts as long as the name does.
 
@@ -158,30 +189,66 @@ class Directory(Node):
         self._by_cookie = SortedKeyList(key=attrgetter("cookie"))
         self._next_cookie = FIRST_COOKIE
 
-    def attach(self, name: bytes, node: Node) -> Node | None:
-        """Give the name to a node that has none; return the node that had it before, if any."""
+    def attach(self, name: bytes, node: Node, cookie: int | None = None) -> Node | None:
+        """Give the name to a node that has none; return the node that had it before, if any, and has it no longer.
+
+        ``cookie``: the position, if it is that of another name.
+        """
+        return self._attach(name, node, node, cookie)
+
+    def link(self, name: bytes, link: Link, cookie: int | None = None) -> Node | None:
+        """Do as ``attach`` does, for another name of a node that has one."""
+        node = link.node
+        node.links = [*(node.links or ()), link]
+        return self._attach(name, node, link, cookie)
+
+    def _attach(self, name: bytes, node: Node, entry: Node | Link, cookie: int | None) -> Node | None:
         replaced = self.children.get(name)
-        if replaced is None:
-            node.cookie = self._next_cookie
+        if replaced is not None:
+            cookie = self.detach(name)[1]
+        if cookie is None:
+            cookie = self._next_cookie
             self._next_cookie += 1
-        else:
-            self._by_cookie.remove(replaced)
-            node.cookie = replaced.cookie
-            self._count_subdirectory(replaced, -1)
-            self._count_length(_length_by(replaced), -1)
-        node.parent, node.name = self, name
+        entry.parent, entry.name, entry.cookie = self, name, cookie
         self.children[name] = node
-        self._by_cookie.add(node)
+        self._by_cookie.add(entry)
         self._count_subdirectory(node, 1)
-        self._count_length(_length_by(node), 1)
+        self._count_length(_length_by(name, node), 1)
         return replaced
 
-    def detach(self, node: Node) -> None:
-        """Take the name of a child away. The node remembers it."""
-        del self.children[node.name]
-        self._by_cookie.remove(node)
+    def detach(self, name: bytes) -> tuple[Node | Link, int]:
+        """Take a name away, and return what stood for it, and its position.
+
+        The node remembers its last name. If it has others, one of these becomes its first, and the ``Link`` that was
+        that one is what is returned.
+        """
+        node = self.children.pop(name)
+        entry = node._entry(self, name)  # noqa: SLF001 - of this module
+        cookie = entry.cookie
+        self._by_cookie.remove(entry)
         self._count_subdirectory(node, -1)
-        self._count_length(_length_by(node), -1)
+        self._count_length(_length_by(name, node), -1)
+        if node.links is None:
+            return node, cookie
+        gone = node.links.pop() if isinstance(entry, Node) else entry
+        if isinstance(entry, Node):
+            assert gone.parent is not None
+            positions = gone.parent._by_cookie  # noqa: SLF001 - of this class
+            positions.remove(gone)
+            node.parent, node.name, node.cookie = gone.parent, gone.name, gone.cookie
+            positions.add(node)
+        else:
+            node.links.remove(entry)
+        node.links = node.links or None
+        return gone, cookie
+
+    def put(self, name: bytes, entry: Node | Link, cookie: int | None) -> Node:
+        """Give a free name to what ``detach`` has returned; return the node."""
+        if isinstance(entry, Link):
+            self.link(name, entry, cookie)
+            return entry.node
+        self.attach(name, entry, cookie)
+        return entry
 
     def _count_length(self, length: int, step: int) -> None:
         """Count a child more or less whose longest path has this length, here and in the directories above."""
@@ -207,9 +274,9 @@ class Directory(Node):
         if self.longest not in self._lengths:
             self.longest = max(self._lengths, default=0)
 
-    def after(self, cookie: int) -> Iterator[Node]:
-        """Return the children behind a position, in order; the directory may change before the next call."""
-        iterator: Iterator[Node] = self._by_cookie.irange_key(min_key=cookie, inclusive=(False, True))
+    def after(self, cookie: int) -> Iterator[Node | Link]:
+        """Return the names behind a position, in order; the directory may change before the next call."""
+        iterator: Iterator[Node | Link] = self._by_cookie.irange_key(min_key=cookie, inclusive=(False, True))
         return iterator
 
     def is_inside(self, ancestor: Node) -> bool:
@@ -220,7 +287,7 @@ class Directory(Node):
         return node is not None
 
     def descendants(self) -> Iterator[Node]:
-        """Yield everything below, parents first. Not recursive: a path may have 2,000 components."""
+        """Yield everything below, parents first, for each name. Not recursive: a path may have 2,000 components."""
         directories = [self]
         while directories:
             for child in directories.pop().children.values():
@@ -230,14 +297,12 @@ class Directory(Node):
 
     def check(self) -> None:
         """Assert that both orders hold the same children and that ``nlink`` counts the subdirectories."""
-        assert list(self.children.values()) == list(self._by_cookie)
-        for name, child in self.children.items():
-            assert child.parent is self
-            assert child.name == name
-            assert FIRST_COOKIE <= child.cookie < self._next_cookie
+        entries = [child._entry(self, name) for name, child in self.children.items()]  # noqa: SLF001 - of this module
+        assert sorted(entries, key=attrgetter("cookie")) == list(self._by_cookie)
+        assert all(FIRST_COOKIE <= entry.cookie < self._next_cookie for entry in entries)
         subdirectories = sum(isinstance(child, Directory) for child in self.children.values())
         assert self.nlink in {0, subdirectories + 2}
-        assert Counter(map(_length_by, self.children.values())) == self._lengths
+        assert Counter(_length_by(name, child) for name, child in self.children.items()) == self._lengths
         assert self.longest == max(self._lengths, default=0)
 
     def _count_subdirectory(self, node: Node, step: int) -> None:
@@ -269,6 +334,21 @@ class Realm:
         """Make a FIFO."""
         del mode, caller
         refuse("FIFOs are not made here", parent, name)
+
+    def mksocket(self, parent: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make what a socket is bound to."""
+        del mode, caller
+        refuse("sockets are not bound here", parent, name)
+
+    def symlink(self, parent: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Make a symbolic link."""
+        del target, caller
+        refuse("symbolic links are not made here", parent, name)
+
+    def link(self, node: Node, parent: Directory, name: bytes, caller: Caller) -> None:
+        """Give a file another name."""
+        del node, caller
+        refuse("hard links are not made here", parent, name)
 
     def unlink(self, parent: Directory, name: bytes) -> None:
         """Remove what is no directory."""
@@ -312,9 +392,9 @@ def _written_bytes(name: bytes) -> int:
     return len(name) + 3 * (name.count(b" ") + name.count(b"\t") + name.count(b"\n") + name.count(b"\\"))
 
 
-def _length_by(node: Node) -> int:
+def _length_by(name: bytes, node: Node) -> int:
     """Return the length of the longest path by way of a child, with the slash before it."""
-    return 1 + _written_bytes(node.name) + (node.longest if isinstance(node, Directory) else 0)
+    return 1 + _written_bytes(name) + (node.longest if isinstance(node, Directory) else 0)
 
 
 class VmoFile(Node):

@@ -21,6 +21,7 @@ from vmofs.core.pages.account import Account
 from vmofs.status import NoMemoryError, NoSpaceError
 from vmofs.units import PAGE_SIZE
 from vmofs_mount.tree.inodes import AuxFile, Directory, Fifo, Node, Realm, VmoFile
+from vmofs_mount.tree.special_files import PlainFifo, Socket, Symlink
 
 
 class Resource(StrEnum):
@@ -264,6 +265,8 @@ class Limits:
             for resource, amount in _resources(node).items():
                 if node.payer is not None and (resource is Resource.NODES or node.nlink or node.open_count):
                     expected[resource][node.payer] += amount
+            for link in node.links or ():
+                expected[Resource.NODES][link.payer] += 1
         for paid in self._attributes.values():
             for uid, size in paid.values():
                 expected[Resource.XATTR_BYTES][uid] += size
@@ -281,7 +284,7 @@ def _maker(node: Node) -> int:
     return top.uid
 
 
-def _resources(node: Node) -> dict[Resource, int]:
+def _resources(node: Node) -> dict[Resource, int]:  # noqa: PLR0911 - a table
     """Return what a node counts as. The files of a pager belong to it."""
     match node:
         case VmoFile():
@@ -292,6 +295,8 @@ def _resources(node: Node) -> dict[Resource, int]:
             return {Resource.FIFOS: 1, Resource.NODES: 1, Resource.DESCRIPTORS: FIFO_DESCRIPTORS}
         case Directory(realm=Realm(OF_PAGERS=True)):  # with the FIFO that comes with it
             return {Resource.PAGERS: 1, Resource.NODES: 1, Resource.DESCRIPTORS: FIFO_DESCRIPTORS}
-        case Directory(NAMELESS=False) | Node(NAMELESS=True, parent=Directory(NAMELESS=True)):
+        case Symlink():
+            return {Resource.NODES: 1, Resource.XATTR_BYTES: len(node.target) + XATTR_BYTES}
+        case Directory(NAMELESS=False) | PlainFifo() | Socket() | Node(NAMELESS=True, parent=Directory(NAMELESS=True)):
             return {Resource.NODES: 1}
     return {}

@@ -14,17 +14,19 @@ import itertools
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from vmofs.wire.names import MAX_PATH_BYTES, NAME_MAX, escape
-from vmofs_mount.tree.inodes import Directory, Node
-from vmofs_mount.tree.limits import Limits
+from vmofs_mount.tree.inodes import Directory, Link, Node
+from vmofs_mount.tree.limits import Limits, Resource
 from vmofs_mount.tree.orphans import Orphans
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+LINK_MAX = 1024
+"""Names that one file may have: they are gone through one by one."""
 
 ROOT_INO = 1
 
@@ -38,6 +40,17 @@ class TreeStatistics:
     unlinked: int
     open_files: int
     known_to_kernel: int
+
+    @staticmethod
+    def of(nodes: Collection[Node]) -> TreeStatistics:
+        """Count nodes."""
+        return TreeStatistics(
+            nodes=len(nodes),
+            nodes_by_kind=Counter(type(node).__name__ for node in nodes),
+            unlinked=sum(node.nlink == 0 for node in nodes),
+            open_files=sum(node.open_count for node in nodes),
+            known_to_kernel=sum(node.lookup_count > 0 for node in nodes),
+        )
 
 
 class Tree:
@@ -132,15 +145,22 @@ class Tree:
                 a path that would not fit a request line.
             NoSpaceError: its owner has too many.
         """
-        _check_new_name(parent, name)
-        if name in parent.children:
-            raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
-        _check_path(parent, name)
+        _check_free_name(parent, name)
         self.limits.add(node)
         self._register(node)
         node.nlink = 2 if isinstance(node, Directory) else 1
         parent.attach(name, node)
         self._touch(parent)
+
+    def link(self, node: Node, parent: Directory, name: bytes, uid: int) -> None:
+        """Give a file another name; ``uid`` pays. Raises as ``add``, and ENOENT, it has none any more; EMLINK."""
+        _check_free_name(parent, name)
+        _check_link(node)
+        self.limits.take(Resource.NODES, uid)
+        parent.link(name, Link(node, uid))
+        node.nlink += 1
+        self._touch(parent)
+        self.changed(node)
 
     def add_nameless(self, node: Node) -> None:
         """Give a new node its number and times but no name: it lives while the kernel knows it.
@@ -160,7 +180,7 @@ class Tree:
         node = self.lookup(parent, name)
         if isinstance(node, Directory):
             raise OSError(errno.EISDIR, f"{node.path} is a directory")
-        self._detach(parent, node)
+        self._detach(parent, name)
 
     def rmdir(self, parent: Directory, name: bytes) -> None:
         """Remove an empty directory.
@@ -173,15 +193,18 @@ class Tree:
             raise OSError(errno.ENOTDIR, f"{node.path} is no directory")
         if node.children:
             raise OSError(errno.ENOTEMPTY, f"{node.path} is not empty")
-        self._detach(parent, node)
+        self._detach(parent, name)
 
     def discard(self, node: Node) -> None:
-        """Remove a node and everything below it, whatever it is."""
+        """Remove a node, by its first name, and everything below it, whatever it is."""
         if isinstance(node, Directory):
-            for child in list(node.children.values()):
-                self.discard(child)
+            for name, child in list(node.children.items()):
+                if isinstance(child, Directory):
+                    self.discard(child)
+                else:
+                    self._detach(node, name)
         if node.nlink and node.parent is not None:
-            self._detach(node.parent, node)
+            self._detach(node.parent, node.name)
 
     def rename(self, source: Directory, old: bytes, target: Directory, new: bytes, flags: int = 0) -> None:
         """Rename as renameat2(2) does, with RENAME_NOREPLACE or RENAME_EXCHANGE.
@@ -190,20 +213,15 @@ class Tree:
             OSError: EINVAL, unknown flags or a directory into itself; ENOENT; EEXIST under NOREPLACE; EISDIR, ENOTDIR,
                 ENOTEMPTY as rename(2) says; and what ``add`` says of names.
         """
-        if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
-            raise OSError(errno.EINVAL, f"rename flags {flags:#x}")
-        node = self.lookup(source, old)
+        node, replaced = self.lookup(source, old), target.children.get(new)
+        _check_rename(node, source, target, replaced, flags)
         _check_new_name(target, new)
-        replaced = target.children.get(new)
-        _check_rename(node, target, replaced, flags)
-        if replaced is node:
+        if replaced is node:  # two names of one file, or one name: nothing is done, as rename(2) says
             return
-        _check_path(target, new, node)
-        if flags == RENAME_EXCHANGE and replaced is not None:
-            _check_path(source, old, replaced)
-            self._exchange(node, replaced)
-        else:
-            self._move(node, target, new)
+        _check_path(target, new, node, old, source)
+        if flags == RENAME_EXCHANGE:
+            _check_path(source, old, replaced, new, target)
+        self._move(source, old, target, new, exchange=flags == RENAME_EXCHANGE)
         self._touch(source)
         self._touch(target)
 
@@ -260,29 +278,16 @@ class Tree:
 
     def statistics(self) -> TreeStatistics:
         """Return the present counts."""
-        nodes = self._nodes.values()
-        return TreeStatistics(
-            nodes=len(nodes),
-            nodes_by_kind=Counter(type(node).__name__ for node in nodes),
-            unlinked=sum(node.nlink == 0 for node in nodes),
-            open_files=sum(node.open_count for node in nodes),
-            known_to_kernel=sum(node.lookup_count > 0 for node in nodes),
-        )
+        return TreeStatistics.of(self._nodes.values())
 
     def check(self) -> None:
         """Assert that names, numbers and counts agree."""
         for ino, node in self._nodes.items():
             assert node.ino == ino
-            assert node.lookup_count >= 0
-            assert node.open_count >= 0
-            if isinstance(node, Directory):
-                node.check()
-            assert node.nlink or node.lookup_count or node.open_count or node in self.orphans, (
-                f"{node.path} should be gone"
-            )
-            if node is not self.root and node.nlink:
-                assert node.parent is not None
-                assert node.parent.children[node.name] is node
+            is_needed = node.nlink or node.lookup_count or node.open_count or node in self.orphans
+            assert is_needed, f"{node.path} should be gone"
+            if node is not self.root:
+                _check_node(node)
         self.orphans.check()
         for node in self.root.descendants():
             assert self._nodes[node.ino] is node
@@ -296,32 +301,29 @@ class Tree:
     def _touch(self, directory: Directory) -> None:
         directory.mtime_ns = directory.ctime_ns = self.now_ns()
 
-    def _detach(self, parent: Directory, node: Node) -> None:
-        parent.detach(node)
+    def _detach(self, parent: Directory, name: bytes) -> None:
+        node = parent.children[name]
+        entry, _ = parent.detach(name)
         self._touch(parent)
-        self._unlinked(node)
+        self._unlinked(node, entry)
 
-    def _exchange(self, one: Node, other: Node) -> None:
-        # A node has one name, so one of the two is nameless for a moment; a detached name would lose its position.
-        one_parent, one_name, other_parent, other_name = one.parent, one.name, other.parent, other.name
-        assert one_parent is not None
-        assert other_parent is not None
-        placeholder = Node(0, 0, 0)
-        one_parent.attach(one_name, placeholder)
-        other_parent.attach(other_name, one)
-        one_parent.attach(one_name, other)
-        self.changed(one)
-        self.changed(other)
+    def _move(self, source: Directory, old: bytes, target: Directory, new: bytes, *, exchange: bool) -> None:
+        entry, cookie = source.detach(old)
+        replaced = target.children.get(new)
+        other, other_cookie = target.detach(new) if replaced is not None else (None, None)
+        self.changed(target.put(new, entry, other_cookie))
+        if exchange and other is not None:
+            self.changed(source.put(old, other, cookie))
+        elif replaced is not None and other is not None:
+            self._unlinked(replaced, other)
 
-    def _move(self, node: Node, target: Directory, name: bytes) -> None:
-        assert node.parent is not None
-        node.parent.detach(node)
-        replaced = target.attach(name, node)
-        self.changed(node)
-        if replaced is not None:
-            self._unlinked(replaced)
-
-    def _unlinked(self, node: Node) -> None:
+    def _unlinked(self, node: Node, entry: Node | Link) -> None:
+        """Note that a node has a name less: what stood for it is ``entry``."""
+        if isinstance(entry, Link):
+            self.limits.give(Resource.NODES, entry.payer)
+            node.nlink -= 1
+            self.changed(node)
+            return
         node.last_path = node.path
         node.nlink = 0
         if node.open_count:
@@ -342,6 +344,18 @@ class Tree:
             node.forgotten()
 
 
+def _check_node(node: Node) -> None:
+    assert node.lookup_count >= 0
+    assert node.open_count >= 0
+    if isinstance(node, Directory):
+        node.check()
+    if node.nlink:
+        for entry in node.names:
+            assert entry.parent is not None
+            assert entry.parent.children[entry.name] is node
+        assert isinstance(node, Directory) or node.nlink == len(node.names)
+
+
 def _check_new_name(parent: Directory, name: bytes) -> None:
     if not parent.nlink:
         raise OSError(errno.ENOENT, f"{parent.path} was removed")
@@ -355,7 +369,23 @@ def _check_new_name(parent: Directory, name: bytes) -> None:
         raise OSError(errno.EILSEQ, f"{name!r} is not UTF-8") from None
 
 
-def _check_rename(node: Node, target: Directory, replaced: Node | None, flags: int) -> None:
+def _check_free_name(parent: Directory, name: bytes) -> None:
+    _check_new_name(parent, name)
+    if name in parent.children:
+        raise OSError(errno.EEXIST, f"{name!r} exists in {parent.path!r}")
+    _check_path(parent, name)
+
+
+def _check_link(node: Node) -> None:
+    if not node.nlink:
+        raise OSError(errno.ENOENT, f"{node.path} was removed")
+    if node.nlink >= LINK_MAX:
+        raise OSError(errno.EMLINK, f"{node.path} has {node.nlink} names")
+
+
+def _check_rename(node: Node, source: Directory, target: Directory, replaced: Node | None, flags: int) -> None:
+    if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
+        raise OSError(errno.EINVAL, f"rename flags {flags:#x}")
     if flags == RENAME_EXCHANGE and replaced is None:
         raise OSError(errno.ENOENT, "nothing to exchange with")
     if flags == RENAME_NOREPLACE and replaced is not None:
@@ -364,8 +394,6 @@ def _check_rename(node: Node, target: Directory, replaced: Node | None, flags: i
         raise OSError(errno.EINVAL, f"{node.path} would lie in itself")
     if replaced is None or replaced is node:
         return
-    source = node.parent
-    assert source is not None
     if source.is_inside(replaced):
         code = errno.EINVAL if flags == RENAME_EXCHANGE else errno.ENOTEMPTY
         raise OSError(code, f"{replaced.path} holds {node.path}")
@@ -383,10 +411,15 @@ def _check_replace(node: Node, replaced: Node) -> None:
         raise OSError(errno.ENOTDIR, f"{replaced.path} is no directory")
 
 
-def _check_path(parent: Directory, name: bytes, node: Node | None = None) -> None:
-    """Refuse a name with which a request line for it, or for something below it, would not fit PIPE_BUF."""
+def _check_path(
+    parent: Directory, name: bytes, node: Node | None = None, old: bytes = b"", source: Directory | None = None
+) -> None:
+    """Refuse a name with which a request line for it, or for something below it, would not fit PIPE_BUF.
+
+    ``node`` has the name ``old`` in ``source`` until then.
+    """
     longest = _escaped_bytes(name) + _depth_bytes(parent)
-    if isinstance(node, Directory) and longest > _escaped_bytes(node.name) + _depth_bytes(node.parent):
+    if isinstance(node, Directory) and longest > _escaped_bytes(old) + _depth_bytes(source):
         longest += node.longest
     if longest > MAX_PATH_BYTES:
         raise OSError(errno.ENAMETOOLONG, f"the path has {longest} bytes, at most {MAX_PATH_BYTES} are possible")

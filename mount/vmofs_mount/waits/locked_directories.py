@@ -136,11 +136,7 @@ class LockedDirectories:
             self._is_running = False
 
     def _tick(self, now: float) -> None:
-        watched: dict[Directory, list[tuple[int, Callable[[], None]]]] = {}
-        for file, let_go in self._watchers.values():
-            if file.parent is not None and file.nlink:
-                watched.setdefault(file.parent, []).append((file.uid, let_go))
-        for directory, calls in watched.items():
+        for directory, calls in self._watched().items():
             probe = self._probes.get(directory)
             if probe is None:
                 if now >= self._free_until.get(directory, 0.0):
@@ -152,6 +148,15 @@ class LockedDirectories:
                 for uid, call in calls:
                     if not guilty or uid in guilty:
                         call()
+
+    def _watched(self) -> dict[Directory, list[tuple[int, Callable[[], None]]]]:
+        """Return the directories in which the files have names, each with owners and what lets go."""
+        watched: dict[Directory, list[tuple[int, Callable[[], None]]]] = {}
+        for file, let_go in self._watchers.values():
+            for parent in {entry.parent for entry in file.names if file.nlink}:
+                if parent is not None:
+                    watched.setdefault(parent, []).append((file.uid, let_go))
+        return watched
 
     def _start(self, directory: Directory) -> _Probe:
         probe = self._probes[directory] = _Probe()
