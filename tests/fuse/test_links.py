@@ -6,6 +6,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -154,3 +156,18 @@ def test_what_names_take_is_counted_and_given_back(pager: PagerClient) -> None:
     vmo.path.with_name("link").unlink()
     wait_for(lambda: held("nodes") == nodes, "the kernel has forgotten them")
     assert held("xattr_bytes") == link_bytes
+
+
+def test_attributes_of_root_are_kept_and_trusted_ones_shown_to_root_only(pager: PagerClient) -> None:
+    for file in (pager.create("one").path, pager.stage(b"x").path):
+        os.setxattr(file, "trusted.a", b"1")
+        os.setxattr(file, "security.b", b"2")
+        assert (os.getxattr(file, "trusted.a"), os.getxattr(file, "security.b")) == (b"1", b"2")
+        assert set(os.listxattr(file)) == {"trusted.a", "security.b"}
+        with file.open("rb") as opened:
+            script = "import os, sys; os.setuid(65534); print(os.listxattr(int(sys.argv[1])))"
+            command = [sys.executable, "-c", script, str(opened.fileno())]
+            listed = subprocess.run(command, pass_fds=[opened.fileno()], capture_output=True, text=True, check=True)
+        assert listed.stdout == "['security.b']\n"
+        os.removexattr(file, "trusted.a")
+        assert os.listxattr(file) == ["security.b"]

@@ -503,7 +503,7 @@ def test_what_is_no_posix_here_is_refused(mount: Mounted) -> None:
     assert attempt(os.unlink, mount.path / "control" / "version") == "EPERM"
     assert attempt(os.open, os.fsencode(aux) + b"/\xff\xfe", os.O_CREAT) == "EILSEQ"
     assert attempt(os.setxattr, aux / "file", "user.vmofs.x", b"1") == "EPERM"
-    assert attempt(os.setxattr, aux / "file", "trusted.x", b"1") == "ENOTSUP"
+    assert attempt(os.setxattr, aux / "file", "security.capability", bytes(20)) in {"ENOTSUP", "EINVAL"}
 
 
 def test_a_path_that_would_not_fit_a_request_line_is_refused(mount: Mounted) -> None:

@@ -230,7 +230,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         """Return the names of the extended attributes that are stored; see ``xattrs``."""
-        return list_xattrs(self._tree.get(inode))
+        return list_xattrs(self._tree.get(inode), ctx.uid)
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:

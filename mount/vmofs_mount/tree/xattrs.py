@@ -1,11 +1,16 @@
 """Extended attributes: ``user.*`` is stored, ``user.vmofs.*`` is computed and read-only, ACLs go to ``acl``.
 
+``trusted.*`` and ``security.*`` are stored too, and only root may set them, as on a tmpfs; not
+``security.capability``, which would have to go with each change of the file, also with those that come late, or by
+another name of the memory.
+
 What is computed is answered by name and not listed. Programs that copy files copy what is listed, with ``cp -a`` and
 ``rsync -X`` among them: they would put a key and page counts on a file that has neither, and fail where they cannot be
 set. Some of ``user.vmofs.*`` are said by whoever makes a file (``Node.SAID``). These are stored, and not listed either:
 a copy is no longer what came from there, and only a VMO takes them.
 
-Namespace rules of xattr(7) (``user.*`` only on files and directories, permissions) are enforced by the kernel.
+Namespace rules of xattr(7) (``user.*`` only on files and directories, permissions) are enforced by the kernel. It does
+not hide names of ``trusted.*`` from users, as it does on a tmpfs.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ from vmofs_mount.tree.inodes import VIRTUAL_PREFIX, Node
 
 ALL = b"all"
 """The computed attribute that gives all others, one ``name=value`` in each line: no list tells which there are."""
+
+_TRUSTED = b"trusted."
 
 MAX_TOTAL_BYTES = 128 * 1024
 """Names and values of one node; the kernel itself bounds one value to 64 KiB and the list of names too."""
@@ -52,9 +59,10 @@ def get_xattr(node: Node, name: bytes) -> bytes:
     return value
 
 
-def list_xattrs(node: Node) -> list[bytes]:
-    """Return the names of those that are stored, without what is said of a VMO."""
-    return [name for name in node.xattrs or {} if not name.startswith(VIRTUAL_PREFIX)]
+def list_xattrs(node: Node, uid: int) -> list[bytes]:
+    """Return the names of those that are stored, without what is said of a VMO, or is for root alone."""
+    hidden = (VIRTUAL_PREFIX, _TRUSTED) if uid else (VIRTUAL_PREFIX,)
+    return [name for name in node.xattrs or {} if not name.startswith(hidden)]
 
 
 def set_xattr(node: Node, name: bytes, value: bytes) -> None:
@@ -102,7 +110,8 @@ def _on_one_line(value: bytes) -> bytes:
 
 
 def _check_namespace(name: bytes) -> None:
-    if not name.startswith(b"user.") and name not in {acl.ACCESS, acl.DEFAULT}:
+    is_kept = name.startswith((b"user.", _TRUSTED, b"security.")) and name != b"security.capability"
+    if not is_kept and name not in {acl.ACCESS, acl.DEFAULT}:
         raise OSError(errno.EOPNOTSUPP, f"attributes like {name!r} are not kept")
 
 
