@@ -64,6 +64,7 @@ class Follow:
         self._known: set[str] = set()
         self._seen: dict[str, _Signature] = {}
         self._bound: list[Note] = []
+        self._others: dict[int, str] = {}  # where links and nodes are, by their inode in the mount
         self._threads = ThreadPoolExecutor(WORKERS, "vmofs look")
         self._unscanned: list[str] = []
         self.failed: dict[str, str] = {}
@@ -181,7 +182,7 @@ class Follow:
         if kind == stat.S_IFREG:
             return self._take_up_file(each, values) if values else None
         there = self._backing.status(place)
-        if there is None or stat.S_IFMT(there.st_mode) != kind or kind == stat.S_IFLNK:
+        if kind == stat.S_IFLNK or not self._is_same_kind(place, status):
             self._make(each, there)
         return None
 
@@ -194,12 +195,28 @@ class Follow:
                 return
             self._backing.clear(place)
         self._make_parents(place)
-        if target:
+        other = self._others.get(status.st_ino, place)
+        self._others[status.st_ino] = place
+        if status.st_nlink > 1 and self._is_other_name(other, each, target):
+            os.link(self._backing.path(other), path, follow_symlinks=False)
+        elif target:
             os.symlink(target, path)
         elif stat.S_ISDIR(status.st_mode):
             os.mkdir(path)
         else:
             os.mknod(path, status.st_mode)
+
+    def _is_other_name(self, other: str, each: Found, target: str) -> bool:
+        """Return whether something in the directory is what has another name in the mount now."""
+        if other == each.place or not self._is_same_kind(other, each.status):
+            return False
+        if target and os.readlink(self._backing.path(other)) != target:
+            return False
+        return os.lstat(f"{self._shown}/{other}").st_ino == each.status.st_ino
+
+    def _is_same_kind(self, place: str, status: os.stat_result) -> bool:
+        there = self._backing.status(place)
+        return there is not None and stat.S_IFMT(there.st_mode) == stat.S_IFMT(status.st_mode)
 
     def _make_parents(self, place: str) -> None:
         for parent in reversed(PurePosixPath(place).parents[:-1]):

@@ -101,6 +101,8 @@ class DirectoryServer:
             self._pager.path.mkdir()
         shown = self._pager.mount.path / "vmo" / self._top
         shown.mkdir(exist_ok=True)
+        if not self._read_only:
+            self._pager.serve_directory(self._top, writeback=True)
         for view in (self._pager.mount.path / "vmo").glob(f".view-{self._pager.name}-*"):
             view.unlink(missing_ok=True)  # of a server that was killed
         self._notes = Notes(self._pager.mount.aux(f"served-{self._pager.name}"), is_new=is_new)
@@ -113,8 +115,6 @@ class DirectoryServer:
             show.show(read_only=self._read_only)
             self._files.update(show.files)
             self._follow.recall(self._notes.read())
-        if not self._read_only:
-            self._pager.serve_directory(self._top, writeback=True)
         self._fifo = Fifo(self._pager.path / "requests")
 
     def serve(self) -> dict[str, str]:

@@ -87,6 +87,7 @@ class Show:
     ) -> None:
         self._backing, self._pager, self._top, self._notes, self._tell = backing, pager, top, notes, tell
         self._shown = str(pager.mount.path / "vmo" / top)
+        self._first: dict[Identity, str] = {}  # of several names of one inode
         self.files: dict[int, File] = {}
 
     def show(self, *, read_only: bool) -> None:
@@ -140,6 +141,7 @@ class Show:
     def _file(self, each: Found, *, read_only: bool) -> None:
         identity = identity_of(each.status)
         file = self.files[key_for(identity)] = File(key_for(identity), identity)
+        self._first[identity] = each.place
         if read_only:
             file.version = each.status.st_size, each.status.st_mtime_ns
         self._backing.know(file, each.place, identity)
@@ -170,10 +172,12 @@ class Show:
         if os.path.lexists(path):
             return True
         try:
-            if stat.S_ISREG(each.status.st_mode):
-                file = self.files[key_for(identity_of(each.status))]
-                os.link(self._path(min(file.places)), path, follow_symlinks=False)
-                self._backing.know(file, each.place, identity_of(each.status))
+            identity = identity_of(each.status)
+            first = self._first.setdefault(identity, each.place)
+            if first != each.place:
+                os.link(self._path(first), path, follow_symlinks=False)
+                if stat.S_ISREG(each.status.st_mode):
+                    self._backing.know(self.files[key_for(identity)], each.place, identity)
             elif stat.S_ISLNK(each.status.st_mode):
                 os.symlink(os.readlink(self._backing.path(each.place)), path)
             else:
