@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from vmofs.client.mount import PagerDirectory
 from vmofs.pagers.directory.attributes import bring
 from vmofs.pagers.directory.backing import ASIDE, Backing, File, identity_of
+from vmofs.pagers.directory.making import Making
 from vmofs.pagers.directory.notes import Note, Notes
 from vmofs.pagers.directory.showing import Found, walk
 from vmofs.pagers.directory.storing import WORKERS, Item, Store
@@ -64,7 +64,7 @@ class Follow:
         self._known: set[str] = set()
         self._seen: dict[str, _Signature] = {}
         self._bound: list[Note] = []
-        self._others: dict[int, str] = {}  # where links and nodes are, by their inode in the mount
+        self._making = Making(backing, self._shown, self._expect)
         self._threads = ThreadPoolExecutor(WORKERS, "vmofs look")
         self._unscanned: list[str] = []
         self.failed: dict[str, str] = {}
@@ -182,49 +182,9 @@ class Follow:
         if kind == stat.S_IFREG:
             return self._take_up_file(each, values) if values else None
         there = self._backing.status(place)
-        if kind == stat.S_IFLNK or not self._is_same_kind(place, status):
-            self._make(each, there)
+        if kind == stat.S_IFLNK or not self._making.is_same_kind(place, status):
+            self._making.make(each, there)
         return None
-
-    def _make(self, each: Found, there: os.stat_result | None) -> None:
-        place, status = each
-        path = self._backing.path(place)
-        target = os.readlink(f"{self._shown}/{place}") if stat.S_ISLNK(status.st_mode) else ""
-        if there is not None:
-            if target and stat.S_ISLNK(there.st_mode) and os.readlink(path) == target:
-                return
-            self._backing.clear(place)
-        self._make_parents(place)
-        other = self._others.get(status.st_ino, place)
-        self._others[status.st_ino] = place
-        if status.st_nlink > 1 and self._is_other_name(other, each, target):
-            os.link(self._backing.path(other), path, follow_symlinks=False)
-        elif target:
-            os.symlink(target, path)
-        elif stat.S_ISDIR(status.st_mode):
-            os.mkdir(path)
-        else:
-            os.mknod(path, status.st_mode)
-
-    def _is_other_name(self, other: str, each: Found, target: str) -> bool:
-        """Return whether something in the directory is what has another name in the mount now."""
-        if other == each.place or not self._is_same_kind(other, each.status):
-            return False
-        if target and os.readlink(self._backing.path(other)) != target:
-            return False
-        return os.lstat(f"{self._shown}/{other}").st_ino == each.status.st_ino
-
-    def _is_same_kind(self, place: str, status: os.stat_result) -> bool:
-        there = self._backing.status(place)
-        return there is not None and stat.S_IFMT(there.st_mode) == stat.S_IFMT(status.st_mode)
-
-    def _make_parents(self, place: str) -> None:
-        for parent in reversed(PurePosixPath(place).parents[:-1]):
-            there = self._backing.status(str(parent))
-            if there is None or not stat.S_ISDIR(there.st_mode):
-                self._backing.clear(str(parent))
-                self._expect([str(parent)])
-                os.mkdir(self._backing.path(str(parent)))
 
     def _take_up_file(self, each: Found, values: dict[str, str]) -> Item | None:
         place, status = each
@@ -240,7 +200,7 @@ class Follow:
     def _place(self, key: int, place: str) -> File:
         """Let a file have a name in the directory."""
         file = self.files.setdefault(key, File(key))
-        self._make_parents(place)
+        self._making.make_parents(place)
         if file.identity is None:
             self._backing.create(file, place)
         elif place not in file.places or not self._backing.is_at(file, place):
