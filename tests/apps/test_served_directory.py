@@ -21,6 +21,7 @@ from tests.support.backed import ENDING, Backing
 from tests.support.mounted import END_SECONDS, vmofs_command, vmofs_environment, wait_for
 
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"
+KILLS = 50 if NIGHTLY else 5
 IS_ROOT = os.geteuid() == 0
 SECOND = 1_500_000_000
 AN_OWNER = 12345
@@ -330,6 +331,54 @@ def test_files_of_many_writers_are_whole(backed: Backing, tmp_path: Path) -> Non
     made = tree(served.path)
     served.finish()
     assert tree(tmp_path / "real") == made
+
+
+@pytest.mark.slow
+def test_what_writers_have_synced_and_renamed_is_whole_though_the_server_is_killed(
+    backed: Backing, tmp_path: Path
+) -> None:
+    served = backed()
+    ended = threading.Event()
+    confirmed: dict[str, bytes] = {}
+    wrong: list[str] = []
+
+    def write(number: int) -> None:
+        turn = 0
+        while not ended.is_set():
+            turn += 1
+            data = b"%d %d " % (number, turn) * 3000
+            folder = served.path / str(turn % 3)
+            folder.mkdir(exist_ok=True)
+            new, name = folder / f"{number}.new", f"{turn % 3}/{number}"
+            with new.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            confirmed[f"{name}.new"] = data
+            new.rename(served.path / name)
+            confirmed[name] = data
+            if (served.path / name).read_bytes() != data:
+                wrong.append(name)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(KILLS):
+            time.sleep(0.3 + 0.1 * (number % 9))
+            served.end(signal.SIGKILL)
+            served.start()
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(2 * END_SECONDS)
+    assert not wrong
+    assert len(confirmed) >= 6
+    made = tree(served.path)
+    served.finish()
+    assert tree(tmp_path / "real") == made
+    last = {name: data for name, data in confirmed.items() if not name.endswith(".new")}
+    assert {name: (tmp_path / "real" / name).read_bytes() for name in last} == last
 
 
 def test_a_file_without_a_name_can_be_synced(backed: Backing, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TypeAlias
 from vmofs.client.mount import PagerDirectory
 from vmofs.pagers.directory.attributes import bring
 from vmofs.pagers.directory.backing import ASIDE, Backing, File, identity_of
+from vmofs.pagers.directory.lookups import Lookups
 from vmofs.pagers.directory.making import Making
 from vmofs.pagers.directory.notes import Note, Notes
 from vmofs.pagers.directory.showing import Found, walk
@@ -26,7 +27,7 @@ from vmofs.status import BadHandleError, VmoError
 from vmofs.units import PAGE_SIZE, PageRange
 from vmofs.vocabulary import DirtyRange
 from vmofs.wire.names import escape
-from vmofs.wire.packets import RequestLine, parse_packet
+from vmofs.wire.packets import RequestLine
 
 _BATCH = 256
 _REWRITE_BYTES = 1 << 20
@@ -64,8 +65,10 @@ class Follow:
         self._known: set[str] = set()
         self._seen: dict[str, _Signature] = {}
         self._bound: list[Note] = []
+        self._lookups = Lookups(pager)
         self._making = Making(backing, self._shown, self._expect)
         self._threads = ThreadPoolExecutor(WORKERS, "vmofs look")
+        self._away: set[str] = set()  # in the mount, when it was last looked at
         self._unscanned: list[str] = []
         self.failed: dict[str, str] = {}
         """What is not in the directory as it is in the mount, and why, after the last pass."""
@@ -119,8 +122,11 @@ class Follow:
                     items[item.file] = each, item  # once, if it has several names
             self._note_bound()
             between()
-        gone = [place for place in self._known if place not in found and not self._is_unscanned(place)]
-        for place in sorted(gone, reverse=True):
+        gone = {place for place in self._known if place not in found and not self._is_unscanned(place)}
+        # What was renamed from a directory that is looked at late to one that was looked at early is in neither. So
+        # nothing goes before it was away twice.
+        ripe, self._away = gone & self._away, gone
+        for place in sorted(ripe, reverse=True):
             between()
             self._try(place, partial(self._remove, place))
             touched.add(_parent(place))
@@ -128,7 +134,7 @@ class Follow:
         for start in range(0, len(dirty), _BATCH):
             self._write_back(dirty[start : start + _BATCH])
             between()
-        self._backing.tidy()
+        self.sweep()
         self._bring(changed, touched)
         self._unscanned.clear()
         if self._notes.size > _REWRITE_BYTES:
@@ -212,8 +218,11 @@ class Follow:
         return file
 
     def _remove(self, place: str) -> None:
+        if os.path.lexists(f"{self._shown}/{place}"):
+            return  # it has come back
         self._backing.take_name(place)
         self._known.discard(place)
+        self._away.discard(place)
         self._seen.pop(place, None)
 
     def _expect(self, places: Iterable[str]) -> None:
@@ -280,9 +289,9 @@ class Follow:
         return failed
 
     def _item_of(self, line: RequestLine) -> Item:
-        path = self._path_now(line)
+        path = self._lookups.path_now(line)
         name = path.removeprefix("vmo/")
-        inode = self._inode(path, line.key)
+        inode = self._lookups.inode(path, line.key)
         if path.startswith(self._prefix) and inode:
             self._expect([path.removeprefix(self._prefix)])
             return Item(self._place(line.key, path.removeprefix(self._prefix)), self._pager.vmo(name), inode)
@@ -292,42 +301,20 @@ class Follow:
         self._bound.append(Note(file.key, file.identity, aside))
         return Item(file, self._pager.vmo(name), inode)
 
-    def _path_now(self, line: RequestLine) -> str:
-        """Return the path that a file has now, which may have been renamed since the line was written."""
-        if self._inode(line.path, line.key):
-            return line.path
-        return self.waiting(line.key) or line.path
+    def sweep(self) -> bool:
+        """Let go what nobody has any more, of what is set aside; return whether something is left."""
+        aside = [file for file in list(self.files.values()) if any(at.startswith(f"{ASIDE}/") for at in file.places)]
+        for file in aside:
+            self.completed(file.key)
+        self._backing.tidy()
+        return any(file.key in self.files for file in aside)
 
-    def waiting(self, key: int) -> str:
-        """Return the path of a file if somebody waits for it, else nothing."""
-        for text in self._pager.pending():
-            request = parse_packet(" ".join(text.split(" ")[:5]))
-            if request.key == key:
-                return request.path
-        return ""
-
-    def _inode(self, path: str, key: int) -> int:
-        """Return the inode of a file in the mount, 0 if the path is not that of the file with this key."""
-        with suppress(OSError):
-            fd = os.open(self._pager.mount.path / path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                if int(os.getxattr(f"/proc/self/fd/{fd}", "user.vmofs.key")) == key:
-                    return os.fstat(fd).st_ino
-            finally:
-                os.close(fd)
-        return 0
-
-    def completed(self, line: RequestLine) -> None:
-        """Learn that nobody has a file any more, unless its name is there still."""
-        file = self.files.get(line.key)
-        if file is not None and not self._inode(line.path, line.key):
+    def completed(self, key: int) -> None:
+        """Learn that nobody may have a file any more."""
+        file = self.files.get(key)
+        if file is not None and not self._lookups.lives(key):
             self._backing.forget(file)
-            del self.files[line.key]
-
-    @property
-    def has_aside(self) -> bool:
-        """Whether files that are open in the mount have no name."""
-        return any(place.startswith(f"{ASIDE}/") for file in list(self.files.values()) for place in file.places)
+            del self.files[key]
 
 
 def has_moved(error: OSError | VmoError) -> bool:

@@ -20,8 +20,9 @@ from queue import Empty, SimpleQueue
 
 from vmofs.client.fifo import Fifo
 from vmofs.client.mount import Mount
-from vmofs.pagers.directory.backing import Backing, File
+from vmofs.pagers.directory.backing import ASIDE, Backing, File
 from vmofs.pagers.directory.following import Follow, has_moved
+from vmofs.pagers.directory.lookups import Lookups
 from vmofs.pagers.directory.notes import Notes
 from vmofs.pagers.directory.showing import Show
 from vmofs.status import Status, VmoError
@@ -99,6 +100,8 @@ class DirectoryServer:
         is_new = not self._pager.is_there
         if is_new:
             self._pager.path.mkdir()
+            if self._backing.status(ASIDE) is not None:
+                self._tell(f"{self._backing.path(ASIDE)} has files that were open in a mount that was lost; they stay")
         shown = self._pager.mount.path / "vmo" / self._top
         shown.mkdir(exist_ok=True)
         if not self._read_only:
@@ -187,9 +190,9 @@ class DirectoryServer:
                 self._supply(file, line.offset, line.length)
         except (OSError, VmoError) as error:
             self._fail(line, error)
-        except Exception:  # whoever waits is to be told
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits is to be told
+            self._tell(f"{line.path} could not be read: {error!r}")
             self._fail(line, OSError(errno.EIO, "an error of the server"))
-            raise
 
     def _supply(self, file: File, offset: int, length: int) -> None:
         """Supply pages. If the file was written back while they were read they may be old, and are read again."""
@@ -231,7 +234,7 @@ class DirectoryServer:
             if not self._pass(follow) and not follow.failed:
                 break
         end = time.monotonic() + _COMPLETE_SECONDS
-        while follow.has_aside and time.monotonic() < end and not self._has_ended.is_set():
+        while follow.sweep() and time.monotonic() < end and not self._has_ended.is_set():
             self._between(follow, 0.05)
 
     def _pass(self, follow: Follow) -> bool:
@@ -256,14 +259,14 @@ class DirectoryServer:
         wanted = [line for line in lines if line.command is PacketCommand.WRITEBACK]
         for line, error in follow.sync(wanted) if wanted else ():
             if has_moved(error):  # renamed, or answered, before this line was looked at
-                if follow.waiting(line.key):
+                if Lookups(self._pager).waiting(line.key):
                     self._work.put(line)
                 continue
             self._tell(f"{line.path} could not be written back: {getattr(error, 'strerror', None) or error}")
             self._fail(line, error)
         for line in lines:
             if line.command is PacketCommand.COMPLETE:
-                follow.completed(line)
+                follow.completed(line.key)
             elif line.command is PacketCommand.DIRTY:  # of a file that is served read-only
                 self._fail(line, OSError(errno.EROFS, "this file is only read"))
 
