@@ -16,7 +16,6 @@ from tests.support.mounted import Mounted, wait_for
 from tests.support.pager_client import PagerClient, Vmo, process_state
 from tests.support.writing import supply, take
 from vmofs.units import PAGE_SIZE
-from vmofs_mount.waits.kill_watch import KILL_SECONDS
 
 SECONDS = 0.2
 """How long a killed process may last."""
@@ -178,7 +177,7 @@ def test_a_process_that_waits_ends_at_once_when_it_is_killed_and_directories_can
     pytest.fail(f"it lasted for {seconds} s")
 
 
-@pytest.mark.parametrize("kind", ["pwrite", "ftruncate"])
+@pytest.mark.parametrize("kind", ["pwrite", "ftruncate", "fsync"])
 def test_a_signal_that_is_handled_ends_the_wait_with_eintr_and_python_makes_the_call_again(
     shared_mount: Mounted, pager: PagerClient, start: Start, kind: str
 ) -> None:
@@ -186,20 +185,6 @@ def test_a_signal_that_is_handled_ends_the_wait_with_eintr_and_python_makes_the_
     caller.process.send_signal(signal.SIGUSR1)
     assert take(pager) == REQUESTS[kind], "EINTR, so the call is made again"
     assert caller.kill() < SECONDS
-    wait_for(lambda: shared_mount.counter("held_requests") == 0, "nothing waits any more")
-
-
-def test_a_signal_that_is_handled_does_not_end_an_fsync_and_a_later_kill_does(
-    shared_mount: Mounted, pager: PagerClient, start: Start
-) -> None:
-    """Databases take EINTR of fsync for lost data, and PostgreSQL has timers."""
-    _, caller = waiting(pager, start, "fsync")
-    for _ in range(3):
-        caller.process.send_signal(signal.SIGUSR1)
-        time.sleep(KILL_SECONDS)
-    assert pager.requests.is_quiet(), "it is not made again"
-    assert caller.process.poll() is None
-    assert caller.kill() < 10 * SECONDS, "of this kill the kernel does not tell"
     wait_for(lambda: shared_mount.counter("held_requests") == 0, "nothing waits any more")
 
 

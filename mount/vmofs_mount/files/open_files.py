@@ -51,8 +51,8 @@ class Handle(ABC):
         """Write what was stored through a mapping, and return how many bytes were taken."""
         return await self.write(offset, data)
 
-    async def fsync(self, thread: int) -> None:  # noqa: B027 - what is in memory only is as safe as it gets
-        """Wait until what was written is safe, for a thread."""
+    async def fsync(self) -> None:  # noqa: B027 - what is in memory only is as safe as it gets, as on a tmpfs
+        """Wait until what was written is safe."""
 
     def poll(self, notify: Callable[[], None] | None) -> int:
         """Return which of POLLIN and POLLOUT hold; ``notify`` is to be called once when that changes."""

@@ -6,7 +6,6 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -144,10 +143,8 @@ class OpenVmos:
             await self._unless_let_go(partial(self.engine.wait, access), file)
         return access.result()
 
-    async def run_counted(self, access: Access[T], handle: VmoHandle, thread: int | None = None) -> T:
+    async def run_counted(self, access: Access[T], handle: VmoHandle) -> T:
         """Do as ``run`` does, and count what waits as a request of whoever opened the file.
-
-        ``thread``: who waits, if no signal is to end it but one that kills.
 
         Raises:
             VmoError: the call failed; NO_MEMORY, he has too many.
@@ -157,7 +154,7 @@ class OpenVmos:
             return access.result()
         self._count(access, handle.caller.uid)
         try:
-            await self._unless_let_go(partial(self.engine.wait, access), handle.file, handle.watched_process, thread)
+            await self._unless_let_go(partial(self.engine.wait, access), handle.file, handle.watched_process)
         finally:
             self.limits.give(Resource.REQUESTS, handle.caller.uid)
         return access.result()
@@ -224,37 +221,22 @@ class OpenVmos:
             over.set()
 
     async def _unless_let_go(
-        self,
-        wait: Callable[[], Awaitable[None]],
-        file: VmoFile,
-        process: int | None = None,
-        thread: int | None = None,
+        self, wait: Callable[[], Awaitable[None]], file: VmoFile, process: int | None = None
     ) -> None:
         """Wait for something with a file locked; ``process``: whose death the kernel does not tell.
-
-        ``thread``: who waits, if no signal is to end it but one that kills.
 
         Raises:
             LetGoError: it was interrupted, the process was killed, or others must go on.
         """
         with (
             trio.CancelScope() as scope,
-            ExitStack() as watches,
             self.directories.watch(file, scope.cancel),
-            self.engine.interruptible(partial(self._interrupted, thread, scope.cancel, watches)),
+            self.engine.interruptible(scope.cancel),
             self._killed.watch(process, scope.cancel),
         ):
             await wait()
         if scope.cancelled_caught:
             raise LetGoError(f"{file.path}: who waited was killed or interrupted, or others must go on")
-
-    def _interrupted(self, thread: int | None, let_go: Callable[[], None], watches: ExitStack) -> None:
-        """Let a call go whose caller has a signal; with ``thread`` when that turns out to kill it."""
-        if not thread:
-            let_go()
-        else:
-            watches.enter_context(self._killed.watch(thread_group(thread), let_go))
-            self._killed.look()
 
     def check(self) -> None:
         """Assert that files are counted as often as they are open."""
@@ -344,18 +326,15 @@ class VmoHandle(Handle):
         self._opened.cache.size_changed(vmo, but=self.file)  # ours the kernel knows when the write is answered
         return min(length, max(0, int(vmo.stream_size) - offset))
 
-    async def fsync(self, thread: int) -> None:
-        """Wait until the pager has written back what is dirty now, if the VMO was made so.
-
-        A signal that does not kill the thread does not end it: programs take any error of ``fsync`` for lost data.
-        """
+    async def fsync(self) -> None:
+        """Wait until the pager has written back what is dirty now, if the VMO was made so."""
         await self._opened.wait_until_written(self.file)
         self._opened.taken.raise_failure(self.file)
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
         if isinstance(vmo, PagerVmo) and self.file.nlink:  # without a name it goes with the last who has it open
-            await self._opened.run_counted(vmo.sync(), self, thread)
+            await self._opened.run_counted(vmo.sync(), self)
 
     def release(self) -> None:
         """Count the file as open no longer."""

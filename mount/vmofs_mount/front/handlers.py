@@ -265,6 +265,12 @@ class Operations(pyfuse3.Operations):
     # Open files
 
     @handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Make written data safe; may wait for a pager."""
+        del datasync
+        await self._handles.get(fh).fsync()
+
+    @handler
     async def poll(
         self, inode: int, fh: int, poll_handle: pyfuse3.PollHandle | None, ctx: pyfuse3.RequestContext
     ) -> int:

@@ -24,7 +24,7 @@ from vmofs_mount.pagers.answers_file import AnswersHandle
 from vmofs_mount.pagers.supply_tree import SupplyHandle
 from vmofs_mount.tree.inodes import AuxFile, VmoFile
 
-_FORGET, _OPEN, _READ, _WRITE, _RELEASE, _FSYNC, _INTERRUPT, _BATCH_FORGET = 2, 14, 15, 16, 18, 20, 36, 42  # fuse.h
+_FORGET, _OPEN, _READ, _WRITE, _RELEASE, _INTERRUPT, _BATCH_FORGET = 2, 14, 15, 16, 18, 36, 42  # <linux/fuse.h>
 _WRITE_CACHE = 1  # of fuse_write_in: it comes from the page cache, where it was stored through a mapping
 _ONE_NUMBER = struct.Struct("=Q")  # fuse_forget_in: a count; fuse_interrupt_in: the number of a request
 _COUNT = struct.Struct("=II")  # fuse_batch_forget_in
@@ -49,7 +49,6 @@ class Requests:
             _READ: self.read,
             _WRITE: self.write,
             _RELEASE: self.release,
-            _FSYNC: self.fsync,
             _INTERRUPT: self.interrupt,
             _BATCH_FORGET: self.batch_forget,
         }
@@ -135,14 +134,6 @@ class Requests:
                 handle.node.note_refused(PageRange.of_bytes(request.offset, len(data)))
             raise
         self._device.answer_written(request.unique, written)
-
-    def fsync(self, request: Request) -> None:
-        """Answer FSYNC when what was written is safe; may wait for a pager."""
-        self._start(request.unique, self._fsync, self._handles.get(request.handle), request)
-
-    async def _fsync(self, handle: Handle, request: Request) -> None:
-        await handle.fsync(request.thread)
-        self._device.answer(request.unique, b"")
 
     def forget(self, request: Request) -> None:
         """Count down what the kernel knows of an inode. There is no answer."""
