@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.serving import PAGE, SHELL_PAGER, Served
+from tests.support.backed import Backing, backing_in
 from tests.support.faulty_server import FaultyServer, faulty_server
 from tests.support.mounted import Mounted, Mounter
 from tests.support.opened import User, user_in
@@ -68,6 +69,13 @@ def serve(mount: Mounted) -> Iterator[Serve]:
         for one in served:
             if one.process is not None:
                 one.kill()
+
+
+@pytest.fixture
+def backed(tmp_path: Path) -> Iterator[Backing]:
+    """A function that has what is in ``tmp_path/real`` served by now."""
+    with backing_in(tmp_path) as backing:
+        yield backing
 
 
 @pytest.fixture

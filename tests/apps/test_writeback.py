@@ -1,6 +1,6 @@
-"""Ordinary programs write files that ``tools/examples/writeback_pager.py`` serves; all of it gets to the real files.
+"""Ordinary programs write files that ``vmofs serve`` shows; all of it gets to the real files.
 
-The pager may be killed at any moment: nothing that fsync or msync confirmed is lost, and who writes notices nothing.
+The server may be killed at any moment: nothing that fsync or msync confirmed is lost, and who writes notices nothing.
 """
 
 from __future__ import annotations
@@ -14,101 +14,17 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.apps.serving import EXAMPLES, PAGE, run
-from tests.support.mounted import END_SECONDS, Mounted, Mounter, vmofs_command, vmofs_environment, wait_for
-from tests.support.pager_client import metric
+from tests.support.backed import Backing
+from tests.support.mounted import END_SECONDS, Mounted, wait_for
 
-PROGRAM = EXAMPLES / "writeback_pager.py"
 NIGHTLY = os.environ.get("VMOFS_NIGHTLY") == "1"
-KILLS = 500 if NIGHTLY else 50
-
-
-class Backed:
-    """A directory of a mount, the real one behind it, and the pager between them."""
-
-    def __init__(self, mount: Mounted, directory: Path) -> None:
-        self.mount = mount
-        self.directory = directory
-        self.path = mount.path / "vmo" / "wb"
-        self._log_path = directory.parent / "pager.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start the pager, and wait until it serves: it opens its FIFO last."""
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, PROGRAM, self.mount.path, "wb", self.directory], stderr=log
-            )
-
-    def wait_ready(self) -> None:
-        """Wait until the files that exist are shown."""
-        stats = self.mount.path / "control/wb/stats"
-        wait_for(stats.exists, "there is a pager")
-        wait_for(lambda: metric(stats.read_text(), "vmofs_pager_fifos_attached") == 1, "it serves")
-        for path in self.directory.rglob("*"):
-            shown = self.path / path.relative_to(self.directory)
-            wait_for(shown.exists, f"{shown} is shown")
-
-    def stop(self) -> None:
-        """Let the pager stand still until it goes on or is ended."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Let a stopped pager go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def end(self, sent: signal.Signals) -> None:
-        """End the pager by a signal."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(sent)
-        process.send_signal(signal.SIGCONT)
-        code = process.wait(END_SECONDS)
-        assert code == (0 if sent is signal.SIGTERM else -sent), self._log_path.read_text()
-
-    def finish(self) -> None:
-        """End the pager properly, then the mount. It had nothing to complain about."""
-        self.end(signal.SIGTERM)
-        run(*vmofs_command("umount", self.mount.path), env=vmofs_environment())
-        self.mount.process.wait(END_SECONDS)
-        assert self._log_path.read_text() == ""
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(END_SECONDS)
-
-
-@pytest.fixture
-def backed(tmp_path: Path) -> Iterator[Callable[[], Backed]]:
-    """A function that has what is in ``tmp_path/real`` served by now."""
-    mounter = Mounter(tmp_path)
-    (tmp_path / "real").mkdir()
-    made: list[Backed] = []
-
-    def begin() -> Backed:
-        made.append(Backed(mounter(), tmp_path / "real"))
-        made[-1].start()
-        made[-1].wait_ready()
-        return made[-1]
-
-    try:
-        yield begin
-        mounter.finish()
-    finally:
-        for one in made:
-            one.close()
-        mounter.clean_up()
+KILLS = 50 if NIGHTLY else 5
 
 
 SQL = """
@@ -127,7 +43,7 @@ INSERT INTO words VALUES (100000, 'last');
 @pytest.mark.skipif(not shutil.which("sqlite3"), reason="there is no sqlite3")
 @pytest.mark.parametrize("pragmas", ["journal_mode=delete", "journal_mode=wal; PRAGMA mmap_size=100000000"])
 def test_a_database_written_through_the_mount_is_whole_in_the_real_file(
-    backed: Callable[[], Backed], tmp_path: Path, pragmas: str
+    backed: Backing, tmp_path: Path, pragmas: str
 ) -> None:
     served = backed()
     for place in (served.path / "w.db", tmp_path / "reference.db"):
@@ -143,7 +59,7 @@ def test_a_database_written_through_the_mount_is_whole_in_the_real_file(
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
-def test_a_clone_made_in_the_mount_is_whole_in_the_real_directory(backed: Callable[[], Backed], tmp_path: Path) -> None:
+def test_a_clone_made_in_the_mount_is_whole_in_the_real_directory(backed: Backing, tmp_path: Path) -> None:
     origin = tmp_path / "origin"
     origin.mkdir()
     config = ("user.name=x", "user.email=x@example.org", "maintenance.auto=false", "gc.auto=0")  # nothing in background
@@ -172,7 +88,7 @@ def test_a_clone_made_in_the_mount_is_whole_in_the_real_directory(backed: Callab
 
 @pytest.mark.skipif(not shutil.which("fio"), reason="there is no fio: tools/setup --dev installs it")
 @pytest.mark.parametrize("engine", ["psync", "mmap"])
-def test_fio_finds_what_it_wrote(backed: Callable[[], Backed], tmp_path: Path, engine: str) -> None:
+def test_fio_finds_what_it_wrote(backed: Backing, tmp_path: Path, engine: str) -> None:
     served = backed()
     job = ["--name=job", "--size=1M", "--rw=randwrite", "--bs=4k", "--verify=crc32c", "--verify_fatal=1", "--thread"]
     common = [*job, f"--ioengine={engine}", "--fsync=64", f"--output={tmp_path}/fio.out", "--verify_state_save=0"]
@@ -183,7 +99,7 @@ def test_fio_finds_what_it_wrote(backed: Callable[[], Backed], tmp_path: Path, e
     run("fio", *common, f"--filename={served.directory}/data", "--verify_only=1")
 
 
-def test_everything_done_to_files_is_done_to_the_real_ones(backed: Callable[[], Backed], tmp_path: Path) -> None:
+def test_everything_done_to_files_is_done_to_the_real_ones(backed: Backing, tmp_path: Path) -> None:
     real = tmp_path / "real"
     for name in ("changed", "shorter", "longer", "renamed", "removed"):
         (real / name).write_bytes(name.encode() * 2000)
@@ -205,7 +121,7 @@ def test_everything_done_to_files_is_done_to_the_real_ones(backed: Callable[[], 
 
 
 def test_what_is_dirty_is_written_back_at_the_end_though_it_is_forgotten_that_it_was_modified(
-    backed: Callable[[], Backed], tmp_path: Path
+    backed: Backing, tmp_path: Path
 ) -> None:
     (tmp_path / "real/file").write_bytes(b"old" * 5000)
     served = backed()
@@ -220,7 +136,7 @@ def test_what_is_dirty_is_written_back_at_the_end_though_it_is_forgotten_that_it
     assert (tmp_path / "real/file").read_bytes() == b"new" + b"old" * 4999
 
 
-def test_names_that_changed_while_no_pager_ran_are_followed(backed: Callable[[], Backed], tmp_path: Path) -> None:
+def test_names_that_changed_while_no_pager_ran_are_followed(backed: Backing, tmp_path: Path) -> None:
     real = tmp_path / "real"
     for name in ("renamed", "removed", "kept"):
         (real / name).write_bytes(name.encode() * 2000)
@@ -241,7 +157,7 @@ def test_names_that_changed_while_no_pager_ran_are_followed(backed: Callable[[],
     assert (real / "new name").read_bytes() == b"RENAMED" + b"renamed" * 1999
 
 
-def test_what_was_removed_just_before_the_end_is_removed(backed: Callable[[], Backed], tmp_path: Path) -> None:
+def test_what_was_removed_just_before_the_end_is_removed(backed: Backing, tmp_path: Path) -> None:
     """It would come back otherwise: the journal of a database, say, by which the last change were taken back."""
     real = tmp_path / "real"
     for name in ("closed", "open", "kept"):
@@ -252,8 +168,8 @@ def test_what_was_removed_just_before_the_end_is_removed(backed: Callable[[], Ba
         for name in ("closed", "open"):
             (served.path / name).unlink()
         served.end(signal.SIGTERM)
-        (aside,) = real.glob(".*")
-        assert sorted(path.name for path in real.iterdir()) == [aside.name, "kept"]
+        (aside,) = real.glob(".vmofs-aside/*")
+        assert sorted(path.name for path in real.iterdir()) == [".vmofs-aside", "kept"]
         assert aside.read_bytes() == b"open" * 2000
     served.start()
     wait_for(lambda: not aside.exists(), "it is removed when it is closed")
@@ -262,7 +178,7 @@ def test_what_was_removed_just_before_the_end_is_removed(backed: Callable[[], Ba
 
 @pytest.mark.parametrize("meanwhile", ["stopped", "killed"])
 def test_names_that_are_exchanged_before_they_are_followed_keep_their_content(
-    backed: Callable[[], Backed], tmp_path: Path, meanwhile: str
+    backed: Backing, tmp_path: Path, meanwhile: str
 ) -> None:
     """Not read by anybody so far, the content is in the real files only, and each must get another's name."""
     real = tmp_path / "real"
@@ -320,9 +236,7 @@ def oldest_word(data: bytes, slot: int) -> int:
 
 
 @pytest.mark.slow
-def test_nothing_that_fsync_confirmed_is_lost_when_the_pager_is_killed(
-    backed: Callable[[], Backed], tmp_path: Path
-) -> None:
+def test_nothing_that_fsync_confirmed_is_lost_when_the_pager_is_killed(backed: Backing, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when the test fails
     numbers = random.Random(seed)  # noqa: S311 - no secret
@@ -368,3 +282,27 @@ def check_nothing_lost(path: Path, confirmed: dict[int, int]) -> None:
     data = path.read_bytes()
     lost = {slot: (oldest_word(data, slot), version) for slot, version in confirmed.items()}
     assert all(found >= version for found, version in lost.values()), lost
+
+
+def test_the_example_brings_back_what_was_written(mount: Mounted, tmp_path: Path) -> None:
+    for name in ("changed", "longer", "shorter", "removed"):
+        (tmp_path / name).write_bytes(name.encode() * 2000)
+    program: list[str | Path] = [sys.executable, EXAMPLES / "writeback_pager.py", mount.path, tmp_path]
+    with subprocess.Popen(program) as process:
+        try:
+            vmo = mount.path / "vmo"
+            wait_for((vmo / "shorter").exists, "the files are shown")
+            with (vmo / "changed").open("r+b") as file:
+                file.write(b"CHANGED")
+                file.flush()
+                os.fsync(file.fileno())
+                assert (tmp_path / "changed").read_bytes() == b"CHANGED" + b"changed" * 1999
+            os.truncate(vmo / "longer", 20_000)
+            os.truncate(vmo / "shorter", 5000)
+            (vmo / "removed").unlink()
+            wait_for(lambda: not (tmp_path / "removed").exists(), "what was removed is removed")
+        finally:
+            process.terminate()
+            process.wait(END_SECONDS)
+    assert (tmp_path / "longer").read_bytes() == (b"longer" * 2000).ljust(20_000, b"\0")
+    assert (tmp_path / "shorter").read_bytes() == (b"shorter" * 2000)[:5000]

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from vmofs.client.fifo_inlet import vmo_of
-from vmofs.client.mount import PagerVmo
+from vmofs.client.mount import PagerVmo, Vmo
 from vmofs.client.pager import Data, Object
 from vmofs.client.service import Entry
 from vmofs.units import PAGE_SIZE
@@ -60,7 +60,7 @@ class WriteBack:
         with self._lock:
             vmo.writeback_begin(0, 0)
             ranges = vmo.query_dirty_ranges()
-            with self._view(vmo) as source:
+            with _view(vmo) as source:
                 for each in ranges:
                     vmo.writeback_begin(each.offset, each.length, is_zero=each.is_zero)
                 size = os.fstat(source).st_size
@@ -87,20 +87,42 @@ class WriteBack:
             self._store(obj, at, data)
             at += len(data)
 
-    @contextmanager
-    def _view(self, vmo: PagerVmo) -> Iterator[int]:
-        """Open the memory of a VMO as another file, past the page cache."""
-        key = vmo.key
-        view = vmo.mount.vmo(f".view-{vmo.pager.name}-{key}")
-        with suppress(FileNotFoundError):
-            view.unlink()  # of a pager that was killed
-        vmo.create_child(ChildKind.REFERENCE, view.name, no_write=True)
-        fd = os.open(view.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-        try:
-            is_it = view.key == key
-            view.unlink()
-            if not is_it:
-                raise OSError(errno.ESTALE, f"{vmo.field} is not VMO {key} any more")
-            yield fd
-        finally:
-            os.close(fd)
+
+def view_of(vmo: PagerVmo, key: int) -> Vmo:
+    """Return the name of the view by which a VMO is read."""
+    return vmo.mount.vmo(f".view-{vmo.pager.name}-{key}")
+
+
+def open_view(vmo: PagerVmo, key: int) -> int:
+    """Open the view of a VMO that was just made, past the page cache; its name goes.
+
+    Raises:
+        OSError: It cannot be opened; ESTALE, the name that it was made by was another VMO's.
+    """
+    view = view_of(vmo, key)
+    fd = os.open(view.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        is_it = int(os.getxattr(fd, "user.vmofs.key")) == key
+        view.unlink()
+    except BaseException:
+        os.close(fd)
+        raise
+    if not is_it:
+        os.close(fd)
+        raise OSError(errno.ESTALE, f"{vmo.field} is not VMO {key} any more")
+    return fd
+
+
+@contextmanager
+def _view(vmo: PagerVmo) -> Iterator[int]:
+    """Open the memory of a VMO as another file, past the page cache."""
+    key = vmo.key
+    view = view_of(vmo, key)
+    with suppress(FileNotFoundError):
+        view.unlink()  # of a pager that was killed
+    vmo.create_child(ChildKind.REFERENCE, view.name, no_write=True)
+    fd = open_view(vmo, key)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

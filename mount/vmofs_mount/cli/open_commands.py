@@ -17,13 +17,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vmofs.client import Pager, serve
-from vmofs.pagers.local_files import files_of
 from vmofs.pagers.source import ExitCode, Refusal
-from vmofs.pagers.sources_pager import SourcesPager
 from vmofs.status import VmoError
 from vmofs_mount.cli.open_files import unmount_if_unused
 from vmofs_mount.cli.open_flags import policy_of, request_of
 from vmofs_mount.cli.progress import Progress
+from vmofs_mount.cli.serve_directory import serve_directory
 from vmofs_mount.openers import records
 from vmofs_mount.openers.job import Command, Job
 from vmofs_mount.openers.places import Mounting, Target, answers, target_of
@@ -77,12 +76,10 @@ def run_run(parsed: argparse.Namespace) -> int:
 
 
 def run_serve(parsed: argparse.Namespace) -> int:
-    """``vmofs serve module:Class MOUNT``: run a pager in the foreground."""
+    """``vmofs serve module:Class MOUNT`` or ``DIRECTORY MOUNT/vmo/NAME``: run a pager in the foreground."""
     if Path(parsed.pager).is_dir():
-        pager: Pager = SourcesPager({file.name: file for file in files_of(Path(parsed.pager))})
-        name = parsed.pager_name or Path(parsed.pager).resolve().name
-    else:
-        pager, name = _pager_class(parsed.pager)(), parsed.pager_name
+        return serve_directory(parsed)
+    pager, name = _pager_class(parsed.pager)(), parsed.pager_name
     policy = policy_of(parsed)
     for flag in ("cluster", "ahead"):
         if getattr(policy, flag) is not None:

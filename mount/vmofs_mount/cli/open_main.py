@@ -67,7 +67,8 @@ def command_parser(name: str) -> tuple[argparse.ArgumentParser, Callable[[argpar
         open_flags.add_policy_flags(parser)
     elif name == "serve":
         parser.add_argument("pager", metavar="module:Class | DIRECTORY")
-        parser.add_argument("mount", metavar="MOUNT")
+        parser.add_argument("mount", metavar="MOUNT | MOUNT/vmo/NAME", help="where; a directory becomes vmo/NAME")
+        parser.add_argument("--read-only", action="store_true", help="of a directory: nothing in it is changed")
         parser.add_argument("--name", dest="pager_name", metavar="NAME", help="of the directory in control/")
         open_flags.add_policy_flags(parser)
     elif name == "digests":

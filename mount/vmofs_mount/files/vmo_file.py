@@ -350,7 +350,7 @@ class VmoHandle(Handle):
         vmo = self.file.vmo
         if isinstance(vmo, PagerView):
             vmo = vmo.of  # the same memory
-        if isinstance(vmo, PagerVmo):
+        if isinstance(vmo, PagerVmo) and self.file.nlink:  # without a name it goes with the last who has it open
             # A thread of the kernel makes the call that was submitted by libaio, and whoever submitted it waits for it.
             await self._opened.run_counted(vmo.sync(), self, self.process)
 
