@@ -56,7 +56,7 @@ def _place(path: Path, name: str) -> tuple[Path, str]:
     for parent in path.parents:
         if parent.name == "vmo" and (parent.parent / "control" / "version").exists():
             return parent.parent, str(path.relative_to(parent))
-    return path, name
+    return (path.parent.parent, path.name) if path.parent.name == "vmo" else (path, name)
 
 
 def _say(parsed: argparse.Namespace, sentence: str) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vmofs.client.command_file import CommandFile
 from vmofs.client.mount import PagerDirectory, PagerVmo
@@ -27,7 +25,6 @@ from vmofs.wire.commands import Command, CommandKind, OpRange, VmoCreateChild
 
 WORKERS = 8
 _PIECE = 1 << 20
-_OWNER = stat.S_IRUSR | stat.S_IWUSR
 _MOST_SYNCS = 16
 """Of more files than that the whole filesystem is synced at once."""
 
@@ -70,7 +67,6 @@ class Store:
 
     def write_back(self, items: Sequence[Item]) -> None:
         """Bring files to what their VMOs are now. Each that could not be has its ``error``."""
-        closed = self._open_up(items)
         try:
             # Of no pages at all it is for the size alone: what that was until then counts as written back at END.
             unknown = [item for item in items if item.ranges is None]
@@ -88,21 +84,6 @@ class Store:
                 for fd in (item.source, item.target):
                     if fd >= 0:
                         os.close(fd)
-            for path, mode in closed:
-                with suppress(OSError):
-                    os.chmod(path, mode)
-
-    @staticmethod
-    def _open_up(items: Sequence[Item]) -> list[tuple[Path, int]]:
-        """Let the owner write to files for as long as they are written back: only root could without. Return which."""
-        opened: list[tuple[Path, int]] = []
-        for item in items if os.geteuid() else ():
-            with suppress(OSError):
-                mode = stat.S_IMODE(os.lstat(item.vmo.path).st_mode)
-                if mode & _OWNER != _OWNER:
-                    os.chmod(item.vmo.path, mode | _OWNER)
-                    opened.append((item.vmo.path, mode))
-        return opened
 
     def _each(self, items: Sequence[Item], step: Callable[[Item], None]) -> None:
         """Take a step for each that has come so far, several at a time."""
