@@ -44,6 +44,7 @@ from tests.fuse.test_shared_waiting import (
 from tests.fuse.test_short_turns import COMMANDS, act, make_and_remove_pagers, make_pieces, pin_and_close
 from tests.fuse.test_short_turns import write_blank_lines as write_empty_lines
 from tests.fuse.test_who_pays import WAYS, open_many, refused_after, remove_attributes, set_attributes
+from tests.support import front_attacks
 from tests.support.identity import Actor, meanwhile, reachable_mount
 from tests.support.mounted import END_SECONDS, Mounted, wait_for
 from tests.support.rights import command
@@ -354,6 +355,11 @@ ATTACKS = [
     Attack("is behind READs", (is_behind_reads,)),
     Attack("sets attributes", (puts_attributes_on_files_of_others,)),
     Attack("opens files", (opens_many_files,)),
+    Attack("writes nonsense to answers", (front_attacks.writes_nonsense_to_answers,)),
+    Attack("floods with interrupts", (front_attacks.floods_with_interrupts,)),
+    Attack("marks and reads", (front_attacks.marks_and_reads,)),
+    Attack("writes large pieces", (front_attacks.writes_large_pieces,)),
+    Attack("keeps many open", (front_attacks.keeps_very_many_open,)),
 ]
 
 
