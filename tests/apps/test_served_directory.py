@@ -212,6 +212,54 @@ def test_what_cannot_be_shown_is_left_out_with_a_line_each_and_stays(backed: Bac
     assert Path(os.fsdecode(bytes(real) + b"/\xff")).read_bytes() == b"kept"
 
 
+def make_links(top: Path) -> None:
+    """Make links of all kinds, and nodes."""
+    (top / "sub").mkdir()
+    (top / "file").write_bytes(b"short")
+    (top / "hard").hardlink_to(top / "file")
+    (top / "sub/third").hardlink_to(top / "file")
+    (top / "link").symlink_to("file")
+    (top / "folder").symlink_to("sub")
+    (top / "broken").symlink_to("nowhere")
+    (top / "loop").symlink_to("loop")
+    os.mkfifo(top / "fifo", 0o620)
+    os.mknod(top / "socket", stat.S_IFSOCK | 0o755)
+    for path in sorted(top.rglob("*"), reverse=True):
+        os.utime(path, (SECOND, SECOND), follow_symlinks=False)
+
+
+def test_links_and_nodes_go_through_in_both_directions(backed: Backing, tmp_path: Path) -> None:
+    make_links(tmp_path / "real")
+    before = tree(tmp_path / "real")
+    served = backed()
+    assert tree(served.path) == before
+    (served.path / "new").mkdir()
+    make_links(served.path / "new")
+    (served.path / "link").unlink()
+    (served.path / "link").symlink_to("hard")
+    (served.path / "hard").rename(served.path / "renamed")
+    (served.path / "sub/third").unlink()
+    made = tree(served.path)
+    assert made["renamed"][-1] == made["file"][-1] == 2
+    served.finish()
+    assert tree(tmp_path / "real") == made
+    assert (tmp_path / "real/renamed").samefile(tmp_path / "real/file")
+
+
+def test_what_is_synced_by_one_name_is_not_cut_off_by_another(backed: Backing, tmp_path: Path) -> None:
+    """Hard links and symbolic links to a file are one file."""
+    real = tmp_path / "real"
+    make_links(real)
+    served = backed()
+    with (served.path / "link").open("ab") as file:
+        file.write(b"er" * 5000)
+        file.flush()
+        os.fsync(file.fileno())
+        assert (real / "sub/third").read_bytes() == b"short" + b"er" * 5000
+    served.finish()
+    assert {(real / name).read_bytes() for name in ("file", "hard", "sub/third", "link")} == {b"short" + b"er" * 5000}
+
+
 def test_a_file_that_is_unlinked_and_open_keeps_its_content(backed: Backing, tmp_path: Path) -> None:
     (tmp_path / "real/file").write_bytes(b"content" * 1000)
     served = backed()
