@@ -79,6 +79,12 @@ class Tally:
     dirty_requests_total: int = 0
     queued_touches: int = 0
 
+    def may_touch(self) -> bool:
+        """Count a TOUCH packet that is about to be queued; return whether there is room for it."""
+        has_room = self.queued_touches < MOST_TOUCHES
+        self.queued_touches += has_room
+        return has_room
+
 
 @dataclass(frozen=True, slots=True)
 class SourceStatistics:
@@ -303,21 +309,14 @@ class PageSource:
 
     def send_note(self, command: PacketCommand, pages: PageRange = _NO_PAGES) -> None:
         """Queue a packet that nobody answers: one of ``NOTES``. Of TOUCH, a hint, what is too much is lost."""
-        if command is PacketCommand.TOUCH:
-            if self.tally.queued_touches == MOST_TOUCHES:
-                return
-            self.tally.queued_touches += 1
-        self._send(PageRequest(self, command, pages, 0.0))
+        if command is not PacketCommand.TOUCH or self.tally.may_touch():
+            self._send(PageRequest(self, command, pages, 0.0))
 
     def withdraw_all(self) -> None:
         """Take back every packet that was not dequeued, COMPLETE included."""
-        self.tally.queued_touches -= self._touches()
+        self.tally.queued_touches -= sum(request.command is PacketCommand.TOUCH for request in self._packets)
         self._packets = _NO_PACKETS
         self.port.withdraw(self)
-
-    def _touches(self) -> int:
-        """Return how many of the packets are TOUCH."""
-        return sum(request.command is PacketCommand.TOUCH for request in self._packets)
 
     def _send(self, request: PageRequest) -> None:
         if self._packets:
