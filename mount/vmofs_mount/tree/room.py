@@ -15,7 +15,7 @@ _NODE_BYTES = 2048
 """What a file costs beyond its pages, at most; see tools/BENCH.md."""
 
 _REST_PER_LOOK = 10
-"""So many times as long as it took to count what may be evicted that number is given again."""
+"""So many times the CPU time that it took to count what may be evicted that number is given again."""
 
 
 class Space(NamedTuple):
@@ -57,9 +57,9 @@ class Room:
 
     def _idle(self) -> int:
         """Return how many pages may be evicted. To count them costs a look at each VMO."""
-        eviction, began = self._system.eviction, time.monotonic()
-        if eviction is not None and began >= self._counted_until:
+        eviction = self._system.eviction
+        if eviction is not None and time.monotonic() >= self._counted_until:
+            began = time.thread_time()  # not by the clock: that the machine is busy makes no count dear
             self._idle_pages = eviction.idle_pages()
-            ended = time.monotonic()
-            self._counted_until = ended + _REST_PER_LOOK * (ended - began)
+            self._counted_until = time.monotonic() + _REST_PER_LOOK * (time.thread_time() - began)
         return self._idle_pages
