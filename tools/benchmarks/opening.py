@@ -18,15 +18,17 @@ from typing import Any
 
 from tools.benchmarks.open_targets import OpenTarget, VmofsOpen
 from tools.benchmarks.targets import Bench
-from tools.benchmarks.web import LAYER_BYTES, LAYERS, Way
+from tools.benchmarks.web import LAYER_BYTES, LAYERS, Way, lines_of, members_of, rows_of
 
 _PAGE = 4096
 _SEQUENTIAL_BYTES = 2**28
 _SCANNED_BYTES = 2**26
 _MOST_SECONDS = 60
 
-Job = Callable[[Path, Path, int], int]
-"""Called with the file to read, the file as it is, and a seed; it checks what it reads, and returns how much that is.
+Job = Callable[[Path, Path, int, float], int]
+"""Called with the file to read, the file as it is, a seed, and the share of the job that is to be done.
+
+It checks what it reads, and returns how much that is.
 
 Raises:
     RuntimeError: something was wrong.
@@ -40,7 +42,7 @@ def measure(name: str, job: Job, way: Way) -> Callable[[Bench, OpenTarget, int],
         with target.opened(bench, way, name) as path:
             since = target.web.log_bytes
             began = time.perf_counter()
-            wanted = job(path, target.web.files / name, seed)
+            wanted = job(path, target.web.files / name, seed, bench.sizes.web_share)
             seconds = time.perf_counter() - began
         return _sample(target, name, since, seconds, wanted)
 
@@ -52,11 +54,11 @@ def again(name: str, job: Job, way: Way) -> Callable[[Bench, OpenTarget, int], d
 
     def sample(bench: Bench, target: OpenTarget, seed: int) -> dict[str, Any]:
         with target.opened(bench, way, name) as path:
-            job(path, target.web.files / name, seed)
+            job(path, target.web.files / name, seed, bench.sizes.web_share)
         since = target.web.log_bytes
         with target.opened(bench, way, name) as path:
             began = time.perf_counter()
-            wanted = job(path, target.web.files / name, seed)
+            wanted = job(path, target.web.files / name, seed, bench.sizes.web_share)
             seconds = time.perf_counter() - began
         return _sample(target, name, since, seconds, wanted)
 
@@ -87,9 +89,9 @@ def _sample(target: OpenTarget, name: str, since: int, seconds: float, wanted: i
 def randomly(count: int, threads: int) -> Job:
     """Read random pages."""
 
-    def job(path: Path, source: Path, seed: int) -> int:
+    def job(path: Path, source: Path, seed: int, share: float) -> int:
         chance = random.Random(seed)  # noqa: S311
-        numbers = [chance.randrange(source.stat().st_size // _PAGE) for _ in range(count)]
+        numbers = [chance.randrange(source.stat().st_size // _PAGE) for _ in range(int(count * share))]
         with ThreadPoolExecutor(threads) as pool:
             parts = [numbers[n::threads] for n in range(threads)]
             return sum(pool.map(lambda part: _pages(path, source, part), parts))
@@ -106,11 +108,11 @@ def _pages(path: Path, source: Path, numbers: list[int]) -> int:
     return len(numbers) * _PAGE
 
 
-def sequentially(path: Path, source: Path, seed: int) -> int:  # noqa: ARG001 - as every job
+def sequentially(path: Path, source: Path, seed: int, share: float) -> int:  # noqa: ARG001 - as every job
     """Read 256 MiB from the beginning, or all, or for a minute."""
     done, end = 0, time.monotonic() + _MOST_SECONDS
     with path.open("rb", buffering=0) as file, source.open("rb", buffering=0) as right:
-        while done < _SEQUENTIAL_BYTES and time.monotonic() < end:
+        while done < _SEQUENTIAL_BYTES * share and time.monotonic() < end:
             data = file.read(2**20)
             if not data:
                 break
@@ -120,32 +122,33 @@ def sequentially(path: Path, source: Path, seed: int) -> int:  # noqa: ARG001 - 
     return done
 
 
-def scan(path: Path, source: Path, seed: int) -> int:  # noqa: ARG001 - as every job
+def scan(path: Path, source: Path, seed: int, share: float) -> int:  # noqa: ARG001 - as every job
     """Touch each page of 64 MiB of a mapping."""
+    size = int(_SCANNED_BYTES * share)
     with path.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)) as mapped:
-        found = mapped[0:_SCANNED_BYTES:_PAGE]
+        found = mapped[0:size:_PAGE]
     with source.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)) as mapped:
-        if found != mapped[0:_SCANNED_BYTES:_PAGE]:
+        if found != mapped[0:size:_PAGE]:
             raise RuntimeError("something is wrong in the mapping")
-    return _SCANNED_BYTES
+    return size
 
 
-def query(path: Path, source: Path, seed: int) -> int:
+def query(path: Path, source: Path, seed: int, share: float) -> int:
     """Look three rows up in a database."""
-    keys = ", ".join(f"'key{(seed * 7919 + n * 31357) % 100_000:08}'" for n in range(3))
+    keys = ", ".join(f"'key{(seed * 7919 + n * 31357) % rows_of(share):08}'" for n in range(3))
     sentence = f"SELECT k, v FROM t WHERE k IN ({keys})"  # noqa: S608 - the numbers are ours
     return _same(["sqlite3", "file:{}?immutable=1", sentence], path, source)
 
 
-def member(path: Path, source: Path, seed: int) -> int:
+def member(path: Path, source: Path, seed: int, share: float) -> int:
     """List a zip, and read one of its members."""
     listed = _same(["unzip", "-l", "{}"], path, source, without_head=True)
-    return listed + _same(["unzip", "-p", "{}", f"dir/text{seed % 300}.txt"], path, source)
+    return listed + _same(["unzip", "-p", "{}", f"dir/text{seed % members_of(share)}.txt"], path, source)
 
 
-def grep(path: Path, source: Path, seed: int) -> int:  # noqa: ARG001 - as every job
+def grep(path: Path, source: Path, seed: int, share: float) -> int:  # noqa: ARG001 - as every job
     """Find lines near the end of a text."""
-    _same(["grep", "-c", "line 149999[0-9] ", "{}"], path, source)
+    _same(["grep", "-c", f"line {lines_of(share) // 10 - 1}[0-9] ", "{}"], path, source)
     return source.stat().st_size
 
 
@@ -160,7 +163,7 @@ def _same(command: list[str], path: Path, source: Path, *, without_head: bool = 
     return len(outputs[0])
 
 
-def slices(path: Path, source: Path, seed: int) -> int:  # noqa: ARG001 - as every job
+def slices(path: Path, source: Path, seed: int, share: float) -> int:  # noqa: ARG001 - as every job
     """Read 40 KiB of every second tensor of a safetensors file, through a mapping."""
     with (
         path.open("rb") as file,

@@ -24,7 +24,10 @@ _START_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large things are. ``slow_misses`` is for who starts a process for each, ``peer_files`` for slow peers."""
+    """How large things are. ``slow_misses`` is for who starts a process for each, ``peer_files`` for slow peers.
+
+    ``web_share``: how much is done with files of a web server, of what is done else.
+    """
 
     object_bytes: int
     supply_bytes: int
@@ -34,10 +37,11 @@ class Sizes:
     peer_files: int
     pages_in_random_order: int
     growth_limit: int
+    web_share: float
 
 
-FULL = Sizes(2**30, 2**28, 2000, 100, 100_000, 2000, 2**16, 10**6)
-QUICK = Sizes(2**24, 2**23, 200, 5, 200, 50, 512, 10**3)
+FULL = Sizes(2**30, 2**28, 2000, 100, 100_000, 2000, 2**16, 10**6, 1.0)
+QUICK = Sizes(2**24, 2**23, 200, 5, 200, 50, 512, 10**3, 0.05)
 
 
 @dataclass

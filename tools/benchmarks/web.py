@@ -34,7 +34,22 @@ http {{
 }}
 """
 
-ROWS, LAYERS, LAYER_BYTES, MEMBERS, LINES = 100_000, 16, 2**22, 300, 1_500_000
+LAYERS, LAYER_BYTES = 16, 2**22
+
+
+def rows_of(share: float) -> int:
+    """Return how many rows the database has."""
+    return int(100_000 * share)
+
+
+def members_of(share: float) -> int:
+    """Return how many members the zip has."""
+    return int(300 * share)
+
+
+def lines_of(share: float) -> int:
+    """Return how many lines the text has."""
+    return int(1_500_000 * share)
 
 
 class Way(StrEnum):
@@ -67,7 +82,7 @@ class Web:
             self.folder = bench.memory / "web"
             self.files = self.folder / "files"
             self.files.mkdir(parents=True)
-            _make_files(self.files)
+            _make_files(self.files, bench.sizes.web_share)
             (self.files / "big.bin").symlink_to(bench.source)
             self._start(nginx)
         self._users += 1
@@ -129,15 +144,15 @@ def _wait_listening(port: int, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
 
 
-def _make_files(folder: Path) -> None:
+def _make_files(folder: Path, share: float) -> None:
     chance = random.Random(1)  # noqa: S311 - the same files each time
     with closing(sqlite3.connect(folder / "db.sqlite")) as database:
         database.execute("CREATE TABLE t (k TEXT PRIMARY KEY, v TEXT)")
-        rows = ((f"key{n:08}", chance.randbytes(225).hex()) for n in range(ROWS))
+        rows = ((f"key{n:08}", chance.randbytes(225).hex()) for n in range(rows_of(share)))
         database.executemany("INSERT INTO t VALUES (?, ?)", rows)
         database.commit()
     with zipfile.ZipFile(folder / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(MEMBERS):
+        for number in range(members_of(share)):
             archive.writestr(f"dir/text{number}.txt", chance.randbytes(100_000).hex())
     names = {
         f"layer.{n}.weight": {
@@ -153,5 +168,5 @@ def _make_files(folder: Path) -> None:
         for _ in range(LAYERS):
             file.write(chance.randbytes(LAYER_BYTES))
     with (folder / "t.txt").open("w") as text:
-        text.writelines(f"this is line {n} of a long text\n" for n in range(LINES))
+        text.writelines(f"this is line {n} of a long text\n" for n in range(lines_of(share)))
     os.sync()
