@@ -109,7 +109,7 @@ _OPEN_ROWS = (
 ROWS = (
     Row(
         "present, not cached: random 4 KiB pread, 1 reader",
-        *("pread, 1 reader", "vmofs present", _US, (Goal(1.05, "null"), Goal(1.3, "C null"))),
+        *("pread, 1 reader", "vmofs present", _US, (Goal(1.05, "null"), Goal(1.45, "C null"))),
     ),
     Row(
         "present, not cached: random 4 KiB page fault, 1 reader",
@@ -147,7 +147,7 @@ ROWS = (
     ),
     Row(
         "miss, Python pager, FIFO and supply/, 1 reader",
-        *("pread, 1 reader", "vmofs supply", _US, (Goal(1.0, "nbdkit python"), Goal(2.2, "null"))),
+        *("pread, 1 reader", "vmofs supply", _US, (Goal(0.9, "nbdkit python"), Goal(2.2, "null"))),
     ),
     Row(
         "miss, Python pager, FIFO and answers, 1 reader",
@@ -167,7 +167,7 @@ ROWS = (
     ),
     Row(
         "miss, Python pager, FIFO and supply/, 32 readers",
-        *("pread, 32 readers", "vmofs supply", _RATE, (Goal(1.0, "nbdkit python"),)),
+        *("pread, 32 readers", "vmofs supply", _RATE, (Goal(0.85, "nbdkit python"),)),
     ),
     Row(
         "miss, bash pager, one dd per request, 1 reader",
