@@ -39,7 +39,7 @@ LAYERS, LAYER_BYTES = 16, 2**22
 
 def rows_of(share: float) -> int:
     """Return how many rows the database has."""
-    return int(100_000 * share)
+    return int(200_000 * share)
 
 
 def members_of(share: float) -> int:
