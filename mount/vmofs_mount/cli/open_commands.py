@@ -22,7 +22,6 @@ from vmofs.status import VmoError
 from vmofs_mount.cli.open_files import unmount_if_unused
 from vmofs_mount.cli.open_flags import policy_of, request_of
 from vmofs_mount.cli.progress import Progress
-from vmofs_mount.cli.serve_directory import serve_directory
 from vmofs_mount.openers import records
 from vmofs_mount.openers.job import Command, Job
 from vmofs_mount.openers.places import Mounting, Target, answers, target_of
@@ -78,6 +77,8 @@ def run_run(parsed: argparse.Namespace) -> int:
 def run_serve(parsed: argparse.Namespace) -> int:
     """``vmofs serve module:Class MOUNT`` or ``DIRECTORY MOUNT/vmo/NAME``: run a pager in the foreground."""
     if Path(parsed.pager).is_dir():
+        from vmofs_mount.cli.serve_directory import serve_directory  # noqa: PLC0415 - open and run do without
+
         return serve_directory(parsed)
     pager, name = _pager_class(parsed.pager)(), parsed.pager_name
     policy = policy_of(parsed)
