@@ -132,7 +132,11 @@ def remove_all(mount: Path) -> None:
             for name in files:
                 Path(directory, name).unlink()
             for name in directories:
-                Path(directory, name).rmdir()
+                path = Path(directory, name)
+                if path.is_symlink():  # to a directory
+                    path.unlink()
+                else:
+                    path.rmdir()
 
 
 def held(mount: Path) -> dict[str, int]:
