@@ -29,10 +29,11 @@ class Board:
         trouble: by pager, until when its requests may time out.
         reading: by FIFO, since when its present pager has it open.
         busy: by worker, since when it is at its present step; 0 when it is at none.
+        looked: one number, when the conductor last began to look at all pagers, and has.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        layout = [SLOTS, PAGERS, PAGERS, WORKERS, SHARED_FILES * SHARED_PAGES, SHARED_FILES * SHARED_PAGES]
+        layout = [SLOTS, PAGERS, PAGERS, WORKERS, 1, SHARED_FILES * SHARED_PAGES, SHARED_FILES * SHARED_PAGES]
         fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             if create:
@@ -44,10 +45,16 @@ class Board:
         at = 0
         for number, length in enumerate(layout):
             part = memoryview(self._map)[8 * at : 8 * (at + length)]
-            parts.append(part.cast("d" if number < 4 else "q"))
+            parts.append(part.cast("d" if number < 5 else "q"))
             at += length
         self._parts = parts
-        self.faults, self.trouble, self.reading, self.busy, self._begun, self._done = parts
+        self.faults, self.trouble, self.reading, self.busy, self.looked, self._begun, self._done = parts
+
+    def wait_looked(self, seconds: float) -> None:
+        """Wait until the conductor has looked at the pagers since now: it may have got no CPU, and know no trouble."""
+        now = time.monotonic()
+        while 0 < self.looked[0] < now and time.monotonic() < now + seconds:  # 0: nobody disturbs pagers
+            time.sleep(0.01)
 
     def note_fault(self, key: int) -> None:
         """Note that a request of a file is about to be failed."""

@@ -214,9 +214,11 @@ class Soak:
         return outcome
 
     def _disturb(self, numbers: random.Random) -> None:
+        began = time.monotonic()
         try:
             for pager in self._pagers:
                 pager.look(numbers, self.outcome.counts, calm=self.settings.calm)
+            self.board.looked[0] = began
         except ChildProcessError as error:
             raise SoakError({"error": str(error)}) from error
 

@@ -27,6 +27,9 @@ MEMORY_SECONDS = 2.0
 SETTLE_SECONDS = 5.0
 """How long the page cache may show what was refused, or what another view of the memory has changed."""
 
+_LOOK_SECONDS = 20.0
+"""How long the conductor may get no CPU."""
+
 STEP_SECONDS = 90.0
 """How long a step may go on to be refused for cause."""
 
@@ -68,9 +71,11 @@ class World:
         if error.errno in _FAILED and self.board.faults[key % SLOTS] >= since:
             self.counts["failed for cause"] += 1
             return True
-        if error.errno in _TIMED_OUT and self.board.trouble[pager] >= since:
-            self.counts["timed out for cause"] += 1
-            return True
+        if error.errno in _TIMED_OUT:
+            self.board.wait_looked(_LOOK_SECONDS)
+            if self.board.trouble[pager] >= since:
+                self.counts["timed out for cause"] += 1
+                return True
         return False
 
     def had_trouble(self, key: int, pager: int, since: float) -> bool:
