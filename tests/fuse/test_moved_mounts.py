@@ -138,6 +138,23 @@ def test_a_mount_that_is_covered_is_served_where_else_it_is(
     assert ended(daemon) == []
 
 
+def test_a_mount_that_is_covered_before_it_was_tried_is_served_too(place: Path, tmp_path: Path) -> None:
+    bound = tmp_path / "bound"
+    bound.mkdir()
+    for _ in range(5):
+        daemon = subprocess.Popen(
+            vmofs_command("mount", "-f", place), env=vmofs_environment(), stderr=subprocess.PIPE, text=True
+        )
+        wait_for(lambda: str(place) in Path("/proc/mounts").read_text(), "it is mounted")
+        call("mount", "--bind", place, bound)
+        call("mount", "-t", "tmpfs", "other", place)
+        serve_and_read(bound, "p")
+        call("umount", place)
+        call("umount", bound)
+        call("umount", place)
+        assert ended(daemon) == []
+
+
 _SERVES = """
 import sys
 from pathlib import Path

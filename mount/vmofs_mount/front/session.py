@@ -7,12 +7,12 @@ whether the mount answers) goes to a worker thread, and the device number comes 
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import pyfuse3
@@ -28,6 +28,7 @@ from vmofs_mount.front.unmounting import UnmountError, remove_mounts
 from vmofs_mount.linux.device_messages import Kernel, fuse_devices
 from vmofs_mount.linux.knobs import break_connection, tune
 from vmofs_mount.linux.mountinfo import MountPoint, mount_at, mounts
+from vmofs_mount.linux.place import Place
 from vmofs_mount.loop.scheduler import IDLE_TASKS, Turns
 from vmofs_mount.observe.dirty import Dirty
 from vmofs_mount.rights.privileges import what_is_lacking
@@ -147,7 +148,7 @@ async def serve(
                 nursery.start_soon(end.watch_signals)
                 nursery.start_soon(end.watch_connection)
                 nursery.start_soon(end.serve_requests)
-                nursery.start_soon(end.become_ready, mountpoint)
+                nursery.start_soon(end.become_ready, mountpoint, mount)
                 if mount is not None:  # else it was unmounted already
                     nursery.start_soon(Departure(mount, kernel, end.come).run)
                 await end.wait(assembled)
@@ -245,12 +246,12 @@ class _End:
         self._served.set()
         self._near.set()
 
-    async def become_ready(self, mountpoint: str) -> None:
+    async def become_ready(self, mountpoint: str, mount: MountPoint | None) -> None:
         """Tune the mount and try whether it answers."""
         try:
             with trio.fail_after(_READY_SECONDS):
                 await self._begun.wait()  # the answer to it would undo what is tuned before
-                degraded = await trio.to_thread.run_sync(self._tune_and_try, mountpoint, abandon_on_cancel=True)
+                degraded = await trio.to_thread.run_sync(self._tune_and_try, mountpoint, mount, abandon_on_cancel=True)
         except (OSError, trio.TooSlowError) as error:
             if mount_at(mountpoint) is None:
                 return  # unmounted already, watch_connection is about to learn it
@@ -261,14 +262,15 @@ class _End:
             _log.warning("%s", sentence)
         self._supervisor.ready()
 
-    def _tune_and_try(self, mountpoint: str) -> list[str]:
+    def _tune_and_try(self, mountpoint: str, mount: MountPoint | None) -> list[str]:
         """In a worker thread: change the kernel's settings, then look whether the mount answers."""
-        mount = mount_at(mountpoint)
         if mount is None:
             raise FileNotFoundError(f"{mountpoint} is not in /proc/self/mountinfo")
         degraded = tune(mount.minor, self._options.readahead_bytes)
         self._supervisor.mounted(mount.minor)
-        Path(mountpoint, "control", "version").stat()
+        # By now something else may be mounted over it.
+        with Place(mountpoint, os.makedev(0, mount.minor)).opened_root() as root:
+            os.stat("control/version", dir_fd=root)
         return degraded
 
     async def wait(self, mount: Mount) -> None:
