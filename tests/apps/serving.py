@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.mounted import END_SECONDS, ROOT, Mounted, wait_for
+from tests.support.pager_client import metric
 
 PAGE = 4096
 EXAMPLES = ROOT / "tools" / "examples"
@@ -63,14 +64,18 @@ class Served:
         return self.mount.path / "control" / self.pager
 
     def start(self) -> None:
-        """Start the pager's program, and wait until there is the file."""
+        """Start the pager's program, and wait until there is the file, and requests are read."""
         interpreter = [sys.executable] if self.program.suffix == ".py" else []
         self.process = process = subprocess.Popen(
             [*interpreter, self.program, self.mount.path, self.pager, self.source, self.name],
             stderr=subprocess.PIPE,
         )
         wait_for(lambda: process.poll() is not None or self.path.exists(), "the pager makes its VMO")
+        wait_for(lambda: process.poll() is not None or self._is_read(), "the pager reads its requests")
         assert process.poll() is None, process.stderr and process.stderr.read()
+
+    def _is_read(self) -> bool:
+        return metric((self.control / "stats").read_text(), "vmofs_pager_fifos_attached") > 0
 
     def kill(self) -> None:
         """Kill the pager's program, so that it can do nothing about it."""

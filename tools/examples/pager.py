@@ -21,7 +21,7 @@ mount, pager, source = Path(sys.argv[1]), Path(sys.argv[1], "control", sys.argv[
 pager.mkdir(exist_ok=True)
 if not Path(mount, "vmo", sys.argv[4]).exists():
     (pager / "create_vmo").write_text(f"vmo/{sys.argv[4].translate(ESCAPES)} {os.fstat(source).st_size}\n")
-requests, answers = os.open(pager / "requests", os.O_RDONLY), os.open(pager / "answers", os.O_WRONLY)
+answers, requests = os.open(pager / "answers", os.O_WRONLY), os.open(pager / "requests", os.O_RDONLY)
 
 
 def answer_one(request: Request) -> None:
