@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmofs.core.pager import Pager
+from vmofs.core.pages.spans import SLICE
 from vmofs.core.requests.access import Access
 from vmofs.core.requests.port import Port
 from vmofs.core.requests.system import System
@@ -168,3 +169,25 @@ def test_a_lower_stream_size_ends_the_wait_for_what_lay_beyond(synced: Synced) -
     assert synced.vmo.set_stream_size(3 * P).start(0)
     synced.system.run_ready(0)
     assert is_done(sync)
+
+
+def test_what_is_written_back_while_a_sync_still_looks_for_what_is_dirty_is_not_waited_for() -> None:
+    """Such a sync waited for a page that was clean, of which nobody asked the pager for anything any more."""
+    pages = 4 * SLICE
+    system = System()
+    pager, port = Pager(system), Port(system)
+    vmo = pager.create_vmo(port, Key(1), pages * P, VmoOptions(resizable=True, writeback=True))
+    pager.supply_pages(vmo, 0, pages * P, AuxVmo(system, pages * P), 0)
+    for page in range(0, pages, 2):
+        assert vmo.write(page * P, b"w" * P).start(0)
+    sync = vmo.sync()
+    sync.may_rest = True
+    sync.start(0)
+    assert sync.is_resting
+    for op in (PagerOp.WRITEBACK_BEGIN, PagerOp.WRITEBACK_END):
+        pager.op_range(op, vmo, 0, pages * P, 0)
+    for _ in range(pages // SLICE):
+        sync.go_on(0)
+    assert is_done(sync)
+    assert port.dequeue() is None
+    system.check()

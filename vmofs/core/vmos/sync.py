@@ -50,19 +50,19 @@ class Syncs:
     def steps(self, source: PageSource, runs: RunMap, size_pages: int) -> Steps[None]:
         """Wait until every page that is dirty now was through WRITEBACK_END, or is gone, and the size too."""
         left = RangeSet()
-        for part in runs.in_slices(PageRange(0, size_pages)):
-            if part.start:
-                yield None
-            for record in dirty_ranges(runs, part):
-                left.add(record.range)
-        if self._size is not PageState.CLEAN:
-            left.add(SIZE_PAGE)
         self._serial += 1
         serial = self._serial
         if self._left is _NOBODY:
             self._left = {}
-        self._left[serial] = left
+        self._left[serial] = left  # before the first slice: what is written back between two is to be taken out again
         try:
+            for part in runs.in_slices(PageRange(0, size_pages)):
+                if part.start:
+                    yield None
+                for record in dirty_ranges(runs, part):
+                    left.add(record.range)
+            if self._size is not PageState.CLEAN:
+                left.add(SIZE_PAGE)
             while left:
                 source.check_attached()
                 yield Need(source, PacketCommand.WRITEBACK, next(iter(left)))
